@@ -1,0 +1,1 @@
+//! Files: the `.bin` model file, and the GGUF files and Hugging Face folders it is converted from.

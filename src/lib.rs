@@ -1,0 +1,12 @@
+//! Torchless: inference for Mistral- and Llama-family language models on the CPU.
+//!
+//! Weights are int8 or f32 straight from a memory-mapped `.bin` file. With int8 weights the logits are the same bits on
+//! every CPU, at every thread count, and however the prompt was split into batches.
+
+pub mod error;
+pub mod format;
+pub mod model;
+pub mod runtime;
+pub mod tokenizer;
+
+pub use error::{Error, Malformed};

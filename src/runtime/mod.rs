@@ -1,0 +1,1 @@
+//! What a generation needs beside the model: scratch memory, the KV cache, threads, sampling.

@@ -1,0 +1,35 @@
+//! The data a tokenizer is built from: what the `.bin` header's `tokenizer` object holds, and what
+//! the converters gather from a `tokenizer.json` or a GGUF file.
+
+/// How text becomes the symbols that byte-pair encoding starts from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Kind {
+    /// SentencePiece-style BPE: `▁` for spaces, unknown characters as `<0xXX>` byte pieces (Mistral, Llama 2).
+    #[default]
+    Metaspace,
+    /// GPT-2 style: a pre-tokenizer splits the text, bytes are spelled as printable characters (SmolLM2, Llama 3, Qwen 2).
+    ByteLevel,
+}
+
+/// A tokenizer's vocabulary, merges and conventions. Untrusted until `Tokenizer::new` has checked it.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Spec {
+    /// The front end.
+    pub kind: Kind,
+    /// The pre-tokenizer's name for [`Kind::ByteLevel`], in GGUF's spelling: `gpt-2`, `smollm`, `llama-bpe`, `qwen2`.
+    pub pre: Option<String>,
+    /// Every piece and its id. Ids may have holes.
+    pub vocab: Vec<(String, u32)>,
+    /// Pairs of pieces in order of rank, best first.
+    pub merges: Vec<(String, String)>,
+    /// Pieces that are control tokens, not text: recognised in text only where asked for, dropped when decoding.
+    pub special_tokens: Vec<(String, u32)>,
+    /// The token a text begins with.
+    pub bos_token_id: Option<u32>,
+    /// The tokens that end a text.
+    pub eos_token_ids: Vec<u32>,
+    /// Whether `encode` begins a text with BOS. Absent: yes for [`Kind::Metaspace`], no for [`Kind::ByteLevel`].
+    pub add_bos: Option<bool>,
+    /// The chat template (Jinja), kept for those who apply it.
+    pub chat_template: Option<String>,
+}
