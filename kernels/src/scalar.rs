@@ -1,0 +1,293 @@
+//! The reference. It is the specification: every other instruction set returns the same bits.
+//!
+//! The rules that make this possible: a multiply and an add are rounded separately (never fused), the i32 dot product
+//! of a group is exact in any order, groups are added in ascending order, and a float reduction keeps
+//! [`LANES`] running values, element `i` going to lane `i % 16`, which are then folded 16 → 8 → 4 → 2 → 1.
+
+use crate::half::f16;
+use crate::mat::MatMut;
+use crate::quant::{GROUP, QMatrix, Quantized, QuantizedRow, TINY, group_end};
+use std::ops::Range;
+
+/// Running values a float reduction keeps.
+pub const LANES: usize = 16;
+
+/// Folds the lanes of a reduction: lane `i` takes lane `i + 8`, then `i + 4`, `i + 2`, `i + 1`.
+fn fold(mut lanes: [f32; LANES], op: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut half = LANES / 2;
+    while half > 0 {
+        for i in 0..half {
+            lanes[i] = op(lanes[i], lanes[i + half]);
+        }
+        half /= 2;
+    }
+    lanes[0]
+}
+
+/// `Σ f(i)` over `0..n` in the fixed order.
+fn sum(n: usize, f: impl Fn(usize) -> f32) -> f32 {
+    let mut lanes = [0.0; LANES];
+    for i in 0..n {
+        lanes[i % LANES] += f(i);
+    }
+    fold(lanes, |a, b| a + b)
+}
+
+/// The larger of two values; the second where the first is NaN, as the x86 instruction has it.
+fn max(a: f32, b: f32) -> f32 {
+    if a > b { a } else { b }
+}
+
+/// Natural exponential, relative error below 2⁻²²: 0 below −87.3, e⁸⁸ above 88, 0 for NaN.
+///
+/// Cody–Waite reduction to |r| ≤ ln 2 / 2 and the degree-6 polynomial of Cephes' `expf`.
+pub fn exp(x: f32) -> f32 {
+    const ROUND: f32 = 12_582_912.0; // 1.5·2²³: adding it leaves the nearest integer in the low mantissa bits
+    if x.is_nan() || x < -87.3 {
+        return 0.0;
+    }
+    let x = if x < 88.0 { x } else { 88.0 };
+    let shifted = x * std::f32::consts::LOG2_E + ROUND;
+    let n = shifted - ROUND;
+    let r = x - n * EXP_LN2_HI;
+    let r = r - n * EXP_LN2_LO;
+    let mut p = EXP_POLY[0];
+    for c in &EXP_POLY[1..] {
+        p = p * r + c;
+    }
+    let p = p * (r * r);
+    let p = p + r;
+    let p = p + 1.0;
+    let exponent = (shifted.to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32);
+    p * f32::from_bits(((exponent + 127) as u32) << 23)
+}
+
+pub(crate) const EXP_LN2_HI: f32 = 0.693_359_4;
+pub(crate) const EXP_LN2_LO: f32 = -2.121_944_4e-4;
+pub(crate) const EXP_POLY: [f32; 6] =
+    [1.987_569_1e-4, 1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 5.000_000_1e-1];
+
+/// Quantises one token, or some whole groups of one.
+///
+/// A group that holds a NaN or an infinity gets a NaN scale (and zeros), so that it shows in every result.
+pub fn quantize(x: &[f32], out: QuantizedRow) {
+    for (g, x) in x.chunks(GROUP).enumerate() {
+        let q = &mut out.values[g * GROUP..][..x.len()];
+        (out.scales[g], out.sums[g]) = quantize_group(x, q);
+    }
+}
+
+/// One group (64 values, or the short last one of a token): returns its scale and the sum of its values.
+fn quantize_group(x: &[f32], q: &mut [i8]) -> (f32, i32) {
+    // As integers the absolute values order as the floats do, and a NaN lies above infinity.
+    let bits = x.iter().map(|x| x.to_bits() & 0x7fff_ffff).max().unwrap_or(0);
+    let absmax = f32::from_bits(bits);
+    if bits >= f32::INFINITY.to_bits() || absmax < TINY {
+        q.fill(0);
+        return (if absmax < TINY { 0.0 } else { f32::NAN }, 0);
+    }
+    let inverse = 127.0 / absmax;
+    let mut sum = 0;
+    for (q, x) in q.iter_mut().zip(x) {
+        *q = (x * inverse).round_ties_even() as i8;
+        sum += i32::from(*q);
+    }
+    (absmax / 127.0, sum)
+}
+
+/// `out[t][i] = Σ_g (Σ_k w[rows.start + i][k]·x[t][k]) · (1/w_scale · x_scale)`, groups in ascending order.
+///
+/// Where `cols % 64 ≠ 0` a weight group and an activation group can end at different places: a piece is what lies in
+/// one of each.
+pub fn matmul_i8(w: &QMatrix, rows: Range<usize>, x: &Quantized, mut out: MatMut<f32>) {
+    for t in 0..x.tokens() {
+        let (xq, xs) = (x.token_values(t), x.token_scales(t));
+        for (out, row) in out.row(t).iter_mut().zip(rows.clone()) {
+            *out = dot_i8(w, row, xq, xs);
+        }
+    }
+}
+
+fn dot_i8(w: &QMatrix, row: usize, xq: &[i8], xs: &[f32]) -> f32 {
+    let cols = 0..w.cols();
+    let start = row * w.cols();
+    let mut acc = 0.0;
+    let mut k = 0;
+    while k < w.cols() {
+        let w_end = group_end(start + k, &(0..w.values().len())) - start;
+        let end = w_end.min(group_end(k, &cols));
+        let wq = &w.values()[start + k..start + end];
+        let dot: i32 = wq.iter().zip(&xq[k..end]).map(|(&w, &x)| i32::from(w) * i32::from(x)).sum();
+        let w_scale = 1.0 / w.scales()[(start + k) / GROUP];
+        acc += dot as f32 * (w_scale * xs[k / GROUP]);
+        k = end;
+    }
+    acc
+}
+
+/// `out[c] = values[row][c] · (1/scale)`: one row in f32, as the embedding needs it.
+pub fn dequantize_row(w: &QMatrix, row: usize, out: &mut [f32]) {
+    let start = row * w.cols();
+    for (c, out) in out.iter_mut().enumerate() {
+        *out = f32::from(w.values()[start + c]) * (1.0 / w.scales()[(start + c) / GROUP]);
+    }
+}
+
+/// `Σ a[i]·b[i]`, 16 lanes.
+pub fn dot_f32(a: &[f32], b: &[f32]) -> f32 {
+    sum(a.len(), |i| a[i] * b[i])
+}
+
+/// `out[t][i] = Σ_k w[i][k]·x[t][k]` with 16 lanes; `w` is `[out.cols][cols]`, `x` is `[out.rows][cols]`.
+pub fn matmul_f32(w: &[f32], x: &[f32], cols: usize, mut out: MatMut<f32>) {
+    for t in 0..out.rows() {
+        for (i, out) in out.row(t).iter_mut().enumerate() {
+            *out = dot_f32(&w[i * cols..][..cols], &x[t * cols..][..cols]);
+        }
+    }
+}
+
+/// `out = x · (1/√(mean(x²) + eps)) · weight` (Zhang & Sennrich 2019).
+pub fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+    let inverse = rms_inverse(x, eps);
+    for ((out, x), w) in out.iter_mut().zip(x).zip(weight) {
+        *out = x * inverse * w;
+    }
+}
+
+fn rms_inverse(x: &[f32], eps: f32) -> f32 {
+    1.0 / (sum(x.len(), |i| x[i] * x[i]) / x.len() as f32 + eps).sqrt()
+}
+
+/// [`rms_norm`], then [`quantize`].
+pub fn rms_norm_quantize(x: &[f32], weight: &[f32], eps: f32, out: QuantizedRow) {
+    let inverse = rms_inverse(x, eps);
+    let mut y = [0.0; GROUP];
+    for (g, (x, w)) in x.chunks(GROUP).zip(weight.chunks(GROUP)).enumerate() {
+        let y = &mut y[..x.len()];
+        for (y, (x, w)) in y.iter_mut().zip(x.iter().zip(w)) {
+            *y = x * inverse * w;
+        }
+        (out.scales[g], out.sums[g]) = quantize_group(y, &mut out.values[g * GROUP..][..x.len()]);
+    }
+}
+
+/// `g / (1 + e⁻ᵍ) · u`.
+fn silu_mul_one(g: f32, u: f32) -> f32 {
+    g / (1.0 + exp(-g)) * u
+}
+
+/// `out = silu(gate) · up` (Shazeer 2020, SwiGLU).
+pub fn silu_mul(gate: &[f32], up: &[f32], out: &mut [f32]) {
+    for (out, (&g, &u)) in out.iter_mut().zip(gate.iter().zip(up)) {
+        *out = silu_mul_one(g, u);
+    }
+}
+
+/// [`silu_mul`], then [`quantize`].
+pub fn silu_mul_quantize(gate: &[f32], up: &[f32], out: QuantizedRow) {
+    let mut y = [0.0; GROUP];
+    for (g, (gate, up)) in gate.chunks(GROUP).zip(up.chunks(GROUP)).enumerate() {
+        let y = &mut y[..gate.len()];
+        silu_mul(gate, up, y);
+        (out.scales[g], out.sums[g]) = quantize_group(y, &mut out.values[g * GROUP..][..y.len()]);
+    }
+}
+
+/// Rotates each head of `x`, half-split: element `i` with element `i + head_dim/2`, by the angle whose cosine and
+/// sine are `cos[i]` and `sin[i]` (Su et al. 2021).
+pub fn rope(x: &mut [f32], cos: &[f32], sin: &[f32]) {
+    for head in x.chunks_exact_mut(2 * cos.len()) {
+        let (low, high) = head.split_at_mut(cos.len());
+        for (((a, b), c), s) in low.iter_mut().zip(high).zip(cos).zip(sin) {
+            (*a, *b) = (*a * c - *b * s, *b * c + *a * s);
+        }
+    }
+}
+
+/// `x += y`.
+pub fn add(x: &mut [f32], y: &[f32]) {
+    for (x, y) in x.iter_mut().zip(y) {
+        *x += y;
+    }
+}
+
+/// A cache element: exact in f32.
+pub(crate) trait Element: Copy {
+    /// The value in f32.
+    fn widen(self) -> f32;
+}
+
+impl Element for f32 {
+    fn widen(self) -> f32 {
+        self
+    }
+}
+
+impl Element for f16 {
+    fn widen(self) -> f32 {
+        self.to_f32()
+    }
+}
+
+/// `scores[j] = (Σ_d q[d]·keys[j][d]) · scale`, 16 lanes.
+pub(crate) fn attn_scores<T: Element>(q: &[f32], keys: &[T], scale: f32, scores: &mut [f32]) {
+    for (score, key) in scores.iter_mut().zip(keys.chunks_exact(q.len())) {
+        *score = sum(q.len(), |d| q[d] * key[d].widen()) * scale;
+    }
+}
+
+/// Replaces each score by `e^(score − max)`; returns the maximum and the sum of the results, 16 lanes.
+pub fn softmax_block(scores: &mut [f32]) -> (f32, f32) {
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    for (i, &s) in scores.iter().enumerate() {
+        lanes[i % LANES] = max(lanes[i % LANES], s);
+    }
+    let max = fold(lanes, max);
+    for s in scores.iter_mut() {
+        *s = exp(*s - max);
+    }
+    (max, sum(scores.len(), |i| scores[i]))
+}
+
+/// `acc[d] += Σ_j p[j]·values[j][d]`, `j` in ascending order.
+pub(crate) fn attn_accumulate<T: Element>(p: &[f32], values: &[T], acc: &mut [f32]) {
+    for (p, value) in p.iter().zip(values.chunks_exact(acc.len())) {
+        for (acc, v) in acc.iter_mut().zip(value) {
+            *acc += p * v.widen();
+        }
+    }
+}
+
+/// `a = a·a_factor + b·b_factor`: joins the outputs of two attention blocks.
+pub fn attn_merge(a: &mut [f32], a_factor: f32, b: &[f32], b_factor: f32) {
+    for (a, b) in a.iter_mut().zip(b) {
+        *a = *a * a_factor + b * b_factor;
+    }
+}
+
+/// `out = x · factor`.
+pub fn scale(x: &mut [f32], factor: f32) {
+    for x in x {
+        *x *= factor;
+    }
+}
+
+/// Rounds to f16, ties to even; overflows to infinity.
+pub fn narrow_f16(x: &[f32], out: &mut [f16]) {
+    for (out, x) in out.iter_mut().zip(x) {
+        *out = f16::from_f32(*x);
+    }
+}
+
+/// The position of the largest value, the lowest among equals; NaN counts as smallest, and 0 is the answer where
+/// nothing is larger than −∞.
+pub fn argmax(x: &[f32]) -> usize {
+    let mut best = (0, f32::NEG_INFINITY);
+    for (i, &v) in x.iter().enumerate() {
+        if v > best.1 {
+            best = (i, v);
+        }
+    }
+    best.0
+}
