@@ -65,7 +65,7 @@ pub fn exp(x: f32) -> f32 {
 pub(crate) const EXP_LN2_HI: f32 = 0.693_359_4;
 pub(crate) const EXP_LN2_LO: f32 = -2.121_944_4e-4;
 pub(crate) const EXP_POLY: [f32; 6] =
-    [1.987_569_1e-4, 1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 5.000_000_1e-1];
+    [1.987_569_1e-4, 1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5];
 
 /// Quantises one token, or some whole groups of one.
 ///
