@@ -10,3 +10,6 @@ pub mod runtime;
 pub mod tokenizer;
 
 pub use error::{Error, Malformed};
+
+#[cfg(target_endian = "big")]
+compile_error!("weights are used as they lie in the file, which is little-endian");

@@ -1,5 +1,7 @@
 //! The model's hyper-parameters, under Hugging Face's names.
 
+use crate::Malformed;
+
 /// Hyper-parameters of a Mistral- or Llama-style decoder. All sizes are counts of elements.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
@@ -33,4 +35,60 @@ pub struct Config {
     pub bos_token_id: Option<u32>,
     /// The tokens that end a text, where the file says so.
     pub eos_token_ids: Vec<u32>,
+}
+
+/// Heads wider than this are refused: attention keeps one in a fixed buffer on the stack.
+pub const MAX_HEAD_DIM: usize = 1024;
+
+impl Config {
+    /// Checks that the numbers are possible and fit together.
+    ///
+    /// # Errors
+    /// Names the first that does not.
+    pub fn check(&self) -> Result<(), Malformed> {
+        let bad = |what: String| Err(Malformed(format!("metadata: {what}")));
+        // No product of two of these, a byte size included, comes near overflowing 64 bits.
+        let sizes = [
+            ("hidden_size", self.hidden_size, 1 << 20),
+            ("intermediate_size", self.intermediate_size, 1 << 24),
+            ("n_layers", self.n_layers, 1 << 12),
+            ("n_heads", self.n_heads, 1 << 14),
+            ("n_kv_heads", self.n_kv_heads, 1 << 14),
+            ("head_dim", self.head_dim, MAX_HEAD_DIM),
+            ("vocab_size", self.vocab_size, 1 << 24),
+            ("max_position_embeddings", self.max_position_embeddings, 1 << 30),
+            ("sliding_window", self.sliding_window.unwrap_or(1), 1 << 30),
+        ];
+        for (name, size, limit) in sizes {
+            if size == 0 || size > limit {
+                return bad(format!("{name} is {size}: supported are 1 to {limit}"));
+            }
+        }
+        if !self.n_heads.is_multiple_of(self.n_kv_heads) {
+            return bad(format!(
+                "n_heads {} is not a multiple of n_kv_heads {}",
+                self.n_heads, self.n_kv_heads
+            ));
+        }
+        if !self.head_dim.is_multiple_of(2) {
+            return bad(format!("head_dim {} is odd: rotary embedding takes pairs", self.head_dim));
+        }
+        if !(self.rope_theta.is_finite() && self.rope_theta > 0.0) {
+            return bad(format!("rope_theta is {}: a positive number is needed", self.rope_theta));
+        }
+        if !(self.norm_eps.is_finite() && self.norm_eps >= 0.0) {
+            return bad(format!("norm_eps is {}: a number not below zero is needed", self.norm_eps));
+        }
+        Ok(())
+    }
+
+    /// Width of all query heads together.
+    pub fn q_dim(&self) -> usize {
+        self.n_heads * self.head_dim
+    }
+
+    /// Width of all key heads (or value heads) together.
+    pub fn kv_dim(&self) -> usize {
+        self.n_kv_heads * self.head_dim
+    }
 }

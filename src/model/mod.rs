@@ -1,5 +1,74 @@
 //! The transformer: its configuration, its weights as views into the file, and the forward pass.
 
+mod attention;
 pub mod config;
+mod fork;
+pub(crate) mod forward;
+pub(crate) mod linear;
+mod rope;
+pub(crate) mod weights;
+
+use std::path::Path;
 
 pub use config::Config;
+
+use crate::format::bin::{BinFile, Dtype};
+use crate::tokenizer::Tokenizer;
+use crate::{Error, Malformed};
+use rope::Rope;
+use weights::Weights;
+
+/// An open model: weights in a mapped file, and the tokenizer. Shared by any number of sessions.
+#[derive(Debug)]
+pub struct Model {
+    pub(crate) file: BinFile,
+    pub(crate) weights: Weights,
+    pub(crate) rope: Rope,
+    tokenizer: Tokenizer,
+}
+
+impl Model {
+    /// Opens the `.bin` file at `path`. The file must not change while the model is open.
+    ///
+    /// # Errors
+    /// If the file cannot be read, is damaged, or is of a kind that is not supported.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
+        let path = path.as_ref();
+        let mut file = BinFile::open(path)?;
+        let weights = Weights::find(&file).map_err(Malformed::in_file(path))?;
+        let tokenizer = Tokenizer::new(std::mem::take(&mut file.tokenizer)).map_err(Malformed::in_file(path))?;
+        let rope = Rope::new(file.config.rope_theta, file.config.head_dim);
+        Ok(Self { file, weights, rope, tokenizer })
+    }
+
+    /// The hyper-parameters.
+    pub fn config(&self) -> &Config {
+        &self.file.config
+    }
+
+    /// The tokenizer.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    /// The file the weights are in.
+    pub fn file(&self) -> &BinFile {
+        &self.file
+    }
+
+    /// Whether every weight matrix is f32.
+    pub fn is_f32(&self) -> bool {
+        self.file.tensors().iter().all(|t| t.dtype == Dtype::F32)
+    }
+
+    /// Bytes of weights that working out one token reads: all matrices once, and one row of the embedding.
+    pub fn bytes_a_token(&self) -> usize {
+        let layer = |l: &weights::Layer| {
+            let matrices = l.qkv.iter().chain([&l.attn_norm, &l.o, &l.mlp_norm, &l.gate, &l.up, &l.down]);
+            matrices.map(|t| t.bytes()).sum::<usize>()
+        };
+        let layers: usize = self.weights.layers.iter().map(layer).sum();
+        layers + self.weights.norm.bytes() + self.weights.head.bytes()
+            + self.weights.embed.bytes() / self.config().vocab_size
+    }
+}

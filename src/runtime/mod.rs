@@ -1,1 +1,10 @@
-//! What a generation needs beside the model: scratch memory, the KV cache, threads, sampling.
+//! What a generation needs beside the model: scratch memory, the KV cache, sampling, and the session that ties them.
+
+pub mod generate;
+pub(crate) mod kv_cache;
+pub mod sampler;
+pub(crate) mod scratch;
+pub mod session;
+pub mod stop;
+
+pub use kv_cache::KvType;

@@ -1,0 +1,242 @@
+//! The JSON header of a `.bin` file: metadata, tokenizer, and the table of tensors.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::marker::PhantomData;
+use std::str::FromStr;
+
+use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+
+use crate::Malformed;
+use crate::model::Config;
+use crate::tokenizer::{Kind, Spec};
+
+/// What a header says.
+pub(crate) struct Header {
+    pub config: Config,
+    pub tokenizer: Spec,
+    pub tensors: Vec<(String, RawTensor)>,
+}
+
+/// A tensor's entry as it stands: nothing in it has been checked.
+#[derive(Debug, serde::Deserialize)]
+pub(crate) struct RawTensor {
+    pub dtype: String,
+    pub shape: Vec<usize>,
+    pub offset: usize,
+    #[serde(default)]
+    pub scale_offset: Option<usize>,
+    #[serde(default)]
+    pub scale_size: Option<usize>,
+}
+
+#[derive(serde::Deserialize)]
+struct RawHeader {
+    metadata: Entries<Text>,
+    tokenizer: RawTokenizer,
+    tensors: Entries<RawTensor>,
+}
+
+#[derive(serde::Deserialize)]
+struct RawTokenizer {
+    vocab: Entries<u32>,
+    #[serde(default)]
+    merges: Vec<Merge>,
+    #[serde(default)]
+    kind: Option<String>,
+    #[serde(default)]
+    pre: Option<String>,
+    #[serde(default)]
+    special_tokens: Option<Entries<u32>>,
+    #[serde(default)]
+    add_bos: Option<bool>,
+    #[serde(default)]
+    chat_template: Option<String>,
+}
+
+/// Reads the header's JSON.
+pub(crate) fn parse(json: &[u8]) -> Result<Header, Malformed> {
+    let raw: RawHeader = serde_json::from_slice(json).map_err(|e| Malformed(format!("header: {e}")))?;
+    let metadata = Metadata(raw.metadata.0);
+    let tensors = raw.tensors.0;
+    let config = config(&metadata, &tensors)?;
+    let tokenizer = tokenizer(raw.tokenizer, &config)?;
+    Ok(Header { config, tokenizer, tensors })
+}
+
+/// The metadata: strings, as the exporters write them.
+struct Metadata(Vec<(String, Text)>);
+
+impl Metadata {
+    /// The value of `key`; Python's `None` counts as absent.
+    fn get(&self, key: &str) -> Option<&str> {
+        let value = self.0.iter().find(|(k, _)| k == key).map(|(_, Text(v))| v.trim());
+        value.filter(|v| !matches!(*v, "None" | "null" | ""))
+    }
+
+    fn parse<T: FromStr>(&self, key: &str) -> Result<Option<T>, Malformed> {
+        let bad = |v: &str| Malformed(format!("metadata.{key}: {v:?} is not a value for it"));
+        self.get(key).map(|v| v.parse().map_err(|_| bad(v))).transpose()
+    }
+
+    fn require<T: FromStr>(&self, key: &str) -> Result<T, Malformed> {
+        self.parse(key)?.ok_or_else(|| Malformed(format!("metadata.{key} is missing")))
+    }
+
+    fn ids(&self, key: &str) -> Result<Vec<u32>, Malformed> {
+        let bad = |v: &str| Malformed(format!("metadata.{key}: {v:?} is not a list of token ids"));
+        let list = self.get(key).unwrap_or_default();
+        list.split(',')
+            .map(str::trim)
+            .filter(|s| !s.is_empty())
+            .map(|s| s.parse().map_err(|_| bad(list)))
+            .collect()
+    }
+}
+
+fn config(metadata: &Metadata, tensors: &[(String, RawTensor)]) -> Result<Config, Malformed> {
+    if let Some(act) = metadata.get("act_type").filter(|a| *a != "silu") {
+        return Err(Malformed(format!("metadata.act_type is {act:?}: only silu is supported")));
+    }
+    let n_heads: usize = metadata.require("n_heads")?;
+    let has = |name: &str| tensors.iter().any(|(n, _)| n == name);
+    let tied = metadata.get("tie_word_embeddings").is_some_and(|v| v.eq_ignore_ascii_case("true"));
+    let head_dim = match metadata.parse("head_dim")? {
+        Some(head_dim) => head_dim,
+        None => head_dim_of_q_proj(tensors, n_heads)?,
+    };
+    let config = Config {
+        architecture: metadata.get("architecture").unwrap_or("mistral").to_owned(),
+        hidden_size: metadata.require("hidden_size")?,
+        intermediate_size: metadata.require("intermediate_size")?,
+        n_layers: metadata.require("n_layers")?,
+        n_heads,
+        n_kv_heads: metadata.require("n_kv_heads")?,
+        head_dim,
+        vocab_size: metadata.require("vocab_size")?,
+        max_position_embeddings: metadata.require("max_position_embeddings")?,
+        sliding_window: metadata.parse("sliding_window")?,
+        rope_theta: metadata.require("rope_theta")?,
+        norm_eps: metadata.require("norm_eps")?,
+        tie_word_embeddings: tied || !has("lm_head.weight"),
+        bos_token_id: metadata.parse("bos_token_id")?,
+        eos_token_ids: metadata.ids("eos_token_id")?,
+    };
+    config.check()?;
+    Ok(config)
+}
+
+/// The original files do not say `head_dim`: it is `q_proj`'s rows over the number of heads.
+fn head_dim_of_q_proj(tensors: &[(String, RawTensor)], n_heads: usize) -> Result<usize, Malformed> {
+    const NAME: &str = "model.layers.0.self_attn.q_proj.weight";
+    let rows = tensors.iter().find(|(n, _)| n == NAME).and_then(|(_, t)| t.shape.first().copied());
+    let rows = rows.ok_or_else(|| Malformed(format!("tensor {NAME} is missing")))?;
+    match rows.checked_rem(n_heads) {
+        Some(0) => Ok(rows / n_heads),
+        _ => Err(Malformed(format!("tensor {NAME}: {rows} rows do not divide into {n_heads} heads"))),
+    }
+}
+
+fn tokenizer(raw: RawTokenizer, config: &Config) -> Result<Spec, Malformed> {
+    let kind = match raw.kind.as_deref() {
+        None | Some("metaspace") => Kind::Metaspace,
+        Some("byte_level") => Kind::ByteLevel,
+        Some(other) => {
+            return Err(Malformed(format!(
+                "tokenizer.kind is {other:?}: metaspace and byte_level are supported"
+            )));
+        }
+    };
+    let vocab = raw.vocab.0;
+    let id_of = |piece: &str| vocab.iter().find(|(p, _)| p == piece).map(|&(_, id)| id);
+    // Files without the extensions are Mistral's and Llama 2's, whose control tokens have these names.
+    let (control, bos, eos) = match kind {
+        Kind::Metaspace => (&["<unk>", "<s>", "</s>"][..], id_of("<s>"), id_of("</s>")),
+        Kind::ByteLevel => (&[][..], None, None),
+    };
+    let named = || control.iter().filter_map(|p| Some(((*p).to_owned(), id_of(p)?))).collect();
+    let mut eos_token_ids = config.eos_token_ids.clone();
+    if eos_token_ids.is_empty() {
+        eos_token_ids.extend(eos);
+    }
+    Ok(Spec {
+        kind,
+        pre: raw.pre,
+        merges: raw.merges.into_iter().map(|Merge(left, right)| (left, right)).collect(),
+        special_tokens: raw.special_tokens.map_or_else(named, |s| s.0),
+        bos_token_id: config.bos_token_id.or(bos),
+        eos_token_ids,
+        add_bos: raw.add_bos,
+        chat_template: raw.chat_template,
+        vocab,
+    })
+}
+
+/// A JSON object in the order of the file; a key that stands twice is an error.
+struct Entries<V>(Vec<(String, V)>);
+
+impl<'de, V: Deserialize<'de>> Deserialize<'de> for Entries<V> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Object<V>(PhantomData<V>);
+        impl<'de, V: Deserialize<'de>> Visitor<'de> for Object<V> {
+            type Value = Vec<(String, V)>;
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("an object")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut entries = Vec::new();
+                while let Some(entry) = map.next_entry()? {
+                    entries.push(entry);
+                }
+                Ok(entries)
+            }
+        }
+        let entries = deserializer.deserialize_map(Object(PhantomData))?;
+        let mut seen = HashSet::with_capacity(entries.len());
+        if let Some((key, _)) = entries.iter().find(|(key, _)| !seen.insert(key.as_str())) {
+            return Err(D::Error::custom(format_args!("the key {key:?} stands twice")));
+        }
+        Ok(Self(entries))
+    }
+}
+
+/// A metadata value: a string, or (leniently) a bare number or boolean.
+struct Text(String);
+
+impl<'de> Deserialize<'de> for Text {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match serde_json::Value::deserialize(deserializer)? {
+            serde_json::Value::String(s) => Ok(Self(s)),
+            other => Ok(Self(other.to_string())),
+        }
+    }
+}
+
+/// `"left right"`, or `["left", "right"]`.
+struct Merge(String, String);
+
+impl<'de> Deserialize<'de> for Merge {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either;
+        impl<'de> Visitor<'de> for Either {
+            type Value = Merge;
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("a merge: \"left right\" or [\"left\", \"right\"]")
+            }
+            fn visit_str<E: serde::de::Error>(self, s: &str) -> Result<Merge, E> {
+                // A piece may hold other white space, but never U+0020.
+                let (left, right) =
+                    s.split_once(' ').ok_or_else(|| E::custom(format_args!("merge {s:?} has no space")))?;
+                Ok(Merge(left.to_owned(), right.to_owned()))
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Merge, A::Error> {
+                let (left, right) = (seq.next_element()?, seq.next_element()?);
+                match (left, right, seq.next_element::<serde::de::IgnoredAny>()?) {
+                    (Some(left), Some(right), None) => Ok(Merge(left, right)),
+                    _ => Err(A::Error::custom("a merge is of two pieces")),
+                }
+            }
+        }
+        deserializer.deserialize_any(Either)
+    }
+}

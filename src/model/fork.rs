@@ -1,0 +1,37 @@
+//! Splitting work among the threads of the current rayon pool.
+
+use std::ops::Range;
+
+use rayon::join;
+
+/// Runs `work` on pieces of `whole`, which stands for the indices `range`, in parallel.
+///
+/// `split(piece, n)` cuts a piece after its first `n` indices. Pieces are of `grain` indices, the last may be shorter.
+pub(crate) fn fork<P: Send>(
+    whole: P,
+    range: Range<usize>,
+    grain: usize,
+    split: &(impl Fn(P, usize) -> (P, P) + Sync),
+    work: &(impl Fn(P, Range<usize>) + Sync),
+) {
+    if range.len() <= grain {
+        return work(whole, range);
+    }
+    let half = (range.len() / 2).next_multiple_of(grain);
+    let middle = range.start + half;
+    let (left, right) = split(whole, half);
+    join(
+        || fork(left, range.start..middle, grain, split, work),
+        || fork(right, middle..range.end, grain, split, work),
+    );
+}
+
+/// How many of `n` indices a piece should have: a few pieces a thread, so that a thread which is held up loses little,
+/// but no piece smaller than `least`, of which it is a multiple.
+pub(crate) fn grain(n: usize, least: usize) -> usize {
+    const PIECES_A_THREAD: usize = 4;
+    match rayon::current_num_threads() {
+        1 => n.max(1),
+        threads => n.div_ceil(threads * PIECES_A_THREAD).next_multiple_of(least).max(least),
+    }
+}

@@ -1,0 +1,110 @@
+//! Matrix products, parallel over output features.
+
+use torchless_kernels::{Kernels, MatMut, Quantized, QuantizedBuf};
+
+use super::fork::{fork, grain};
+use crate::format::bin::{BinFile, Dtype, Matrix, Tensor};
+
+/// Fewest output features a task is given.
+pub(crate) const ROWS: usize = 64;
+
+/// The input of one or several products, kept in each form their weights need: int8 weights take quantised
+/// activations, f32 weights take them as they are.
+pub(crate) struct Activations {
+    pub int8: Option<QuantizedBuf>,
+    pub f32: Option<Vec<f32>>,
+    cols: usize,
+}
+
+/// Which forms some weights need their input in.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Forms {
+    pub int8: bool,
+    pub f32: bool,
+}
+
+impl Forms {
+    pub fn of<'a>(weights: impl IntoIterator<Item = &'a Tensor>) -> Self {
+        weights.into_iter().fold(Self::default(), |forms, w| Self {
+            int8: forms.int8 || w.dtype == Dtype::Int8,
+            f32: forms.f32 || w.dtype == Dtype::F32,
+        })
+    }
+
+    pub fn or(self, other: Self) -> Self {
+        Self { int8: self.int8 || other.int8, f32: self.f32 || other.f32 }
+    }
+}
+
+impl Activations {
+    /// Room for `tokens` tokens of `cols` values in the given forms.
+    pub fn new(tokens: usize, cols: usize, forms: Forms) -> Self {
+        Self {
+            int8: forms.int8.then(|| QuantizedBuf::new(tokens, cols)),
+            f32: forms.f32.then(|| bytemuck::zeroed_vec(tokens * cols)),
+            cols,
+        }
+    }
+
+    /// Bytes on the heap.
+    pub fn bytes(tokens: usize, cols: usize, forms: Forms) -> usize {
+        // Each group of 64 has 8 bytes of scale and sum.
+        let int8 = tokens * (cols + cols.div_ceil(torchless_kernels::GROUP) * 8);
+        usize::from(forms.int8) * int8 + usize::from(forms.f32) * tokens * cols * 4
+    }
+
+    /// The first `tokens` tokens.
+    pub fn view(&self, tokens: usize) -> Input<'_> {
+        Input {
+            int8: self.int8.as_ref().map(|q| q.view(tokens)),
+            f32: self.f32.as_ref().map(|f| &f[..tokens * self.cols]),
+        }
+    }
+}
+
+/// Activations of some tokens, for reading.
+#[derive(Clone, Copy)]
+pub(crate) struct Input<'a> {
+    pub int8: Option<Quantized<'a>>,
+    pub f32: Option<&'a [f32]>,
+}
+
+/// `out[t] = (weights[0] · x[t], weights[1] · x[t], …)`: the features of several matrices side by side, `out` being
+/// `[tokens][features of all]`.
+///
+/// # Panics
+/// If `x` lacks a form that the weights need.
+pub(crate) fn matmul(file: &BinFile, weights: &[Tensor], x: Input, kernels: Kernels, out: MatMut<f32>) {
+    let grain = grain(out.cols(), ROWS);
+    let features = 0..out.cols();
+    fork(out, features, grain, &MatMut::split_cols, &|out, features| {
+        let (mut rest, mut first) = (out, 0);
+        for tensor in weights {
+            let rows = tensor.rows_cols().0;
+            let (start, end) = (features.start.clamp(first, first + rows), features.end.clamp(first, first + rows));
+            let (part, after) = rest.split_cols(end - start);
+            product(file, tensor, start - first..end - first, x, kernels, part);
+            (rest, first) = (after, first + rows);
+        }
+    });
+}
+
+/// `out[t] = w[rows] · x[t]` on this thread.
+pub(crate) fn product(
+    file: &BinFile,
+    tensor: &Tensor,
+    rows: std::ops::Range<usize>,
+    x: Input,
+    kernels: Kernels,
+    out: MatMut<f32>,
+) {
+    const MISSING: &str = "the scratch was sized for the forms all weights need";
+    match file.matrix(tensor) {
+        _ if rows.is_empty() => (),
+        Matrix::Int8(w) => kernels.matmul_i8(&w, rows, &x.int8.expect(MISSING), out),
+        Matrix::F32 { values, cols } => {
+            let w = &values[rows.start * cols..rows.end * cols];
+            kernels.matmul_f32(w, x.f32.expect(MISSING), cols, out);
+        }
+    }
+}

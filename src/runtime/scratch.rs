@@ -1,0 +1,93 @@
+//! Every buffer the forward pass writes to, sized once from the configuration.
+
+use crate::model::Config;
+use crate::model::linear::{Activations, Forms};
+use crate::model::weights::{Layer, Weights};
+
+/// Tokens whose logits are worked out at once where all are wanted.
+pub(crate) const LOGIT_ROWS: usize = 16;
+
+/// Buffers for chunks of up to `chunk` tokens; a shape `[tokens][n]` means room for `chunk` tokens.
+pub(crate) struct Scratch {
+    /// Tokens a chunk may have.
+    pub chunk: usize,
+    /// The residual stream, `[tokens][hidden_size]`.
+    pub x: Vec<f32>,
+    /// Normalised `x`, the input of q/k/v, gate/up and the head.
+    pub normed: Activations,
+    /// Queries, keys and values side by side, `[tokens][q_dim + 2·kv_dim]`.
+    pub qkv: Vec<f32>,
+    /// `[tokens][head_dim/2]` each.
+    pub cos: Vec<f32>,
+    pub sin: Vec<f32>,
+    /// The heads' outputs, `[tokens][q_dim]`.
+    pub heads: Vec<f32>,
+    /// `heads` as the input of `o`; its f32 form stays empty, `heads` is that.
+    pub heads_quantized: Activations,
+    /// What `o` and `down` add to `x`, `[tokens][hidden_size]`.
+    pub delta: Vec<f32>,
+    /// `[tokens][intermediate_size]` each.
+    pub gate: Vec<f32>,
+    pub up: Vec<f32>,
+    /// `silu(gate)·up`, the input of `down`.
+    pub mlp: Activations,
+    /// `[LOGIT_ROWS][vocab_size]`
+    pub logits: Vec<f32>,
+}
+
+/// Which forms of their input the layers' weights need.
+struct LayerForms {
+    normed: Forms,
+    heads: Forms,
+    mlp: Forms,
+}
+
+impl LayerForms {
+    fn of(weights: &Weights) -> Self {
+        let inputs = |layer: &Layer| Forms::of(layer.qkv.iter().chain([&layer.gate, &layer.up]));
+        let all = |f: &dyn Fn(&Layer) -> Forms| weights.layers.iter().map(f).fold(Forms::default(), Forms::or);
+        Self {
+            normed: all(&inputs).or(Forms::of([&weights.head])),
+            heads: Forms { f32: false, ..all(&|layer| Forms::of([&layer.o])) },
+            mlp: all(&|layer| Forms::of([&layer.down])),
+        }
+    }
+}
+
+impl Scratch {
+    /// Buffers for chunks of up to `chunk` tokens of a model with these weights.
+    pub fn new(config: &Config, weights: &Weights, chunk: usize) -> Self {
+        let forms = LayerForms::of(weights);
+        // Zeroed memory is not touched before it is used: what a short prompt does not need is never paid for.
+        let floats = |a_token: usize| bytemuck::zeroed_vec(chunk * a_token);
+        Self {
+            chunk,
+            x: floats(config.hidden_size),
+            normed: Activations::new(chunk.max(LOGIT_ROWS), config.hidden_size, forms.normed),
+            qkv: floats(config.q_dim() + 2 * config.kv_dim()),
+            cos: floats(config.head_dim / 2),
+            sin: floats(config.head_dim / 2),
+            heads: floats(config.q_dim()),
+            heads_quantized: Activations::new(chunk, config.q_dim(), forms.heads),
+            delta: floats(config.hidden_size),
+            gate: floats(config.intermediate_size),
+            up: floats(config.intermediate_size),
+            mlp: Activations::new(chunk, config.intermediate_size, forms.mlp),
+            logits: bytemuck::zeroed_vec(LOGIT_ROWS * config.vocab_size),
+        }
+    }
+
+    /// Bytes [`Scratch::new`] allocates.
+    pub fn bytes(config: &Config, weights: &Weights, chunk: usize) -> usize {
+        let forms = LayerForms::of(weights);
+        let floats = 2 * config.hidden_size
+            + 2 * config.q_dim()
+            + 2 * config.kv_dim()
+            + config.head_dim
+            + 2 * config.intermediate_size;
+        Activations::bytes(chunk.max(LOGIT_ROWS), config.hidden_size, forms.normed)
+            + Activations::bytes(chunk, config.q_dim(), forms.heads)
+            + Activations::bytes(chunk, config.intermediate_size, forms.mlp)
+            + 4 * (chunk * floats + LOGIT_ROWS * config.vocab_size)
+    }
+}

@@ -1,0 +1,206 @@
+//! One sequence of tokens on its way through a model.
+
+use std::sync::Arc;
+
+use rayon::{ThreadPool, ThreadPoolBuilder};
+use torchless_kernels::Kernels;
+
+use super::kv_cache::{KvCache, KvType};
+use super::scratch::{LOGIT_ROWS, Scratch};
+use crate::Error;
+use crate::model::{Config, Model, forward::Pass};
+
+/// How a session runs. Nothing here changes the logits of an int8 model, except [`SessionOptions::kv`].
+#[derive(Debug, Clone)]
+pub struct SessionOptions {
+    /// Positions there is room for, prompt and answer together.
+    pub ctx: usize,
+    /// What keys and values are stored as.
+    pub kv: KvType,
+    /// Worker threads.
+    pub threads: usize,
+    /// Most tokens that go through the layers together.
+    pub chunk: usize,
+    /// The instruction set to compute with.
+    pub kernels: Kernels,
+}
+
+impl SessionOptions {
+    /// The defaults for `model`: its longest context; f16 keys and values, but f32 where all weights are f32; as many
+    /// threads as this process may use CPUs; the fastest kernels.
+    pub fn new(model: &Model) -> Self {
+        Self {
+            ctx: model.config().max_position_embeddings,
+            kv: if model.is_f32() { KvType::F32 } else { KvType::F16 },
+            threads: std::thread::available_parallelism().map_or(1, usize::from),
+            chunk: 512,
+            kernels: Kernels::detect(),
+        }
+    }
+}
+
+/// A sequence of tokens, the keys and values they left, and the memory to work out the next.
+pub struct Session<'m> {
+    model: &'m Model,
+    kernels: Kernels,
+    ctx: usize,
+    threads: Arc<ThreadPool>,
+    cache: KvCache,
+    scratch: Scratch,
+    position: usize,
+    observer: Box<dyn FnMut(Progress) + Send + 'm>,
+}
+
+/// How far a chunk of tokens has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// The chunk's first position.
+    pub position: usize,
+    /// Tokens in the chunk.
+    pub tokens: usize,
+    /// Layers that are done.
+    pub layers: usize,
+}
+
+impl<'m> Session<'m> {
+    /// Starts an empty sequence. All memory is reserved here.
+    ///
+    /// # Errors
+    /// If the context is longer than the model allows or does not fit in memory, or the threads cannot be started.
+    pub fn new(model: &'m Model, options: &SessionOptions) -> Result<Self, Error> {
+        let max = model.config().max_position_embeddings;
+        if options.ctx == 0 || options.ctx > max {
+            let ctx = options.ctx;
+            return Err(Error::Request(format!("a context of {ctx}: this model allows 1 to {max} (--ctx)")));
+        }
+        let chunk = options.chunk.clamp(1, options.ctx);
+        let threads = ThreadPoolBuilder::new()
+            .num_threads(options.threads.max(1))
+            .thread_name(|i| format!("torchless-{i}"))
+            .build()
+            .map_err(|e| Error::Request(format!("{} threads cannot be started: {e}", options.threads)))?;
+        Ok(Self {
+            model,
+            kernels: options.kernels,
+            ctx: options.ctx,
+            threads: Arc::new(threads),
+            cache: KvCache::new(model.config(), options.kv, options.ctx, chunk)?,
+            scratch: Scratch::new(model.config(), &model.weights, chunk),
+            position: 0,
+            observer: Box::new(|_| ()),
+        })
+    }
+
+    /// Has `observer` called after each layer of each chunk.
+    pub fn observe(&mut self, observer: impl FnMut(Progress) + Send + 'm) {
+        self.observer = Box::new(observer);
+    }
+
+    /// The model.
+    pub fn model(&self) -> &'m Model {
+        self.model
+    }
+
+    /// The kernels in use.
+    pub fn kernels(&self) -> Kernels {
+        self.kernels
+    }
+
+    /// Tokens fed so far.
+    pub fn position(&self) -> usize {
+        self.position
+    }
+
+    /// Positions there is room for.
+    pub fn ctx(&self) -> usize {
+        self.ctx
+    }
+
+    /// Forgets all tokens.
+    pub fn reset(&mut self) {
+        self.position = 0;
+    }
+
+    /// Appends `tokens` and returns the logits after the last, `vocab_size` of them.
+    ///
+    /// # Errors
+    /// If there are no tokens, one is not in the vocabulary, or they do not fit in the context. Nothing is appended then.
+    pub fn feed(&mut self, tokens: &[u32]) -> Result<&[f32], Error> {
+        self.check(tokens)?;
+        let mut last = 0;
+        for chunk in tokens.chunks(self.scratch.chunk) {
+            self.layers(chunk);
+            last = chunk.len() - 1;
+        }
+        Ok(self.logits(last, 1))
+    }
+
+    /// Appends `tokens` and calls `each(i, logits)` with the logits after each.
+    ///
+    /// # Errors
+    /// As [`Session::feed`].
+    pub fn score(&mut self, tokens: &[u32], mut each: impl FnMut(usize, &[f32])) -> Result<(), Error> {
+        self.check(tokens)?;
+        let mut index = 0;
+        for chunk in tokens.chunks(self.scratch.chunk) {
+            self.layers(chunk);
+            for first in (0..chunk.len()).step_by(LOGIT_ROWS) {
+                let count = LOGIT_ROWS.min(chunk.len() - first);
+                let vocab_size = self.model.config().vocab_size;
+                for logits in self.logits(first, count).chunks_exact(vocab_size) {
+                    each(index, logits);
+                    index += 1;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs `f` on one of the session's threads: what it feeds then need not be handed over to them each time.
+    pub fn install<R: Send>(&mut self, f: impl FnOnce(&mut Self) -> R + Send) -> R {
+        let threads = Arc::clone(&self.threads);
+        threads.install(|| f(self))
+    }
+
+    /// Takes one chunk through the layers.
+    fn layers(&mut self, chunk: &[u32]) {
+        let pass = self.pass();
+        let Self { cache, scratch, observer, position, .. } = self;
+        let (start, tokens) = (*position, chunk.len());
+        let mut on_layer = |i| observer(Progress { position: start, tokens, layers: i + 1 });
+        self.threads.install(|| match cache {
+            KvCache::F32(cache) => pass.layers(cache, scratch, chunk, start, &mut on_layer),
+            KvCache::F16(cache) => pass.layers(cache, scratch, chunk, start, &mut on_layer),
+        });
+        *position += tokens;
+    }
+
+    /// The logits of `count` tokens of the last chunk.
+    fn logits(&mut self, first: usize, count: usize) -> &[f32] {
+        let pass = self.pass();
+        let scratch = &mut self.scratch;
+        self.threads.install(|| pass.logits(scratch, first, count))
+    }
+
+    fn pass(&self) -> Pass<'m> {
+        Pass { model: self.model, kernels: self.kernels }
+    }
+
+    fn check(&self, tokens: &[u32]) -> Result<(), Error> {
+        if tokens.is_empty() {
+            return Err(Error::Request("no tokens to feed: the prompt is empty".to_owned()));
+        }
+        let vocab = self.model.config().vocab_size;
+        if let Some(id) = tokens.iter().find(|&&id| id as usize >= vocab) {
+            return Err(Error::Request(format!("token id {id}: this model's vocabulary ends at {}", vocab - 1)));
+        }
+        if tokens.len() > self.ctx - self.position {
+            let (n, ctx) = (self.position + tokens.len(), self.ctx);
+            let max = self.model.config().max_position_embeddings;
+            return Err(Error::Request(format!(
+                "{n} tokens do not fit in the context of {ctx}: shorten the prompt or raise --ctx (up to {max})"
+            )));
+        }
+        Ok(())
+    }
+}
