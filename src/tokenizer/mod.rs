@@ -1,5 +1,183 @@
-//! Text to token ids and back.
+//! Text to token ids and back: byte-pair encoding behind two front ends.
+//!
+//! [`Kind::Metaspace`] gives SentencePiece's ids (Mistral, Llama 2), [`Kind::ByteLevel`] those of GPT-2's descendants
+//! (SmolLM2, Llama 3, Qwen 2). Neither normalises Unicode.
 
+mod bpe;
+mod byte_level;
+mod decode;
+mod metaspace;
+mod pretokenize;
 pub mod spec;
+mod special;
+pub mod spm;
+mod vocab;
 
+pub use decode::Decoder;
 pub use spec::{Kind, Spec};
+
+use crate::Malformed;
+use bpe::{Merges, Scratch};
+use byte_level::ByteLevel;
+use metaspace::Metaspace;
+use special::SpecialTokens;
+use vocab::{Class, Vocab};
+
+/// A vocabulary with its merges, ready to encode and decode. Immutable; share it between threads as you like.
+#[derive(Debug)]
+pub struct Tokenizer {
+    spec: Spec,
+    vocab: Vocab,
+    merges: Merges,
+    front: FrontEnd,
+    special: SpecialTokens,
+    bos: Option<u32>,
+    eos: Vec<u32>,
+}
+
+#[derive(Debug)]
+enum FrontEnd {
+    Metaspace(Metaspace),
+    ByteLevel(ByteLevel),
+}
+
+/// What [`Tokenizer::encode`] does besides encoding plain text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EncodeOptions {
+    /// Begin with BOS where the model's convention ([`Spec::add_bos`]) says so: true for the beginning of a text,
+    /// false for the middle of one.
+    pub bos: bool,
+    /// Recognise special tokens written out in the text (a rendered chat template). If false they are plain text,
+    /// which is what text from strangers should be.
+    pub special: bool,
+}
+
+impl Default for EncodeOptions {
+    /// The beginning of a plain text: BOS where the model wants it, special tokens not recognised.
+    fn default() -> Self {
+        EncodeOptions { bos: true, special: false }
+    }
+}
+
+impl Tokenizer {
+    /// Checks a specification and builds its tables.
+    ///
+    /// Special tokens that the vocabulary lacks are added to it. With [`Kind::Metaspace`], `<unk>`, `<s>` and `</s>`
+    /// are special wherever the vocabulary has them, and BOS and EOS unless the specification names others. Merges
+    /// that cannot apply (a part or the result is missing from the vocabulary, or the result is a special token or a
+    /// byte) are ignored, so that files whose vocabulary was cut down still load.
+    ///
+    /// # Errors
+    /// [`Malformed`] if an id is above [`Tokenizer::MAX_ID`], an id or a piece occurs twice, a special token
+    /// contradicts the vocabulary or is empty, BOS or EOS has no piece, or the pre-tokenizer is not known.
+    pub fn new(mut spec: Spec) -> Result<Tokenizer, Malformed> {
+        let vocab = Vocab::new(&mut spec)?;
+        let merges = Merges::new(&spec, &vocab);
+        let front = match spec.kind {
+            Kind::Metaspace => FrontEnd::Metaspace(Metaspace::new(&spec, &vocab)),
+            Kind::ByteLevel => FrontEnd::ByteLevel(ByteLevel::new(&spec, &vocab)?),
+        };
+        let default = |piece| vocab.id_of(piece).filter(|_| spec.kind == Kind::Metaspace);
+        let bos = spec.bos_token_id.or_else(|| default("<s>"));
+        let mut eos = spec.eos_token_ids.clone();
+        if eos.is_empty() {
+            eos.extend(default("</s>"));
+        }
+        Ok(Tokenizer { special: SpecialTokens::new(&spec, &vocab), spec, vocab, merges, front, bos, eos })
+    }
+
+    /// The largest id a vocabulary may use; more is taken for a damaged file.
+    pub const MAX_ID: u32 = (1 << 24) - 1;
+
+    /// The ids of `text`.
+    ///
+    /// BOS is never doubled: it is not added to a text that begins with it as a recognised special token. Text after
+    /// a recognised special token is encoded as the beginning of a text is, so for [`Kind::Metaspace`] it gets a `▁` of
+    /// its own, as Hugging Face's `LlamaTokenizer` (legacy), llama.cpp and mistral-common have it. A character that
+    /// the vocabulary has no way to spell becomes `<unk>` ([`Kind::Metaspace`] with that piece) or is left out.
+    pub fn encode(&self, text: &str, options: EncodeOptions) -> Vec<u32> {
+        let mut ids = Vec::new();
+        let mut scratch = Scratch::default();
+        let written_bos =
+            options.special && self.special.at_start(text).is_some_and(|id| Some(id) == self.bos);
+        if options.bos && self.adds_bos() && !written_bos {
+            ids.extend(self.bos);
+        }
+        let mut rest = text;
+        if options.special {
+            while let Some((plain, id, after)) = self.special.split_first(rest) {
+                self.encode_plain(plain, &mut scratch, &mut ids);
+                ids.push(id);
+                rest = after;
+            }
+        }
+        self.encode_plain(rest, &mut scratch, &mut ids);
+        ids
+    }
+
+    fn encode_plain(&self, text: &str, scratch: &mut Scratch, ids: &mut Vec<u32>) {
+        match &self.front {
+            FrontEnd::Metaspace(front) => front.encode(text, &self.merges, scratch, ids),
+            FrontEnd::ByteLevel(front) => front.encode(text, &self.merges, scratch, ids),
+        }
+    }
+
+    /// The text of `ids`, special tokens left out.
+    ///
+    /// Bytes that are not UTF-8 show as U+FFFD, as [`String::from_utf8_lossy`] has it. With [`Kind::Metaspace`] one
+    /// space at the very start is dropped. Ids that have no piece give nothing.
+    pub fn decode(&self, ids: &[u32]) -> String {
+        self.decoder().decode(ids)
+    }
+
+    /// Like [`Tokenizer::decode`], with special tokens spelled out.
+    pub fn decode_with_special(&self, ids: &[u32]) -> String {
+        self.decoder().keep_special().decode(ids)
+    }
+
+    /// A decoder that takes ids one at a time.
+    pub fn decoder(&self) -> Decoder<'_> {
+        Decoder::new(self)
+    }
+
+    /// The piece with this id, as the vocabulary spells it; `None` for a hole and past the end.
+    pub fn piece(&self, id: u32) -> Option<&str> {
+        let (piece, _) = self.spec.vocab.get(self.vocab.slot(id)?)?;
+        Some(piece)
+    }
+
+    /// The id of a piece, spelled as in the vocabulary.
+    pub fn id_of(&self, piece: &str) -> Option<u32> {
+        self.vocab.id_of(piece)
+    }
+
+    /// Whether `id` is a special token: recognised in text only where asked for, not shown when decoding.
+    pub fn is_special(&self, id: u32) -> bool {
+        self.vocab.class(id) == Some(Class::Special)
+    }
+
+    /// The largest id + 1; 0 for an empty vocabulary. Ids below it may be holes.
+    pub fn vocab_len(&self) -> usize {
+        self.vocab.len()
+    }
+
+    /// The token a text begins with, where the model has one.
+    pub fn bos(&self) -> Option<u32> {
+        self.bos
+    }
+
+    /// Whether [`Tokenizer::encode`] begins a text with BOS.
+    pub fn adds_bos(&self) -> bool {
+        self.spec.add_bos.unwrap_or(self.spec.kind == Kind::Metaspace)
+    }
+
+    /// The tokens that end a text.
+    pub fn eos_ids(&self) -> &[u32] {
+        &self.eos
+    }
+
+    /// The specification this was built from, special tokens added to its vocabulary.
+    pub fn spec(&self) -> &Spec {
+        &self.spec
+    }
+}

@@ -1,0 +1,97 @@
+//! GPT-2's spelling of text: a pre-tokenizer cuts it into words, and every byte of a word is a printable character.
+
+use super::Spec;
+use super::bpe::{Merges, Scratch};
+use super::pretokenize::PreTokenizer;
+use super::vocab::{Class, Vocab};
+use crate::Malformed;
+use rustc_hash::FxHashMap;
+
+#[derive(Debug)]
+pub(super) struct ByteLevel {
+    pre: PreTokenizer,
+    bytes: [Option<u32>; 256],
+    /// For Llama 3: every piece by its bytes. A word that is a piece is taken as it is, whatever the merges say.
+    whole: Option<FxHashMap<Box<[u8]>, u32>>,
+}
+
+impl ByteLevel {
+    pub fn new(spec: &Spec, vocab: &Vocab) -> Result<ByteLevel, Malformed> {
+        let pre = PreTokenizer::named(spec.pre.as_deref().unwrap_or("gpt-2"))?;
+        let texts = || spec.vocab.iter().filter(|(_, id)| vocab.class(*id) == Some(Class::Text));
+        let mut bytes = [None; 256];
+        for (piece, id) in texts() {
+            let mut spelling = piece.chars();
+            if let (Some(byte), None) = (spelling.next().and_then(byte_of), spelling.next()) {
+                bytes[usize::from(byte)] = Some(*id);
+            }
+        }
+        let whole = pre.ignores_merges().then(|| {
+            let spelled = |piece: &str| piece.chars().map(byte_of).collect::<Option<Box<[u8]>>>();
+            texts().filter_map(|(piece, id)| Some((spelled(piece)?, *id))).collect()
+        });
+        Ok(ByteLevel { pre, bytes, whole })
+    }
+
+    /// Appends the ids of `text`. Bytes without a piece are left out, as Hugging Face's tokenizers do.
+    pub fn encode(&self, text: &str, merges: &Merges, scratch: &mut Scratch, out: &mut Vec<u32>) {
+        self.pre.split(text, |word| {
+            if let Some(&id) = self.whole.as_ref().and_then(|whole| whole.get(word.as_bytes())) {
+                return out.push(id);
+            }
+            scratch.symbols.extend(word.bytes().filter_map(|byte| self.bytes[usize::from(byte)]));
+            merges.apply(scratch, out);
+        });
+    }
+}
+
+/// The byte that a character of a piece stands for.
+///
+/// Bytes that are printable in Latin-1 stand for themselves. The others, in ascending order, are U+0100 and up.
+fn byte_of(c: char) -> Option<u8> {
+    match u32::from(c) {
+        code @ (0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff) => u8::try_from(code).ok(),
+        code @ 0x100..=0x120 => u8::try_from(code - 0x100).ok(), // 0x00..=0x20
+        code @ 0x121..=0x142 => u8::try_from(code - 0x121 + 0x7f).ok(), // 0x7f..=0xa0
+        0x143 => Some(0xad),
+        _ => None,
+    }
+}
+
+/// Appends the bytes that `piece` spells; a piece that is not so spelled (an added token) is its own text.
+pub(super) fn push_bytes(piece: &str, out: &mut Vec<u8>) {
+    let start = out.len();
+    for c in piece.chars() {
+        let Some(byte) = byte_of(c) else {
+            out.truncate(start);
+            return out.extend_from_slice(piece.as_bytes());
+        };
+        out.push(byte);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_byte_has_one_character() {
+        let mut bytes: Vec<u8> = ('\0'..'\u{200}').filter_map(byte_of).collect();
+        bytes.sort();
+        assert_eq!(bytes, (0..=255).collect::<Vec<u8>>());
+        // Spot checks against the table in GPT-2's encoder.py.
+        let known =
+            [('Ġ', b' '), ('Ċ', b'\n'), ('ĉ', b'\t'), ('!', b'!'), ('Â', 0xc2), ('ł', 0xa0), ('Ń', 0xad)];
+        for (c, byte) in known {
+            assert_eq!(byte_of(c), Some(byte), "{c}");
+        }
+    }
+
+    #[test]
+    fn a_piece_that_is_not_spelled_bytes_is_its_own_text() {
+        let mut bytes = Vec::new();
+        push_bytes("Ġhi", &mut bytes);
+        push_bytes("a Ġ", &mut bytes);
+        assert_eq!(String::from_utf8(bytes).unwrap(), " hia Ġ");
+    }
+}

@@ -1,0 +1,89 @@
+//! Ids to text, all at once or as they come.
+
+use super::vocab::Class;
+use super::{FrontEnd, Tokenizer, byte_level, metaspace};
+
+/// Turns ids into text one at a time, without ever showing half a character.
+///
+/// Whatever the ids, the texts of all [`push`](Decoder::push)es and of [`finish`](Decoder::finish) together are what
+/// [`Tokenizer::decode`] makes of all ids at once. To continue a text, push the ids it has so far and discard what
+/// they give.
+#[derive(Debug, Clone)]
+pub struct Decoder<'t> {
+    tokenizer: &'t Tokenizer,
+    keep_special: bool,
+    /// Nothing has come yet, and one space would be dropped.
+    at_start: bool,
+    /// The beginning of a character that is not complete yet: three bytes at most between calls.
+    pending: Vec<u8>,
+    text: String,
+}
+
+impl<'t> Decoder<'t> {
+    pub(super) fn new(tokenizer: &'t Tokenizer) -> Self {
+        Decoder {
+            tokenizer,
+            keep_special: false,
+            at_start: matches!(tokenizer.front, FrontEnd::Metaspace(_)),
+            pending: Vec::new(),
+            text: String::new(),
+        }
+    }
+
+    /// The same, with special tokens spelled out instead of left out.
+    pub fn keep_special(mut self) -> Self {
+        self.keep_special = true;
+        self
+    }
+
+    /// Takes the next id and gives the text that is complete now; it may be empty. An id without a piece gives nothing.
+    pub fn push(&mut self, id: u32) -> &str {
+        self.text.clear();
+        self.push_bytes(id);
+        let complete = self.pending.len() - incomplete(&self.pending);
+        self.text.push_str(&String::from_utf8_lossy(&self.pending[..complete]));
+        self.pending.drain(..complete);
+        &self.text
+    }
+
+    /// The rest: U+FFFD if the ids ended within a character.
+    pub fn finish(self) -> &'static str {
+        if self.pending.is_empty() { "" } else { "\u{fffd}" }
+    }
+
+    pub(super) fn decode(mut self, ids: &[u32]) -> String {
+        let mut text = String::new();
+        for &id in ids {
+            text.push_str(self.push(id));
+        }
+        text.push_str(self.finish());
+        text
+    }
+
+    fn push_bytes(&mut self, id: u32) {
+        let (Some(class), Some(piece)) = (self.tokenizer.vocab.class(id), self.tokenizer.piece(id)) else {
+            return;
+        };
+        let start = self.pending.len();
+        match (class, &self.tokenizer.front) {
+            (Class::Special, _) if self.keep_special => self.pending.extend_from_slice(piece.as_bytes()),
+            (Class::Special, _) => {}
+            (Class::Byte(byte), _) => self.pending.push(byte),
+            (Class::Text, FrontEnd::ByteLevel(_)) => byte_level::push_bytes(piece, &mut self.pending),
+            (Class::Text, FrontEnd::Metaspace(_)) => metaspace::push_bytes(piece, &mut self.pending),
+        }
+        if self.at_start && self.pending.len() > start {
+            self.at_start = false;
+            if self.pending.first() == Some(&b' ') {
+                self.pending.remove(0);
+            }
+        }
+    }
+}
+
+/// How many bytes at the end begin a character that is not complete.
+fn incomplete(bytes: &[u8]) -> usize {
+    let Some(last) = bytes.utf8_chunks().last() else { return 0 };
+    let cut_short = std::str::from_utf8(last.invalid()).is_err_and(|error| error.error_len().is_none());
+    if cut_short { last.invalid().len() } else { 0 }
+}

@@ -1,0 +1,57 @@
+//! Finding special tokens that are written out in a text.
+
+use super::Spec;
+use super::vocab::{Class, Vocab};
+
+/// The special tokens, sorted by their bytes.
+#[derive(Debug)]
+pub(super) struct SpecialTokens {
+    sorted: Vec<(Box<str>, u32)>,
+    /// Whether any begins with this byte.
+    starts: [bool; 256],
+}
+
+impl SpecialTokens {
+    pub fn new(spec: &Spec, vocab: &Vocab) -> SpecialTokens {
+        let special = spec.vocab.iter().filter(|(_, id)| vocab.class(*id) == Some(Class::Special));
+        let mut sorted: Vec<(Box<str>, u32)> =
+            special.map(|(piece, id)| (piece.as_str().into(), *id)).collect();
+        sorted.sort();
+        let mut starts = [false; 256];
+        for (piece, _) in &sorted {
+            if let Some(&first) = piece.as_bytes().first() {
+                starts[usize::from(first)] = true;
+            }
+        }
+        SpecialTokens { sorted, starts }
+    }
+
+    /// The special token that `text` begins with; the longest if there are several.
+    pub fn at_start(&self, text: &str) -> Option<u32> {
+        self.longest(text.as_bytes()).map(|(_, id)| *id)
+    }
+
+    /// The text before the first special token, the token, and the text after it.
+    pub fn split_first<'t>(&self, text: &'t str) -> Option<(&'t str, u32, &'t str)> {
+        let bytes = text.as_bytes();
+        let candidates = (0..bytes.len()).filter(|&at| self.starts[usize::from(bytes[at])]);
+        let (at, (piece, id)) = candidates.filter_map(|at| Some((at, self.longest(&bytes[at..])?))).next()?;
+        Some((&text[..at], *id, &text[at + piece.len()..]))
+    }
+
+    fn longest(&self, text: &[u8]) -> Option<&(Box<str>, u32)> {
+        // Those that agree with the text so far; a piece sorts before its extensions.
+        let mut agree = self.sorted.as_slice();
+        let mut longest = None;
+        for (depth, byte) in text.iter().enumerate() {
+            let start = agree.partition_point(|(piece, _)| piece.as_bytes().get(depth) < Some(byte));
+            let end = agree.partition_point(|(piece, _)| piece.as_bytes().get(depth) <= Some(byte));
+            agree = &agree[start..end];
+            let Some(first) = agree.first() else { break };
+            if first.0.len() == depth + 1 {
+                longest = Some(first);
+            }
+        }
+        longest
+    }
+}

@@ -1,0 +1,25 @@
+//! SentencePiece vocabularies that come with scores instead of merges.
+
+use rustc_hash::FxHashSet;
+
+/// The merges that encode as SentencePiece's BPE does with these pieces (`scores[i]` for `tokens[i]`, higher is merged
+/// earlier), for [`Spec::merges`](super::Spec::merges).
+///
+/// Every way to make a piece from two others is a merge, ranked by the score of the piece that comes out. Pieces of
+/// equal score keep their order. The ways to make one piece stand in a row: [`Tokenizer`](super::Tokenizer) takes
+/// these as equals, as SentencePiece does. Tokens past the end of `scores` and pieces longer than 512 bytes
+/// (SentencePiece makes none beyond 16 characters unless told to) are not merged into.
+pub fn merges_from_scores(tokens: &[String], scores: &[f32]) -> Vec<(String, String)> {
+    let known: FxHashSet<&str> = tokens.iter().map(String::as_str).collect();
+    let mut ranked: Vec<(&str, f32)> =
+        tokens.iter().map(String::as_str).zip(scores.iter().copied()).collect();
+    ranked.retain(|(token, _)| token.len() <= 512);
+    ranked.sort_by(|(_, a), (_, b)| b.total_cmp(a));
+    let mut merges = Vec::new();
+    for (token, _) in ranked {
+        let cuts = token.char_indices().skip(1).map(|(at, _)| token.split_at(at));
+        let known = cuts.filter(|(left, right)| known.contains(left) && known.contains(right));
+        merges.extend(known.map(|(left, right)| (left.to_owned(), right.to_owned())));
+    }
+    merges
+}
