@@ -6,6 +6,7 @@
 pub mod error;
 pub mod format;
 pub mod model;
+pub mod perplexity;
 pub mod runtime;
 pub mod tokenizer;
 

@@ -21,17 +21,16 @@ mod dispatch;
 mod mat;
 mod quant;
 pub mod scalar;
+mod sgemm;
 
 pub use dispatch::{Isa, IsaError, Kernels};
 pub use half;
 pub use mat::MatMut;
 pub use quant::{GROUP, QMatrix, Quantized, QuantizedBuf, QuantizedMut, QuantizedRow, TINY};
+pub use sgemm::sgemm;
 
 use half::f16;
 use std::ops::Range;
-
-/// From this many tokens on, [`Kernels::matmul_f32`] goes through `matrixmultiply`.
-pub const SGEMM_TOKENS: usize = 8;
 
 /// Each method's result is specified by the function of the same name in [`scalar`]; all panic where lengths disagree.
 impl Kernels {
@@ -61,38 +60,13 @@ impl Kernels {
         unsafe { (self.table.dequantize_row)(w, row, out) }
     }
 
-    /// `out[t][i] = w[i] · x[t]` for f32 weights `[out.cols][cols]` and activations `[out.rows][cols]`.
-    ///
-    /// With fewer than [`SGEMM_TOKENS`] tokens the bits are those of [`scalar::matmul_f32`]; from there on the product is
-    /// `matrixmultiply`'s, whose rounding depends on the CPU.
-    pub fn matmul_f32(self, w: &[f32], x: &[f32], cols: usize, mut out: MatMut<f32>) {
+    /// `out[t][i] = w[i] · x[t]` for f32 weights `[out.cols][cols]` and activations `[out.rows][cols]`: see
+    /// [`scalar::matmul_f32`].
+    pub fn matmul_f32(self, w: &[f32], x: &[f32], cols: usize, out: MatMut<f32>) {
         assert_eq!(Some(w.len()), out.cols().checked_mul(cols), "f32 weights");
         assert_eq!(Some(x.len()), out.rows().checked_mul(cols), "f32 activations");
-        if out.rows() < SGEMM_TOKENS {
-            // SAFETY: lengths checked; the handle proves the CPU has the instructions.
-            return unsafe { (self.table.matmul_f32)(w, x, cols, out) };
-        }
-        let (m, n, stride) = (out.rows(), out.cols(), out.stride() as isize);
-        let cols_step = cols as isize;
-        // SAFETY: x is m×cols, w is n×cols (read transposed), out is m×n with rows `stride` apart: all checked above.
-        unsafe {
-            matrixmultiply::sgemm(
-                m,
-                cols,
-                n,
-                1.0,
-                x.as_ptr(),
-                cols_step,
-                1,
-                w.as_ptr(),
-                1,
-                cols_step,
-                0.0,
-                out.as_mut_ptr(),
-                stride,
-                1,
-            );
-        }
+        // SAFETY: lengths checked; the handle proves the CPU has the instructions.
+        unsafe { (self.table.matmul_f32)(w, x, cols, out) }
     }
 
     /// RMSNorm of one token: see [`scalar::rms_norm`].

@@ -86,6 +86,7 @@ pub struct BinFile {
     /// What the tokenizer is built from.
     pub tokenizer: Spec,
     tensors: Vec<Tensor>,
+    is_f32: bool,
 }
 
 impl BinFile {
@@ -106,7 +107,8 @@ impl BinFile {
             let tensor = place(name, &raw, base, map.len()).map_err(at())?;
             tensors.push(tensor);
         }
-        let file = Self { path: path.to_owned(), map, config, tokenizer, tensors };
+        let is_f32 = tensors.iter().all(|t| t.dtype == Dtype::F32);
+        let file = Self { path: path.to_owned(), map, config, tokenizer, tensors, is_f32 };
         file.check_scales().map_err(at())?;
         Ok(file)
     }
@@ -124,6 +126,11 @@ impl BinFile {
     /// All tensors, in the header's order.
     pub fn tensors(&self) -> &[Tensor] {
         &self.tensors
+    }
+
+    /// Whether every tensor is f32.
+    pub fn is_f32(&self) -> bool {
+        self.is_f32
     }
 
     /// A tensor's values as a matrix. `tensor` must be one of this file's.

@@ -147,28 +147,16 @@ fn tokenizer(raw: RawTokenizer, config: &Config) -> Result<Spec, Malformed> {
             )));
         }
     };
-    let vocab = raw.vocab.0;
-    let id_of = |piece: &str| vocab.iter().find(|(p, _)| p == piece).map(|&(_, id)| id);
-    // Files without the extensions are Mistral's and Llama 2's, whose control tokens have these names.
-    let (control, bos, eos) = match kind {
-        Kind::Metaspace => (&["<unk>", "<s>", "</s>"][..], id_of("<s>"), id_of("</s>")),
-        Kind::ByteLevel => (&[][..], None, None),
-    };
-    let named = || control.iter().filter_map(|p| Some(((*p).to_owned(), id_of(p)?))).collect();
-    let mut eos_token_ids = config.eos_token_ids.clone();
-    if eos_token_ids.is_empty() {
-        eos_token_ids.extend(eos);
-    }
     Ok(Spec {
         kind,
         pre: raw.pre,
+        vocab: raw.vocab.0,
         merges: raw.merges.into_iter().map(|Merge(left, right)| (left, right)).collect(),
-        special_tokens: raw.special_tokens.map_or_else(named, |s| s.0),
-        bos_token_id: config.bos_token_id.or(bos),
-        eos_token_ids,
+        special_tokens: raw.special_tokens.map_or_else(Vec::new, |s| s.0),
+        bos_token_id: config.bos_token_id,
+        eos_token_ids: config.eos_token_ids.clone(),
         add_bos: raw.add_bos,
         chat_template: raw.chat_template,
-        vocab,
     })
 }
 

@@ -11,7 +11,10 @@ use super::fork::{fork, grain};
 use crate::runtime::kv_cache::LayerView;
 
 /// Positions a block of keys spans.
-pub(crate) const BLOCK: usize = 64;
+const BLOCK: usize = 64;
+
+/// Fewest queries of one head a task is given.
+const TOKENS: usize = 16;
 
 /// The attention of one layer over one chunk.
 pub(crate) struct Attention<'a, T> {
@@ -27,14 +30,14 @@ pub(crate) struct Attention<'a, T> {
 impl<T: CacheElement> Attention<'_, T> {
     /// Fills `out`, `[tokens][n_heads·head_dim]`, in parallel over heads and tokens.
     pub fn run(&self, out: MatMut<f32>) {
-        let heads = 0..self.config.n_heads;
-        let by_head = |m: MatMut<'_, f32>, n: usize| split_heads(m, n * self.config.head_dim);
-        fork(out, heads, 1, &by_head, &|out, head| {
-            let tokens = 0..out.rows();
-            let least = grain(tokens.len(), 16);
-            fork(out, tokens, least, &MatMut::split_rows, &|mut out, tokens| {
+        let head_dim = self.config.head_dim;
+        let features = 0..out.cols();
+        fork(out, features, head_dim, &MatMut::split_cols, &|out, features| {
+            let (head, tokens) = (features.start / head_dim, 0..out.rows());
+            let grain = grain(tokens.len(), TOKENS);
+            fork(out, tokens, grain, &MatMut::split_rows, &|mut out, tokens| {
                 for (row, token) in tokens.enumerate() {
-                    self.attend(head.start, token, out.row(row));
+                    self.attend(head, token, out.row(row));
                 }
             });
         });
@@ -72,8 +75,4 @@ impl<T: CacheElement> Attention<'_, T> {
         }
         self.kernels.scale(out, 1.0 / sum);
     }
-}
-
-fn split_heads(m: MatMut<'_, f32>, cols: usize) -> (MatMut<'_, f32>, MatMut<'_, f32>) {
-    m.split_cols(cols)
 }

@@ -65,7 +65,9 @@ impl Pass<'_> {
         for (token, x) in tokens.iter().zip(x.chunks_exact_mut(hidden)) {
             match embedding {
                 Matrix::Int8(w) => self.kernels.dequantize_row(&w, *token as usize, x),
-                Matrix::F32 { values, .. } => x.copy_from_slice(&values[*token as usize * hidden..][..hidden]),
+                Matrix::F32 { values, .. } => {
+                    x.copy_from_slice(&values[*token as usize * hidden..][..hidden])
+                }
             }
         }
     }
@@ -119,7 +121,8 @@ impl Pass<'_> {
         }
         let heads = &mut heads[..tokens * q_dim];
         let view = cache.layer(i, start);
-        Attention { kernels: self.kernels, config, cache: view, queries: qkv, stride }.run(MatMut::new(heads, tokens, q_dim));
+        Attention { kernels: self.kernels, config, cache: view, queries: qkv, stride }
+            .run(MatMut::new(heads, tokens, q_dim));
         cache.commit(i, start, tokens);
 
         if let Some(quantized) = &mut heads_quantized.int8 {

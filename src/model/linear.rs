@@ -1,12 +1,15 @@
 //! Matrix products, parallel over output features.
 
-use torchless_kernels::{Kernels, MatMut, Quantized, QuantizedBuf};
+use torchless_kernels::{Kernels, MatMut, Quantized, QuantizedBuf, sgemm};
 
 use super::fork::{fork, grain};
 use crate::format::bin::{BinFile, Dtype, Matrix, Tensor};
 
 /// Fewest output features a task is given.
 pub(crate) const ROWS: usize = 64;
+
+/// Where all weights are f32, so that nobody was promised the same bits, products of this many tokens go through `sgemm`.
+const SGEMM_TOKENS: usize = 8;
 
 /// The input of one or several products, kept in each form their weights need: int8 weights take quantised
 /// activations, f32 weights take them as they are.
@@ -81,7 +84,8 @@ pub(crate) fn matmul(file: &BinFile, weights: &[Tensor], x: Input, kernels: Kern
         let (mut rest, mut first) = (out, 0);
         for tensor in weights {
             let rows = tensor.rows_cols().0;
-            let (start, end) = (features.start.clamp(first, first + rows), features.end.clamp(first, first + rows));
+            let (start, end) =
+                (features.start.clamp(first, first + rows), features.end.clamp(first, first + rows));
             let (part, after) = rest.split_cols(end - start);
             product(file, tensor, start - first..end - first, x, kernels, part);
             (rest, first) = (after, first + rows);
@@ -104,7 +108,11 @@ pub(crate) fn product(
         Matrix::Int8(w) => kernels.matmul_i8(&w, rows, &x.int8.expect(MISSING), out),
         Matrix::F32 { values, cols } => {
             let w = &values[rows.start * cols..rows.end * cols];
-            kernels.matmul_f32(w, x.f32.expect(MISSING), cols, out);
+            let x = x.f32.expect(MISSING);
+            match file.is_f32() && out.rows() >= SGEMM_TOKENS {
+                true => sgemm(w, x, cols, out),
+                false => kernels.matmul_f32(w, x, cols, out),
+            }
         }
     }
 }

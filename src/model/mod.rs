@@ -12,7 +12,7 @@ use std::path::Path;
 
 pub use config::Config;
 
-use crate::format::bin::{BinFile, Dtype};
+use crate::format::bin::BinFile;
 use crate::tokenizer::Tokenizer;
 use crate::{Error, Malformed};
 use rope::Rope;
@@ -36,7 +36,8 @@ impl Model {
         let path = path.as_ref();
         let mut file = BinFile::open(path)?;
         let weights = Weights::find(&file).map_err(Malformed::in_file(path))?;
-        let tokenizer = Tokenizer::new(std::mem::take(&mut file.tokenizer)).map_err(Malformed::in_file(path))?;
+        let tokenizer =
+            Tokenizer::new(std::mem::take(&mut file.tokenizer)).map_err(Malformed::in_file(path))?;
         let rope = Rope::new(file.config.rope_theta, file.config.head_dim);
         Ok(Self { file, weights, rope, tokenizer })
     }
@@ -56,11 +57,6 @@ impl Model {
         &self.file
     }
 
-    /// Whether every weight matrix is f32.
-    pub fn is_f32(&self) -> bool {
-        self.file.tensors().iter().all(|t| t.dtype == Dtype::F32)
-    }
-
     /// Bytes of weights that working out one token reads: all matrices once, and one row of the embedding.
     pub fn bytes_a_token(&self) -> usize {
         let layer = |l: &weights::Layer| {
@@ -68,7 +64,9 @@ impl Model {
             matrices.map(|t| t.bytes()).sum::<usize>()
         };
         let layers: usize = self.weights.layers.iter().map(layer).sum();
-        layers + self.weights.norm.bytes() + self.weights.head.bytes()
+        layers
+            + self.weights.norm.bytes()
+            + self.weights.head.bytes()
             + self.weights.embed.bytes() / self.config().vocab_size
     }
 }

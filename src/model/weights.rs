@@ -46,7 +46,8 @@ impl Weights {
         let (hidden, vocab) = (config.hidden_size, config.vocab_size);
         let embed = table.matrix("model.embed_tokens.weight", vocab, hidden)?;
         let norm = table.vector("model.norm.weight", hidden)?;
-        let layers = (0..config.n_layers).map(|i| Layer::find(&mut table, config, i)).collect::<Result<_, _>>()?;
+        let layers =
+            (0..config.n_layers).map(|i| Layer::find(&mut table, config, i)).collect::<Result<_, _>>()?;
         let head = match config.tie_word_embeddings {
             true => {
                 table.by_name.remove("lm_head.weight");
@@ -91,7 +92,9 @@ impl Table<'_> {
             self.by_name.remove(name).ok_or_else(|| Malformed(format!("tensor {name} is missing")))?;
         if tensor.shape != shape {
             let found = &tensor.shape;
-            return Err(Malformed(format!("tensor {name}: shape {found:?}, but the metadata ask for {shape:?}")));
+            return Err(Malformed(format!(
+                "tensor {name}: shape {found:?}, but the metadata ask for {shape:?}"
+            )));
         }
         Ok(tensor.clone())
     }
@@ -113,7 +116,9 @@ impl Table<'_> {
         let known = |name: &str| name.ends_with("rotary_emb.inv_freq");
         match self.by_name.keys().filter(|name| !known(name)).min() {
             None => Ok(()),
-            Some(name) => Err(Malformed(format!("tensor {name}: not part of a model of this kind, as described by the metadata"))),
+            Some(name) => Err(Malformed(format!(
+                "tensor {name}: not part of a model of this kind, as described by the metadata"
+            ))),
         }
     }
 }

@@ -70,7 +70,9 @@ impl<T: CacheElement + bytemuck::Zeroable> Cache<T> {
         let ring = (config.n_layers * config.kv_dim()).checked_mul(capacity);
         let zeroed = |n: Option<usize>| {
             n.and_then(|n| bytemuck::allocation::try_zeroed_vec(n).ok()).ok_or_else(|| {
-                Error::Request(format!("not enough memory for a context of {ctx}: choose a smaller one with --ctx"))
+                Error::Request(format!(
+                    "not enough memory for a context of {ctx}: choose a smaller one with --ctx"
+                ))
             })
         };
         let chunk_len = Some(config.kv_dim() * chunk);

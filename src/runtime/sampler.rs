@@ -56,7 +56,9 @@ impl Sampling {
             ("repeat-penalty", self.repeat_penalty, self.repeat_penalty > 0.0, "above 0"),
         ];
         match settings.into_iter().find(|&(_, value, ok, _)| !(ok && value.is_finite())) {
-            Some((name, value, _, range)) => Err(Error::Request(format!("--{name} {value}: give a number {range}"))),
+            Some((name, value, _, range)) => {
+                Err(Error::Request(format!("--{name} {value}: give a number {range}")))
+            }
             None => Ok(()),
         }
     }
@@ -93,7 +95,9 @@ impl Sampler {
     /// If `logits` is not `vocab_size` long.
     pub fn sample(&mut self, kernels: Kernels, logits: &[f32], recent: &[u32]) -> Result<u32, Error> {
         if logits.iter().any(|l| l.is_nan()) {
-            return Err(Error::Request("the model computed NaN: its weights are damaged or overflow".to_owned()));
+            return Err(Error::Request(
+                "the model computed NaN: its weights are damaged or overflow".to_owned(),
+            ));
         }
         self.logits.copy_from_slice(logits);
         self.penalise(recent);
@@ -114,7 +118,9 @@ impl Sampler {
         }
         let recent = &recent[recent.len().saturating_sub(n)..];
         for (i, &id) in recent.iter().enumerate() {
-            let Some(logit) = self.logits.get_mut(id as usize).filter(|_| !recent[..i].contains(&id)) else { continue };
+            let Some(logit) = self.logits.get_mut(id as usize).filter(|_| !recent[..i].contains(&id)) else {
+                continue;
+            };
             *logit = if *logit > 0.0 { *logit / penalty } else { *logit * penalty };
         }
     }

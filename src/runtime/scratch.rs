@@ -45,7 +45,8 @@ struct LayerForms {
 impl LayerForms {
     fn of(weights: &Weights) -> Self {
         let inputs = |layer: &Layer| Forms::of(layer.qkv.iter().chain([&layer.gate, &layer.up]));
-        let all = |f: &dyn Fn(&Layer) -> Forms| weights.layers.iter().map(f).fold(Forms::default(), Forms::or);
+        let all =
+            |f: &dyn Fn(&Layer) -> Forms| weights.layers.iter().map(f).fold(Forms::default(), Forms::or);
         Self {
             normed: all(&inputs).or(Forms::of([&weights.head])),
             heads: Forms { f32: false, ..all(&|layer| Forms::of([&layer.o])) },

@@ -8,7 +8,7 @@ use torchless_kernels::Kernels;
 use super::kv_cache::{KvCache, KvType};
 use super::scratch::{LOGIT_ROWS, Scratch};
 use crate::Error;
-use crate::model::{Config, Model, forward::Pass};
+use crate::model::{Model, forward::Pass};
 
 /// How a session runs. Nothing here changes the logits of an int8 model, except [`SessionOptions::kv`].
 #[derive(Debug, Clone)]
@@ -31,7 +31,7 @@ impl SessionOptions {
     pub fn new(model: &Model) -> Self {
         Self {
             ctx: model.config().max_position_embeddings,
-            kv: if model.is_f32() { KvType::F32 } else { KvType::F16 },
+            kv: if model.file().is_f32() { KvType::F32 } else { KvType::F16 },
             threads: std::thread::available_parallelism().map_or(1, usize::from),
             chunk: 512,
             kernels: Kernels::detect(),
@@ -192,7 +192,10 @@ impl<'m> Session<'m> {
         }
         let vocab = self.model.config().vocab_size;
         if let Some(id) = tokens.iter().find(|&&id| id as usize >= vocab) {
-            return Err(Error::Request(format!("token id {id}: this model's vocabulary ends at {}", vocab - 1)));
+            return Err(Error::Request(format!(
+                "token id {id}: this model's vocabulary ends at {}",
+                vocab - 1
+            )));
         }
         if tokens.len() > self.ctx - self.position {
             let (n, ctx) = (self.position + tokens.len(), self.ctx);

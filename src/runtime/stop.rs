@@ -35,7 +35,10 @@ impl StopFilter {
     fn longest_beginning(&self) -> usize {
         let held = self.held.as_str();
         let starts = held.char_indices().map(|(i, _)| i);
-        starts.map(|i| &held[i..]).find(|tail| self.stops.iter().any(|s| s.starts_with(tail))).map_or(0, str::len)
+        starts
+            .map(|i| &held[i..])
+            .find(|tail| self.stops.iter().any(|s| s.starts_with(tail)))
+            .map_or(0, str::len)
     }
 }
 

@@ -1,0 +1,64 @@
+//! How well a model predicts a text.
+
+use torchless_kernels::scalar;
+
+use crate::Error;
+use crate::runtime::session::Session;
+
+/// The natural logarithm of the probability that `logits` give the token `id`.
+///
+/// # Panics
+/// If `id` is out of range.
+pub fn log_probability(logits: &[f32], id: u32) -> f64 {
+    let max = logits.iter().fold(f32::NEG_INFINITY, |max, &l| max.max(l));
+    let sum: f64 = logits.iter().map(|l| f64::from(scalar::exp(l - max))).sum();
+    f64::from(logits[id as usize] - max) - libm::log(sum)
+}
+
+/// How well a sequence was predicted.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Perplexity {
+    /// `ln p(token i+1 | the tokens before it)`, in order. The first token of each window is not predicted.
+    pub logprobs: Vec<f64>,
+}
+
+impl Perplexity {
+    /// Has the session predict each of `tokens` from those before it.
+    ///
+    /// What does not fit in the session's context at once is worked out in windows of that size, each from its own start.
+    /// `on_token` is called after each token.
+    ///
+    /// # Errors
+    /// If a token is not in the vocabulary, or a probability comes out as NaN.
+    pub fn measure(session: &mut Session, tokens: &[u32], mut on_token: impl FnMut()) -> Result<Self, Error> {
+        let mut logprobs = Vec::with_capacity(tokens.len());
+        for window in tokens.chunks(session.ctx()) {
+            session.reset();
+            session.score(window, |i, logits| {
+                if let Some(&next) = window.get(i + 1) {
+                    logprobs.push(log_probability(logits, next));
+                }
+                on_token();
+            })?;
+        }
+        if logprobs.iter().any(|l| l.is_nan()) {
+            return Err(Error::Request(
+                "the model computed NaN: its weights are damaged or overflow".to_owned(),
+            ));
+        }
+        Ok(Self { logprobs })
+    }
+
+    /// Mean negative log-probability, in nats a token; 0 where nothing was predicted.
+    pub fn nll(&self) -> f64 {
+        if self.logprobs.is_empty() {
+            return 0.0;
+        }
+        -self.logprobs.iter().sum::<f64>() / self.logprobs.len() as f64
+    }
+
+    /// `e^nll`.
+    pub fn ppl(&self) -> f64 {
+        libm::exp(self.nll())
+    }
+}
