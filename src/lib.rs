@@ -11,6 +11,7 @@ pub mod runtime;
 pub mod tokenizer;
 
 pub use error::{Error, Malformed};
+pub use torchless_kernels as kernels;
 
 #[cfg(target_endian = "big")]
 compile_error!("weights are used as they lie in the file, which is little-endian");

@@ -51,6 +51,15 @@ pub struct Session<'m> {
     observer: Box<dyn FnMut(Progress) + Send + 'm>,
 }
 
+/// Bytes a session allocates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Memory {
+    /// Keys and values.
+    pub kv_cache: usize,
+    /// The forward pass' buffers.
+    pub scratch: usize,
+}
+
 /// How far a chunk of tokens has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Progress {
@@ -89,6 +98,16 @@ impl<'m> Session<'m> {
             position: 0,
             observer: Box::new(|_| ()),
         })
+    }
+
+    /// Bytes a session with these options allocates. Memory that is not used yet costs nothing: the system provides it
+    /// page by page as the context fills.
+    pub fn memory(model: &Model, options: &SessionOptions) -> Memory {
+        let chunk = options.chunk.clamp(1, options.ctx);
+        Memory {
+            kv_cache: KvCache::bytes(model.config(), options.kv, options.ctx),
+            scratch: Scratch::bytes(model.config(), &model.weights, chunk),
+        }
     }
 
     /// Has `observer` called after each layer of each chunk.

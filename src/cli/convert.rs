@@ -1,0 +1,38 @@
+//! `torchless convert`: a model from elsewhere to a `.bin` file.
+
+use std::path::PathBuf;
+
+use torchless::format::convert::{Quant, convert};
+
+use super::output::bytes;
+use super::progress;
+
+/// Convert a Hugging Face folder or a GGUF file to a model file
+///
+/// The result is written beside DST and renamed when it is complete; an existing DST is replaced.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:\n  \
+    torchless convert ./Mistral-7B-v0.1 mistral.bin\n  \
+    torchless convert SmolLM2-135M-Instruct.Q4_1.gguf smol.bin --quant f32\n\n\
+    SRC: a folder with config.json, tokenizer.json and safetensors (f32, f16, bf16), or a GGUF\n\
+    file of a llama or mistral model (F32 F16 BF16 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K to Q6_K).")]
+pub struct Args {
+    /// A Hugging Face folder, or a GGUF file
+    src: PathBuf,
+    /// The model file to write
+    dst: PathBuf,
+    /// int8: every matrix; int8-proj: the MLP's gate and up only, which the original readers take; f32: none
+    #[arg(long, value_name = "KIND", default_value = "int8")]
+    quant: Quant,
+}
+
+pub fn run(args: Args) -> anyhow::Result<()> {
+    let bar = progress::Bytes::new();
+    let report = convert(&args.src, &args.dst, args.quant, &mut |at| bar.show(at))?;
+    drop(bar);
+    for note in &report.notes {
+        eprintln!("note: {note}");
+    }
+    eprintln!("{}: {} tensors, {}", args.dst.display(), report.tensors, bytes(report.bytes as usize));
+    Ok(())
+}

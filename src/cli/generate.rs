@@ -1,0 +1,192 @@
+//! `torchless generate`: a prompt in, text out.
+
+use std::cell::Cell;
+use std::io;
+use std::ops::ControlFlow;
+
+use serde_json::json;
+use torchless::model::Model;
+use torchless::runtime::generate::{FinishReason, GenerateOptions, Generated, generate};
+use torchless::runtime::sampler::Sampling;
+use torchless::runtime::session::{Progress, Session, SessionOptions};
+use torchless::tokenizer::EncodeOptions;
+
+use super::model::{ModelArgs, RunArgs};
+use super::output::{emit, emit_json};
+
+/// Continue a prompt: prints what the model writes after it
+///
+/// The same command gives the same text on every machine, at any number of threads; another --seed gives another text.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:\n  \
+    torchless generate \"The capital of France is\"\n  \
+    torchless generate -m mistral.bin -n 200 --temp 0 \"Once upon a time\"\n  \
+    torchless generate --json --seed 7 \"A haiku about rain:\" | jq -r .text")]
+pub struct Args {
+    /// The text to continue
+    prompt: String,
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Most tokens to generate
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 256)]
+    max_tokens: usize,
+    /// Go on past the end of the text, up to --max-tokens
+    #[arg(long)]
+    ignore_eos: bool,
+    /// End the text before this string; may be given several times
+    #[arg(long, value_name = "TEXT")]
+    stop: Vec<String>,
+    /// Recognise special tokens (such as <|im_start|>) written in the prompt
+    #[arg(long)]
+    special: bool,
+    #[command(flatten)]
+    sampling: SamplingArgs,
+    #[command(flatten)]
+    run: RunArgs,
+    /// Print one JSON object instead of text
+    #[arg(long)]
+    json: bool,
+    /// Report loading, tokens, layers and timings on stderr
+    #[arg(long)]
+    debug: bool,
+}
+
+/// How to choose tokens. The steps are applied in the order listed here, temperature last.
+#[derive(clap::Args)]
+#[command(next_help_heading = "Sampling")]
+struct SamplingArgs {
+    /// Make recent tokens less likely; 1 changes nothing
+    #[arg(long, value_name = "X", default_value_t = Sampling::default().repeat_penalty)]
+    repeat_penalty: f32,
+    /// Keep the K most likely tokens; 0 keeps all
+    #[arg(long, value_name = "K", default_value_t = Sampling::default().top_k)]
+    top_k: usize,
+    /// Keep the most likely tokens that together have probability P; 1 keeps all
+    #[arg(long, value_name = "P", default_value_t = Sampling::default().top_p)]
+    top_p: f32,
+    /// Keep tokens at least P times as likely as the most likely; 0 keeps all
+    #[arg(long, value_name = "P", default_value_t = Sampling::default().min_p)]
+    min_p: f32,
+    /// Temperature; 0 always takes the most likely token
+    #[arg(long, value_name = "T", default_value_t = Sampling::default().temperature)]
+    temp: f32,
+    /// Seed of the random choices
+    #[arg(long, value_name = "N", default_value_t = Sampling::default().seed)]
+    seed: u64,
+}
+
+impl From<&SamplingArgs> for Sampling {
+    fn from(args: &SamplingArgs) -> Self {
+        Self {
+            temperature: args.temp,
+            top_k: args.top_k,
+            top_p: args.top_p,
+            min_p: args.min_p,
+            repeat_penalty: args.repeat_penalty,
+            seed: args.seed,
+            ..Self::default()
+        }
+    }
+}
+
+pub fn run(args: Args) -> anyhow::Result<()> {
+    let sampling = Sampling::from(&args.sampling);
+    sampling.check()?;
+    let model = args.model.open(args.debug)?;
+    let prompt =
+        model.tokenizer().encode(&args.prompt, EncodeOptions { special: args.special, ..Default::default() });
+    let session_options = args.run.session_options(&model, prompt.len().saturating_add(args.max_tokens))?;
+    let mut session = Session::new(&model, &session_options)?;
+    if args.debug {
+        report_start(&model, &prompt, &session_options);
+        session.observe(report_layer(model.config().n_layers));
+    }
+    let options = GenerateOptions {
+        max_tokens: args.max_tokens,
+        sampling,
+        stop: args.stop,
+        ignore_eos: args.ignore_eos,
+    };
+    let failed = Cell::new(None);
+    let result = generate(&mut session, &prompt, &options, |text| stream(text, args.json, &failed))?;
+    if let Some(error) = failed.take() {
+        return Err(io::Error::into(error));
+    }
+    if args.debug {
+        report_end(&result);
+    }
+    if args.json {
+        emit_json(&to_json(&prompt, &result))?;
+    } else if !result.text.ends_with('\n') {
+        emit("\n")?;
+    }
+    Ok(())
+}
+
+fn stream(text: &str, quiet: bool, failed: &Cell<Option<io::Error>>) -> ControlFlow<()> {
+    if quiet {
+        return ControlFlow::Continue(());
+    }
+    match emit(text) {
+        Ok(()) => ControlFlow::Continue(()),
+        Err(error) => {
+            failed.set(Some(error));
+            ControlFlow::Break(())
+        }
+    }
+}
+
+fn to_json(prompt: &[u32], result: &Generated) -> serde_json::Value {
+    let reason = match result.finish_reason {
+        FinishReason::Stop => "stop",
+        FinishReason::Length => "length",
+        FinishReason::Cancelled => "cancelled",
+    };
+    json!({
+        "prompt_tokens": prompt,
+        "tokens": result.tokens,
+        "text": result.text,
+        "finish_reason": reason,
+        "timings": {
+            "prompt_tokens_per_s": result.timings.prompt_tokens_per_s(),
+            "tokens_per_s": result.timings.tokens_per_s(),
+            "ttft_ms": result.timings.first_token.as_secs_f64() * 1e3,
+        },
+    })
+}
+
+fn report_start(model: &Model, prompt: &[u32], options: &SessionOptions) {
+    let config = model.config();
+    eprintln!(
+        "model: {}, {} layers of {}, {} heads on {}, vocabulary {}",
+        config.architecture,
+        config.n_layers,
+        config.hidden_size,
+        config.n_heads,
+        config.n_kv_heads,
+        config.vocab_size
+    );
+    eprintln!("run: {}, {} threads, context {}", options.kernels.isa(), options.threads, options.ctx);
+    let pieces: Vec<_> = prompt.iter().map(|&id| model.tokenizer().piece(id).unwrap_or("?")).collect();
+    eprintln!("prompt: {} tokens {pieces:?}", prompt.len());
+}
+
+fn report_layer(n_layers: usize) -> impl FnMut(Progress) + Send {
+    move |at| {
+        let (first, last) = (at.position, at.position + at.tokens - 1);
+        let end = if at.layers == n_layers { '\n' } else { '\r' };
+        eprint!("position {first}..={last}: layer {}/{n_layers}{end}", at.layers);
+    }
+}
+
+fn report_end(result: &Generated) {
+    let t = &result.timings;
+    eprintln!(
+        "\nprompt: {} tokens, {:.1} tokens/s; answer: {} tokens, {:.1} tokens/s; first token after {:.0} ms",
+        t.prompt_tokens,
+        t.prompt_tokens_per_s(),
+        result.tokens.len(),
+        t.tokens_per_s(),
+        t.first_token.as_secs_f64() * 1e3
+    );
+}

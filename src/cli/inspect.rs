@@ -1,0 +1,164 @@
+//! `torchless inspect`: what a model file holds.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use serde_json::{Value, json};
+use torchless::format::bin::Tensor;
+use torchless::model::Model;
+use torchless::runtime::session::{Memory, Session};
+use torchless::tokenizer::Kind;
+
+use super::model::{ModelArgs, RunArgs};
+use super::output::{bytes, emit, emit_json};
+
+/// Show a model's configuration, tokenizer, tensors, and the memory it needs
+#[derive(clap::Args)]
+#[command(after_help = "Examples:\n  torchless inspect\n  torchless inspect -m model.bin --ctx 4096 --json")]
+pub struct Args {
+    /// The model file; the same as -m
+    #[arg(value_name = "PATH", conflicts_with = "model")]
+    path: Option<std::path::PathBuf>,
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    run: RunArgs,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(mut args: Args) -> anyhow::Result<()> {
+    if args.path.is_some() {
+        args.model.model = args.path.take();
+    }
+    let model = args.model.open(false)?;
+    let options = args.run.session_options(&model, model.config().max_position_embeddings)?;
+    let memory = Session::memory(&model, &options);
+    match args.json {
+        true => emit_json(&to_json(&model, options.ctx, memory))?,
+        false => emit(&to_text(&model, options.ctx, memory))?,
+    }
+    Ok(())
+}
+
+/// Bytes of all tensors of each dtype.
+fn bytes_by_dtype(tensors: &[Tensor]) -> BTreeMap<&'static str, usize> {
+    let mut by_dtype = BTreeMap::new();
+    for tensor in tensors {
+        *by_dtype.entry(tensor.dtype.name()).or_default() += tensor.bytes();
+    }
+    by_dtype
+}
+
+fn kind_name(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Metaspace => "metaspace",
+        Kind::ByteLevel => "byte_level",
+    }
+}
+
+fn to_json(model: &Model, ctx: usize, memory: Memory) -> Value {
+    let (config, tokenizer, file) = (model.config(), model.tokenizer(), model.file());
+    let spec = tokenizer.spec();
+    let tensor =
+        |t: &Tensor| json!({"name": t.name, "dtype": t.dtype.name(), "shape": t.shape, "bytes": t.bytes()});
+    json!({
+        "file": file.path().display().to_string(),
+        "bytes": file.bytes(),
+        "config": {
+            "architecture": config.architecture,
+            "hidden_size": config.hidden_size,
+            "intermediate_size": config.intermediate_size,
+            "n_layers": config.n_layers,
+            "n_heads": config.n_heads,
+            "n_kv_heads": config.n_kv_heads,
+            "head_dim": config.head_dim,
+            "vocab_size": config.vocab_size,
+            "max_position_embeddings": config.max_position_embeddings,
+            "sliding_window": config.sliding_window,
+            "rope_theta": config.rope_theta,
+            "norm_eps": config.norm_eps,
+            "tie_word_embeddings": config.tie_word_embeddings,
+        },
+        "tokenizer": {
+            "kind": kind_name(spec.kind),
+            "pre": spec.pre,
+            "pieces": spec.vocab.len(),
+            "merges": spec.merges.len(),
+            "special_tokens": spec.special_tokens.len(),
+            "bos_token_id": tokenizer.bos(),
+            "eos_token_ids": tokenizer.eos_ids(),
+            "add_bos": tokenizer.adds_bos(),
+            "chat_template": spec.chat_template.is_some(),
+        },
+        "tensors": file.tensors().iter().map(tensor).collect::<Vec<_>>(),
+        "bytes_by_dtype": bytes_by_dtype(file.tensors()),
+        "bytes_a_token": model.bytes_a_token(),
+        "memory": {"ctx": ctx, "kv_cache": memory.kv_cache, "scratch": memory.scratch},
+    })
+}
+
+fn to_text(model: &Model, ctx: usize, memory: Memory) -> String {
+    let (config, tokenizer, file) = (model.config(), model.tokenizer(), model.file());
+    let spec = tokenizer.spec();
+    let tied = if config.tie_word_embeddings { "tied to the embedding" } else { "its own" };
+    let window = config.sliding_window.map_or("none".to_owned(), |w| w.to_string());
+    let ids: Vec<_> = tokenizer.eos_ids().iter().map(u32::to_string).collect();
+    let bos = tokenizer.bos().map_or("none".to_owned(), |id| id.to_string());
+    let by_dtype: Vec<_> =
+        bytes_by_dtype(file.tensors()).iter().map(|(name, n)| format!("{} {name}", bytes(*n))).collect();
+    let rows = [
+        ("file", format!("{} ({})", file.path().display(), bytes(file.bytes()))),
+        ("architecture", config.architecture.clone()),
+        ("layers", config.n_layers.to_string()),
+        ("hidden size", format!("{}, MLP {}", config.hidden_size, config.intermediate_size)),
+        (
+            "heads",
+            format!("{} on {} key/value heads of {}", config.n_heads, config.n_kv_heads, config.head_dim),
+        ),
+        ("context", format!("{}, sliding window {window}", config.max_position_embeddings)),
+        ("rope theta", format!("{}, norm eps {:e}", config.rope_theta, config.norm_eps)),
+        ("vocabulary", format!("{}, head {tied}", config.vocab_size)),
+        (
+            "tokenizer",
+            format!(
+                "{}{}, {} pieces, {} merges, {} special",
+                kind_name(spec.kind),
+                spec.pre.as_deref().map_or(String::new(), |p| format!(" ({p})")),
+                spec.vocab.len(),
+                spec.merges.len(),
+                spec.special_tokens.len()
+            ),
+        ),
+        (
+            "begin, end",
+            format!(
+                "begin {bos} ({}), end {}",
+                if tokenizer.adds_bos() { "added" } else { "not added" },
+                if ids.is_empty() { "none".to_owned() } else { ids.join(", ") }
+            ),
+        ),
+        ("weights", by_dtype.join(", ")),
+        ("a token reads", bytes(model.bytes_a_token())),
+        (
+            "memory",
+            format!(
+                "{} of keys and values at context {ctx}, {} of buffers; weights stay in the file's cache",
+                bytes(memory.kv_cache),
+                bytes(memory.scratch)
+            ),
+        ),
+    ];
+    let mut text = String::new();
+    for (name, value) in rows {
+        let _ = writeln!(text, "{name:<14} {value}");
+    }
+    text.push('\n');
+    for tensor in file.tensors() {
+        let shape: Vec<_> = tensor.shape.iter().map(usize::to_string).collect();
+        let (dtype, size) = (tensor.dtype.name(), bytes(tensor.bytes()));
+        let _ = writeln!(text, "{dtype:<5} {:>14} {size:>10}  {}", shape.join(" x "), tensor.name);
+    }
+    text
+}

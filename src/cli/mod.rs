@@ -1,0 +1,123 @@
+//! The command line: one file a subcommand. Results go to stdout, everything else to stderr.
+
+mod convert;
+mod generate;
+mod inspect;
+mod model;
+mod output;
+mod perplexity;
+mod progress;
+mod pull;
+mod tokenize;
+
+use std::ffi::OsString;
+use std::io;
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+/// Runs language models of the Mistral and Llama families on the CPU.
+///
+/// Without a model named, everything uses SmolLM2-135M-Instruct, which is fetched on first use.
+#[derive(Parser)]
+#[command(
+    name = "torchless",
+    version,
+    long_version = concat!(
+        env!("CARGO_PKG_VERSION"), " (", env!("TORCHLESS_REVISION"), ")\n",
+        env!("TORCHLESS_RUSTC"), "\n", env!("TORCHLESS_TARGET"),
+    ),
+    override_usage = "torchless <COMMAND> [OPTIONS]\n       torchless <MODEL> <PROMPT> [OPTIONS]   short for: torchless generate -m MODEL PROMPT",
+    after_help = "Examples:\n  \
+        torchless generate \"The capital of France is\"\n  \
+        torchless convert ./Mistral-7B-v0.1 mistral.bin\n  \
+        torchless mistral.bin \"Once upon a time\" --debug\n\n\
+        Results go to stdout, everything else to stderr; --json gives results for machines.\n\
+        Exit codes: 0 good, 1 the operation failed, 2 wrong usage."
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Generate(generate::Args),
+    Perplexity(perplexity::Args),
+    Tokenize(tokenize::Args),
+    Inspect(inspect::Args),
+    Convert(convert::Args),
+    Pull(pull::Args),
+}
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse_from(expand_short_form(std::env::args_os().collect()));
+    let result = match cli.command {
+        Command::Generate(args) => generate::run(args),
+        Command::Perplexity(args) => perplexity::run(args),
+        Command::Tokenize(args) => tokenize::run(args),
+        Command::Inspect(args) => inspect::run(args),
+        Command::Convert(args) => convert::run(args),
+        Command::Pull(args) => pull::run(args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever read our output has seen enough (`torchless … | head -1`).
+        Err(e) if is_broken_pipe(&e) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("error: {}", output::one_line(&format!("{e:#}")));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
+}
+
+/// Turns `torchless MODEL PROMPT …` into `torchless generate -m MODEL PROMPT …`.
+///
+/// The first argument is a model when it is no command and looks like a path (a mistyped command does not).
+fn expand_short_form(mut args: Vec<OsString>) -> Vec<OsString> {
+    let is_model = args.get(1).is_some_and(|first| {
+        let text = first.to_string_lossy();
+        let is_command = Cli::command().get_subcommands().any(|c| c.get_name() == text) || text == "help";
+        let looks_like_path =
+            text.contains(['/', '.', std::path::MAIN_SEPARATOR]) || Path::new(first).exists();
+        !is_command && !text.starts_with('-') && looks_like_path
+    });
+    if is_model {
+        args.splice(1..1, ["generate".into(), "-m".into()]);
+    }
+    args
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn expand(args: &[&str]) -> Vec<String> {
+        let args = args.iter().map(OsString::from).collect();
+        expand_short_form(args).into_iter().map(|a| a.into_string().unwrap()).collect()
+    }
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_path_and_a_prompt_are_short_for_generate() {
+        assert_eq!(
+            expand(&["torchless", "m.bin", "hi", "--debug"])[1..],
+            ["generate", "-m", "m.bin", "hi", "--debug"]
+        );
+        for unchanged in
+            [&["torchless", "generate", "hi"][..], &["torchless", "generat", "hi"], &["torchless", "-V"]]
+        {
+            assert_eq!(expand(unchanged), unchanged);
+        }
+    }
+}

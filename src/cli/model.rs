@@ -1,0 +1,97 @@
+//! Options that several commands share: which model, and how to run it.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::Context;
+use torchless::model::Model;
+use torchless::runtime::KvType;
+use torchless::runtime::session::SessionOptions;
+use torchless::{kernels::Kernels, pull};
+
+use super::progress;
+
+/// Which model.
+#[derive(clap::Args)]
+pub struct ModelArgs {
+    /// The model file, as `torchless convert` writes it [default: SmolLM2-135M-Instruct, fetched on first use]
+    #[arg(short, long, value_name = "PATH", env = "TORCHLESS_MODEL", hide_env_values = true)]
+    pub model: Option<PathBuf>,
+}
+
+impl ModelArgs {
+    /// Opens the model; fetches the default one if that is what is wanted and it is not there yet.
+    pub fn open(&self, debug: bool) -> anyhow::Result<Model> {
+        let path = match &self.model {
+            Some(path) => path.clone(),
+            None => default_model()?,
+        };
+        let start = Instant::now();
+        let model = Model::open(&path)?;
+        if debug {
+            let (ms, bytes) = (start.elapsed().as_millis(), super::output::bytes(model.file().bytes()));
+            eprintln!("load: {} ({bytes}) in {ms} ms", path.display());
+        }
+        Ok(model)
+    }
+}
+
+fn default_model() -> anyhow::Result<PathBuf> {
+    let path = pull::default_model_path()?;
+    if path.exists() {
+        return Ok(path);
+    }
+    eprintln!("Fetching the default model, SmolLM2-135M-Instruct (98 MB), once, to {}", path.display());
+    let bar = progress::Bytes::new();
+    Ok(pull::pull(&mut |at| bar.show(at))?)
+}
+
+/// How to run it.
+#[derive(clap::Args)]
+#[command(next_help_heading = "Running")]
+pub struct RunArgs {
+    /// Worker threads [default: the CPUs this process may use]
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
+    /// Positions to make room for, prompt and answer together [default: what is needed]
+    #[arg(short, long, value_name = "N")]
+    pub ctx: Option<usize>,
+    /// Instruction set: auto, or one this CPU has; TORCHLESS_ISA does the same
+    #[arg(long, value_name = "NAME", default_value = "auto")]
+    isa: String,
+    /// What keys and values are kept as [default: f16, but f32 where all weights are]
+    #[arg(long, value_enum, value_name = "TYPE")]
+    kv: Option<Kv>,
+}
+
+/// [`KvType`] on the command line.
+#[derive(Clone, Copy, clap::ValueEnum)]
+pub enum Kv {
+    F32,
+    F16,
+}
+
+impl From<Kv> for KvType {
+    fn from(kv: Kv) -> Self {
+        match kv {
+            Kv::F32 => Self::F32,
+            Kv::F16 => Self::F16,
+        }
+    }
+}
+
+impl RunArgs {
+    /// The session that is asked for; with no `--ctx`, room for `needed` positions as far as the model allows.
+    pub fn session_options(&self, model: &Model, needed: usize) -> anyhow::Result<SessionOptions> {
+        let mut options = SessionOptions::new(model);
+        options.ctx = self.ctx.unwrap_or(needed.clamp(1, options.ctx));
+        options.kernels = Kernels::choose(Some(&self.isa)).context("--isa (or TORCHLESS_ISA)")?;
+        if let Some(threads) = self.threads {
+            options.threads = threads.into();
+        }
+        if let Some(kv) = self.kv {
+            options.kv = kv.into();
+        }
+        Ok(options)
+    }
+}

@@ -1,0 +1,40 @@
+//! Progress bars on stderr; nothing is shown where that is not a terminal.
+
+use indicatif::{ProgressBar, ProgressStyle};
+use torchless::format::convert::Progress;
+
+/// A bar that counts bytes, fed by converting and pulling.
+pub struct Bytes(ProgressBar);
+
+impl Bytes {
+    /// A bar that shows itself with the first step.
+    pub fn new() -> Self {
+        let bar = ProgressBar::new(0);
+        bar.set_style(style("{bar:30} {decimal_bytes}/{decimal_total_bytes} {wide_msg}"));
+        Self(bar)
+    }
+
+    /// Shows how far the work has come.
+    pub fn show(&self, at: Progress<'_>) {
+        if self.0.message() != at.step {
+            self.0.set_message(at.step.to_owned());
+        }
+        self.0.set_length(at.total);
+        self.0.set_position(at.done);
+    }
+}
+
+impl Drop for Bytes {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
+}
+
+/// A bar that counts tokens.
+pub fn tokens(n: usize) -> ProgressBar {
+    ProgressBar::new(n as u64).with_style(style("{bar:30} {pos}/{len} tokens, {per_sec}, {eta} left"))
+}
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
+}

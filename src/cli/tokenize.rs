@@ -1,0 +1,89 @@
+//! `torchless tokenize`: text to token ids and back.
+
+use std::io::Read;
+
+use anyhow::{Context, bail};
+use serde_json::json;
+use torchless::tokenizer::{EncodeOptions, Tokenizer};
+
+use super::model::ModelArgs;
+use super::output::{emit, emit_json, emit_line};
+
+/// Show the tokens of a text, or the text of tokens
+#[derive(clap::Args)]
+#[command(after_help = "Examples:\n  \
+    torchless tokenize \"Hello world\"\n  \
+    torchless tokenize --stdin --json < book.txt\n  \
+    torchless tokenize --decode \"504 3575 282 4649 314\"\n\n\
+    --json gives {ids, pieces}, or {text} with --decode.")]
+pub struct Args {
+    /// The text
+    #[arg(required_unless_present_any = ["stdin", "decode"], conflicts_with_all = ["stdin", "decode"])]
+    text: Option<String>,
+    /// Read the text (or, with --decode -, the ids) from stdin
+    #[arg(long)]
+    stdin: bool,
+    /// Token ids to turn into text, between commas or white space; - reads them from stdin
+    #[arg(long, value_name = "IDS")]
+    decode: Option<String>,
+    /// Do not begin with BOS where the model would
+    #[arg(long)]
+    no_bos: bool,
+    /// Recognise special tokens in the text; with --decode, show them
+    #[arg(long)]
+    special: bool,
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(args: Args) -> anyhow::Result<()> {
+    let model = args.model.open(false)?;
+    let tokenizer = model.tokenizer();
+    if let Some(ids) = &args.decode {
+        let ids = if ids == "-" { read_stdin()? } else { ids.clone() };
+        return decode(tokenizer, &parse_ids(&ids)?, &args);
+    }
+    let text = match &args.text {
+        Some(text) => text.clone(),
+        None => read_stdin()?,
+    };
+    let ids = tokenizer.encode(&text, EncodeOptions { bos: !args.no_bos, special: args.special });
+    let pieces: Vec<_> = ids.iter().map(|&id| tokenizer.piece(id).unwrap_or_default()).collect();
+    if args.json {
+        emit_json(&json!({ "ids": ids, "pieces": pieces }))?;
+    } else {
+        let lines = ids.iter().zip(&pieces).map(|(id, piece)| format!("{id}\t{}\n", piece.escape_debug()));
+        emit(&lines.collect::<String>())?;
+    }
+    Ok(())
+}
+
+fn decode(tokenizer: &Tokenizer, ids: &[u32], args: &Args) -> anyhow::Result<()> {
+    if let Some(id) = ids.iter().find(|&&id| tokenizer.piece(id).is_none()) {
+        bail!(
+            "token id {id} is not in the vocabulary, which ends at {}",
+            tokenizer.vocab_len().saturating_sub(1)
+        );
+    }
+    let text = if args.special { tokenizer.decode_with_special(ids) } else { tokenizer.decode(ids) };
+    match args.json {
+        true => emit_json(&json!({ "text": text }))?,
+        false => emit_line(&text)?,
+    }
+    Ok(())
+}
+
+fn parse_ids(text: &str) -> anyhow::Result<Vec<u32>> {
+    let words = text.split(|c: char| c == ',' || c.is_whitespace()).filter(|w| !w.is_empty());
+    words.map(|word| word.parse().with_context(|| format!("{word:?} is not a token id"))).collect()
+}
+
+fn read_stdin() -> anyhow::Result<String> {
+    let mut bytes = Vec::new();
+    std::io::stdin().read_to_end(&mut bytes).context("stdin")?;
+    String::from_utf8(bytes)
+        .map_err(|e| anyhow::anyhow!("stdin: not UTF-8 text (byte {})", e.utf8_error().valid_up_to()))
+}
