@@ -31,18 +31,12 @@ pub enum Error {
 impl Error {
     /// Turns an [`io::Error`] into an [`Error`] that names `path`; for `map_err`.
     pub fn io(path: impl AsRef<Path>) -> impl FnOnce(io::Error) -> Error {
-        move |source| Error::Io {
-            path: path.as_ref().to_owned(),
-            source,
-        }
+        move |source| Error::Io { path: path.as_ref().to_owned(), source }
     }
 
     /// An [`Error::File`] for a problem found in `path`.
     pub fn file(path: impl AsRef<Path>, problem: impl Into<String>) -> Error {
-        Error::File {
-            path: path.as_ref().to_owned(),
-            problem: Malformed(problem.into()),
-        }
+        Error::File { path: path.as_ref().to_owned(), problem: Malformed(problem.into()) }
     }
 }
 
@@ -56,9 +50,6 @@ pub struct Malformed(pub String);
 impl Malformed {
     /// The same problem, with the name of the file it was found in; for `map_err`.
     pub fn in_file(path: impl AsRef<Path>) -> impl FnOnce(Malformed) -> Error {
-        move |problem| Error::File {
-            path: path.as_ref().to_owned(),
-            problem,
-        }
+        move |problem| Error::File { path: path.as_ref().to_owned(), problem }
     }
 }

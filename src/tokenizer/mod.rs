@@ -1,5 +1,6 @@
 //! Text to token ids and back.
 
 pub mod spec;
+pub mod spm;
 
 pub use spec::{Kind, Spec};

@@ -1,0 +1,27 @@
+//! Memory-mapped files.
+
+use std::fs::{self, File};
+use std::path::Path;
+
+use memmap2::Mmap;
+
+use crate::Error;
+
+/// Maps the whole of a regular file, read-only.
+///
+/// # Errors
+/// When `path` cannot be opened or is not a regular file (a folder, a pipe, …).
+#[allow(unsafe_code)]
+pub fn map_file(path: &Path) -> Result<Mmap, Error> {
+    // Asked before opening, which would wait for a pipe's other end.
+    if !fs::metadata(path).map_err(Error::io(path))?.is_file() {
+        return Err(Error::file(path, "not a regular file"));
+    }
+    let file = File::open(path).map_err(Error::io(path))?;
+    // SAFETY: the map is read-only and nothing in this process writes to the file. Another process may, and no
+    // operating system offers a way to rule that out: a file that is truncated while mapped ends this process with
+    // SIGBUS, one that is overwritten in place changes the bytes under the reader. Those who read a map bound-check
+    // against its length and treat its bytes as untrusted, so that changed bytes mean wrong numbers; text is copied
+    // out before it outlives the reading of a header. Our own files are replaced by renaming, never written in place.
+    unsafe { Mmap::map(&file) }.map_err(Error::io(path))
+}
