@@ -83,6 +83,14 @@ fn tensor_shapes(c: &Config) -> impl Iterator<Item = (String, Vec<usize>)> {
         .chain(head)
 }
 
+/// The width of a head where the source does not give it.
+pub fn head_dim(hidden_size: usize, n_heads: usize) -> Result<usize, Malformed> {
+    if n_heads == 0 || !hidden_size.is_multiple_of(n_heads) {
+        return Err(Malformed(format!("{n_heads} heads do not divide a width of {hidden_size}")));
+    }
+    Ok(hidden_size / n_heads)
+}
+
 /// Checks what the sizes of a configuration from outside must satisfy before anything is computed with them.
 pub fn check_config(c: &Config) -> Result<(), Malformed> {
     let fail = |problem: String| Err(Malformed(problem));

@@ -7,7 +7,7 @@ use memmap2::Mmap;
 
 use super::Gguf;
 use crate::Malformed;
-use crate::format::source::{Source, Tensor, check_config};
+use crate::format::source::{Source, Tensor, added_tokens_note, check_config, head_dim};
 use crate::model::Config;
 use crate::tokenizer::{Kind, Spec, spm};
 
@@ -114,13 +114,6 @@ fn config(gguf: &Gguf<'_>) -> Result<Config, Malformed> {
     };
     check_config(&config)?;
     Ok(config)
-}
-
-fn head_dim(hidden_size: usize, n_heads: usize) -> Result<usize, Malformed> {
-    if n_heads == 0 || !hidden_size.is_multiple_of(n_heads) {
-        return Err(Malformed(format!("{n_heads} heads do not divide a width of {hidden_size}")));
-    }
-    Ok(hidden_size / n_heads)
 }
 
 /// Refuses every key that may change what the model computes and that [`config`] does not read.
@@ -237,7 +230,7 @@ fn tokenizer(gguf: &Gguf<'_>, vocab_size: usize) -> Result<(Spec, Vec<String>), 
     let mut notes = Vec::new();
     let user_defined = types.iter().filter(|&&kind| kind == USER_DEFINED).count();
     if user_defined > 0 {
-        notes.push(crate::format::source::added_tokens_note(user_defined));
+        notes.push(added_tokens_note(user_defined));
     }
     for ((id, token), kind) in (0u32..).zip(tokens).zip(types) {
         // Converters fill the holes of a byte-level vocabulary with unused tokens of made-up names.
