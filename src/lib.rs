@@ -8,6 +8,7 @@
 pub mod error;
 pub mod format;
 pub mod model;
+pub mod pull;
 pub mod runtime;
 pub mod tokenizer;
 
