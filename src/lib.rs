@@ -3,10 +3,13 @@
 //! Weights are int8 or f32 straight from a memory-mapped `.bin` file. With int8 weights the logits are the same bits on
 //! every CPU, at every thread count, and however the prompt was split into batches.
 
+#![deny(unsafe_code)]
+
 pub mod error;
 pub mod format;
 pub mod model;
 pub mod perplexity;
+pub mod pull;
 pub mod runtime;
 pub mod tokenizer;
 

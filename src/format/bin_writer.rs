@@ -1,0 +1,375 @@
+//! Writing the `.bin` model file.
+//!
+//! `header_size` (u64, little-endian), a JSON header padded with spaces so that the payload starts at a multiple of 64,
+//! then the tensors in the order of the header, each starting at a multiple of 64: a tensor's data, and after it, for
+//! int8, its scales. Offsets are relative to the start of the payload; `scale_size` is the number of scales. The layout
+//! follows from names and shapes alone, so the header is written first and the weights stream past.
+
+use std::fs::File;
+use std::io::{Seek, SeekFrom, Write};
+
+use serde_json::{Map, Value, json};
+
+use crate::format::atomic::AtomicFile;
+use crate::model::Config;
+use crate::tokenizer::{Kind, Spec};
+use crate::{Error, Malformed};
+
+/// Values that share a scale: consecutive ones of the flattened tensor.
+const GROUP: usize = 64;
+/// Tensors and scales start at multiples of this many bytes from the start of the payload.
+const ALIGNMENT: u64 = 64;
+/// Values buffered before they are written: 1 MiB of f32.
+const CHUNK: usize = 1 << 18;
+
+/// How a tensor is stored in the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dtype {
+    /// Four bytes a value.
+    F32,
+    /// One byte a value and an f32 scale for every 64.
+    Int8,
+}
+
+/// A tensor to write.
+#[derive(Debug, Clone)]
+pub struct TensorInfo {
+    /// Hugging Face's name.
+    pub name: String,
+    /// `[rows, cols]`, or `[n]`.
+    pub shape: Vec<usize>,
+    /// How to store it.
+    pub dtype: Dtype,
+}
+
+/// Where a tensor lies, relative to the start of the payload.
+struct Place {
+    dtype: Dtype,
+    rows: usize,
+    cols: usize,
+    offset: u64,
+    scale_offset: u64,
+    scale_count: u64,
+}
+
+/// The header of a `.bin` file and where its tensors go.
+pub struct Layout {
+    header: Vec<u8>,
+    places: Vec<Place>,
+}
+
+impl Layout {
+    /// Lays out `tensors`.
+    ///
+    /// # Errors
+    /// When a size cannot be counted or two pieces of the vocabulary are the same.
+    pub fn new(config: &Config, tokenizer: &Spec, tensors: &[TensorInfo]) -> Result<Self, Malformed> {
+        let places = lay_out(tensors)?;
+        let header = header(config, tokenizer, tensors, &places)?;
+        Ok(Self { header, places })
+    }
+
+    /// Where the payload starts in the file.
+    fn base(&self) -> u64 {
+        8 + self.header.len() as u64
+    }
+
+    /// Bytes of the complete file.
+    pub fn total_bytes(&self) -> u64 {
+        self.base() + self.places.last().map_or(0, Place::end)
+    }
+}
+
+/// A `.bin` file being written: the header on creation, then the tensors in any order.
+pub struct BinWriter {
+    file: AtomicFile,
+    layout: Layout,
+}
+
+impl BinWriter {
+    /// Writes the header to `file`.
+    ///
+    /// # Errors
+    /// When writing fails.
+    pub fn new(mut file: AtomicFile, layout: Layout) -> Result<Self, Error> {
+        let out = file.file();
+        out.write_all(&(layout.header.len() as u64).to_le_bytes())
+            .and_then(|()| out.write_all(&layout.header))
+            .map_err(Error::io(file.destination()))?;
+        Ok(Self { file, layout })
+    }
+
+    /// Writes tensor `index`, whose values `read_row(row, out)` delivers row by row; `written(bytes)` is told of every
+    /// chunk that reached the file.
+    ///
+    /// # Errors
+    /// What `read_row` returns, or when writing fails.
+    pub fn write_tensor(
+        &mut self,
+        index: usize,
+        mut read_row: impl FnMut(usize, &mut [f32]) -> Result<(), Error>,
+        mut written: impl FnMut(u64),
+    ) -> Result<(), Error> {
+        let place = &self.layout.places[index];
+        let mut chunk = Chunk::new(place, self.layout.base());
+        let mut values: Vec<f32> = Vec::new();
+        for row in 0..place.rows {
+            let start = values.len();
+            values.resize(start + place.cols, 0.0);
+            read_row(row, &mut values[start..])?;
+            let last = row + 1 == place.rows;
+            if values.len() < CHUNK && !last {
+                continue;
+            }
+            // A group that runs across the end of this row waits for the rest of its values.
+            let ready = if last { values.len() } else { values.len() / GROUP * GROUP };
+            let bytes = chunk
+                .write(self.file.file(), &values[..ready])
+                .map_err(Error::io(self.file.destination()))?;
+            written(bytes);
+            values.drain(..ready);
+        }
+        Ok(())
+    }
+
+    /// Makes the file durable and gives it its name.
+    pub fn finish(self) -> Result<(), Error> {
+        self.file.commit()
+    }
+}
+
+impl Place {
+    fn data_bytes(&self) -> u64 {
+        let width = if self.dtype == Dtype::F32 { 4 } else { 1 };
+        (self.rows * self.cols * width) as u64
+    }
+
+    fn end(&self) -> u64 {
+        match self.dtype {
+            Dtype::F32 => self.offset + self.data_bytes(),
+            Dtype::Int8 => self.scale_offset + 4 * self.scale_count,
+        }
+    }
+}
+
+/// Gives every tensor its place.
+fn lay_out(tensors: &[TensorInfo]) -> Result<Vec<Place>, Malformed> {
+    let mut places: Vec<Place> = Vec::new();
+    for tensor in tensors {
+        let (rows, cols) = match tensor.shape[..] {
+            [cols] => (1, cols),
+            [rows, cols] => (rows, cols),
+            _ => return Err(Malformed(format!("tensor {}: shape {:?}", tensor.name, tensor.shape))),
+        };
+        // Below 2^56 bytes a tensor nothing that follows can overflow.
+        if rows.checked_mul(cols).is_none_or(|len| len >= 1 << 54) {
+            return Err(Malformed(format!("tensor {}: too large to store", tensor.name)));
+        }
+        let mut place = Place {
+            dtype: tensor.dtype,
+            rows,
+            cols,
+            offset: places.last().map_or(0, Place::end).next_multiple_of(ALIGNMENT),
+            scale_offset: 0,
+            scale_count: 0,
+        };
+        if tensor.dtype == Dtype::Int8 {
+            place.scale_offset = (place.offset + place.data_bytes()).next_multiple_of(ALIGNMENT);
+            place.scale_count = (rows * cols).div_ceil(GROUP) as u64;
+        }
+        places.push(place);
+    }
+    Ok(places)
+}
+
+/// The JSON header, padded.
+fn header(
+    config: &Config,
+    tokenizer: &Spec,
+    tensors: &[TensorInfo],
+    places: &[Place],
+) -> Result<Vec<u8>, Malformed> {
+    let entries = tensors.iter().zip(places).map(|(tensor, place)| {
+        let mut entry = json!({"dtype": "f32", "shape": tensor.shape, "offset": place.offset});
+        if place.dtype == Dtype::Int8 {
+            entry["dtype"] = json!("int8");
+            entry["scale_offset"] = json!(place.scale_offset);
+            entry["scale_size"] = json!(place.scale_count);
+        }
+        (tensor.name.clone(), entry)
+    });
+    let any_int8 = places.iter().any(|place| place.dtype == Dtype::Int8);
+    let header = json!({
+        "metadata": metadata(config, tokenizer, if any_int8 { "int8" } else { "f32" }),
+        "tokenizer": tokenizer_object(tokenizer)?,
+        "tensors": entries.collect::<Map<_, _>>(),
+    });
+    let mut header = header.to_string().into_bytes();
+    let padded = (8 + header.len() as u64).next_multiple_of(ALIGNMENT) - 8;
+    header.resize(padded as usize, b' ');
+    Ok(header)
+}
+
+/// The header's `metadata`: strings throughout, floats and "None" as Python spells them.
+fn metadata(c: &Config, tokenizer: &Spec, quant: &str) -> Value {
+    let mut metadata = json!({
+        "format_version": "1.1",
+        "architecture": c.architecture,
+        "hidden_size": c.hidden_size.to_string(),
+        "intermediate_size": c.intermediate_size.to_string(),
+        "n_layers": c.n_layers.to_string(),
+        "n_heads": c.n_heads.to_string(),
+        "n_kv_heads": c.n_kv_heads.to_string(),
+        "head_dim": c.head_dim.to_string(),
+        "vocab_size": c.vocab_size.to_string(),
+        "max_position_embeddings": c.max_position_embeddings.to_string(),
+        "sliding_window": c.sliding_window.map_or("None".to_owned(), |window| window.to_string()),
+        "rope_theta": python_float(&format!("{:?}", c.rope_theta)),
+        "norm_eps": python_float(&format!("{:?}", c.norm_eps)),
+        "act_type": "silu",
+        "tie_word_embeddings": if c.tie_word_embeddings { "True" } else { "False" },
+        "quant": quant,
+    });
+    if let Some(bos) = tokenizer.bos_token_id {
+        metadata["bos_token_id"] = json!(bos.to_string());
+    }
+    if !tokenizer.eos_token_ids.is_empty() {
+        let ids: Vec<String> = tokenizer.eos_token_ids.iter().map(u32::to_string).collect();
+        metadata["eos_token_id"] = json!(ids.join(","));
+    }
+    metadata
+}
+
+/// Python's `repr` from Rust's: both are the shortest that reads back, and switch to exponents at the same magnitudes;
+/// Python's exponents have a sign and two digits at least.
+fn python_float(repr: &str) -> String {
+    match repr.split_once('e') {
+        None => repr.to_owned(),
+        Some((mantissa, exponent)) => {
+            let (sign, digits) = match exponent.strip_prefix('-') {
+                Some(digits) => ('-', digits),
+                None => ('+', exponent),
+            };
+            format!("{mantissa}e{sign}{digits:0>2}")
+        }
+    }
+}
+
+/// The header's `tokenizer`.
+fn tokenizer_object(tokenizer: &Spec) -> Result<Value, Malformed> {
+    let mut vocab = Map::new();
+    for (piece, id) in &tokenizer.vocab {
+        if vocab.insert(piece.clone(), json!(id)).is_some() {
+            return Err(Malformed(format!("two tokens of the vocabulary are {piece:?}")));
+        }
+    }
+    // "left right" is read by splitting at the first space, so a left part that holds one needs the other spelling.
+    let pairs = tokenizer.merges.iter().any(|(left, _)| left.contains(' '));
+    let merge = |(left, right): &(String, String)| match pairs {
+        true => json!([left, right]),
+        false => json!(format!("{left} {right}")),
+    };
+    let special = tokenizer.special_tokens.iter().map(|(piece, id)| (piece.clone(), json!(id)));
+    let mut object = json!({
+        "kind": match tokenizer.kind { Kind::Metaspace => "metaspace", Kind::ByteLevel => "byte_level" },
+        "vocab": vocab,
+        "merges": tokenizer.merges.iter().map(merge).collect::<Vec<_>>(),
+        "special_tokens": special.collect::<Map<_, _>>(),
+    });
+    if let Some(pre) = &tokenizer.pre {
+        object["pre"] = json!(pre);
+    }
+    if let Some(add_bos) = tokenizer.add_bos {
+        object["add_bos"] = json!(add_bos);
+    }
+    if let Some(template) = &tokenizer.chat_template {
+        object["chat_template"] = json!(template);
+    }
+    Ok(object)
+}
+
+/// The part of a tensor that is written next.
+struct Chunk {
+    dtype: Dtype,
+    /// Where in the file the next data and scales go.
+    data: u64,
+    scales: u64,
+    data_bytes: Vec<u8>,
+    scale_bytes: Vec<u8>,
+}
+
+impl Chunk {
+    fn new(place: &Place, base: u64) -> Self {
+        Self {
+            dtype: place.dtype,
+            data: base + place.offset,
+            scales: base + place.scale_offset,
+            data_bytes: Vec::new(),
+            scale_bytes: Vec::new(),
+        }
+    }
+
+    /// Writes the values that follow those written so far. Returns the number of bytes.
+    fn write(&mut self, out: &mut File, values: &[f32]) -> std::io::Result<u64> {
+        self.data_bytes.clear();
+        self.scale_bytes.clear();
+        match self.dtype {
+            Dtype::F32 => self.data_bytes.extend(values.iter().flat_map(|value| value.to_le_bytes())),
+            Dtype::Int8 => {
+                for group in values.chunks(GROUP) {
+                    let scale = quantize_group(group, &mut self.data_bytes);
+                    self.scale_bytes.extend(scale.to_le_bytes());
+                }
+            }
+        }
+        for (at, bytes) in [(&mut self.data, &self.data_bytes), (&mut self.scales, &self.scale_bytes)] {
+            if !bytes.is_empty() {
+                out.seek(SeekFrom::Start(*at))?;
+                out.write_all(bytes)?;
+                *at += bytes.len() as u64;
+            }
+        }
+        Ok((self.data_bytes.len() + self.scale_bytes.len()) as u64)
+    }
+}
+
+/// Appends the int8 form of a group of finite values and returns its scale, 127 / max|w|: `w ≈ q / scale`.
+///
+/// A group of zeros, or of values so small that the scale is not finite, has scale infinity and zero bytes.
+fn quantize_group(group: &[f32], out: &mut Vec<u8>) -> f32 {
+    let max = group.iter().fold(0.0f32, |max, value| max.max(value.abs()));
+    let scale = 127.0 / max;
+    if scale.is_infinite() {
+        out.resize(out.len() + group.len(), 0);
+        return f32::INFINITY;
+    }
+    let quantize = |value: &f32| (value * scale).round_ties_even().clamp(-127.0, 127.0) as i8 as u8;
+    out.extend(group.iter().map(quantize));
+    scale
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn floats_as_python_spells_them() {
+        let f64s =
+            [(1e-5, "1e-05"), (1e4, "10000.0"), (0.0001, "0.0001"), (1.5e-7, "1.5e-07"), (1e16, "1e+16")];
+        for (value, expected) in f64s {
+            assert_eq!(python_float(&format!("{value:?}")), expected);
+        }
+        assert_eq!(python_float(&format!("{:?}", 1e-5f32)), "1e-05");
+    }
+
+    #[test]
+    fn merges_with_a_space_on_the_left_are_written_as_pairs() {
+        let merges = |pairs: &[(&str, &str)]| {
+            let merges = pairs.iter().map(|&(l, r)| (l.into(), r.into())).collect();
+            let spec = Spec { merges, ..Spec::default() };
+            tokenizer_object(&spec).unwrap()["merges"].clone()
+        };
+        assert_eq!(merges(&[("a", "b"), ("ab", " c")]), json!(["a b", "ab  c"]));
+        assert_eq!(merges(&[("a", "b"), ("a b", "c")]), json!([["a", "b"], ["a b", "c"]]));
+    }
+}

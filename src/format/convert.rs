@@ -1,0 +1,156 @@
+//! Converting a Hugging Face folder or a GGUF file to a `.bin` model file.
+//!
+//! Tensor by tensor and a block of rows at a time: the source is memory-mapped and neither the model nor one of its
+//! large tensors is ever in memory as a whole.
+
+use std::fs;
+use std::path::Path;
+use std::str::FromStr;
+
+use crate::format::atomic::AtomicFile;
+use crate::format::bin_writer::{BinWriter, Dtype, Layout, TensorInfo};
+use crate::format::map::map_file;
+use crate::format::source::Source;
+use crate::format::{gguf, hf};
+use crate::{Error, Malformed};
+
+/// Which tensors become int8.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Quant {
+    /// Every matrix, the embedding and the head included. Norms stay f32.
+    #[default]
+    Int8,
+    /// Only `mlp.gate_proj` and `mlp.up_proj`, which is what the original readers can read.
+    Int8Proj,
+    /// None.
+    F32,
+}
+
+impl FromStr for Quant {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        match name {
+            "int8" => Ok(Self::Int8),
+            "int8-proj" => Ok(Self::Int8Proj),
+            "f32" => Ok(Self::F32),
+            _ => Err(format!("{name:?} is not one of int8, int8-proj, f32")),
+        }
+    }
+}
+
+impl Quant {
+    fn dtype(self, name: &str, shape: &[usize]) -> Dtype {
+        let int8 = match self {
+            Self::Int8 => shape.len() == 2,
+            Self::Int8Proj => {
+                name.ends_with(".mlp.gate_proj.weight") || name.ends_with(".mlp.up_proj.weight")
+            }
+            Self::F32 => false,
+        };
+        if int8 { Dtype::Int8 } else { Dtype::F32 }
+    }
+}
+
+/// How far an operation has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress<'a> {
+    /// What is being done: a verb, or the name of a tensor.
+    pub step: &'a str,
+    /// Bytes done.
+    pub done: u64,
+    /// Bytes in all; 0 when not known.
+    pub total: u64,
+}
+
+/// What was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// Number of tensors.
+    pub tensors: usize,
+    /// Size of the file.
+    pub bytes: u64,
+    /// What the user should know about the conversion, one line each.
+    pub notes: Vec<String>,
+}
+
+/// Converts `src`, a Hugging Face folder or a GGUF file (told apart by content), to the `.bin` model file `dst`.
+///
+/// `dst` is replaced if it exists, and only by a complete file: the result is written beside it under a temporary name
+/// and renamed. `progress` is called after every block of rows.
+///
+/// # Errors
+/// When `src` is not a model that is supported, is damaged, or holds a NaN or an infinity; when `dst` cannot be
+/// written. Then `dst` is as it was.
+pub fn convert(
+    src: &Path,
+    dst: &Path,
+    quant: Quant,
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<Report, Error> {
+    if let (Ok(src), Ok(dst)) = (src.canonicalize(), dst.canonicalize())
+        && src == dst
+    {
+        return Err(Error::file(dst, "is the source: give the result another name"));
+    }
+    write(src, open(src)?, dst, quant, progress)
+}
+
+/// Opens a source: a folder is Hugging Face's, a file must be GGUF.
+fn open(src: &Path) -> Result<Source, Error> {
+    if fs::metadata(src).map_err(Error::io(src))?.is_dir() {
+        return hf::open(src);
+    }
+    let map = map_file(src)?;
+    if map.starts_with(gguf::MAGIC) {
+        return gguf::open(map).map_err(Malformed::in_file(src));
+    }
+    Err(Error::file(src, format!("{}: give a GGUF file or a Hugging Face folder", guess(&map))))
+}
+
+/// What a file that is not GGUF seems to be.
+fn guess(bytes: &[u8]) -> &'static str {
+    let json_header = bytes.get(8) == Some(&b'{');
+    if json_header && safetensors::SafeTensors::read_metadata(bytes).is_ok() {
+        "a safetensors file, whose config.json and tokenizer.json lie in the folder it belongs to"
+    } else if json_header {
+        "seems to be a .bin model file already"
+    } else if bytes.starts_with(b"PK") {
+        "a zip archive (a PyTorch checkpoint is one, and not supported)"
+    } else {
+        "neither GGUF nor anything else that can be converted"
+    }
+}
+
+fn write(
+    src: &Path,
+    mut source: Source,
+    dst: &Path,
+    quant: Quant,
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<Report, Error> {
+    let tensors = source.take_tensors().map_err(Malformed::in_file(src))?;
+    let infos: Vec<TensorInfo> = tensors
+        .iter()
+        .map(|(name, tensor)| TensorInfo {
+            name: name.clone(),
+            shape: tensor.shape().to_vec(),
+            dtype: quant.dtype(name, tensor.shape()),
+        })
+        .collect();
+    let layout = Layout::new(&source.config, &source.tokenizer, &infos).map_err(Malformed::in_file(src))?;
+    let total = layout.total_bytes();
+    let mut writer = BinWriter::new(AtomicFile::create(dst)?, layout)?;
+    let mut done = 0;
+    for (index, (name, tensor)) in tensors.iter().enumerate() {
+        let read_row = |row, out: &mut [f32]| {
+            tensor.read_row(row, out).map_err(|problem| Error::file(src, format!("tensor {name} {problem}")))
+        };
+        writer.write_tensor(index, read_row, |bytes| {
+            done += bytes;
+            progress(Progress { step: name, done, total });
+        })?;
+    }
+    writer.finish()?;
+    Ok(Report { tensors: tensors.len(), bytes: total, notes: source.notes })
+}

@@ -1,0 +1,130 @@
+//! Hugging Face folders: `config.json`, `tokenizer.json` and safetensors, single or sharded.
+//!
+//! Beside these, what is read where it exists: `generation_config.json` (more end-of-text tokens),
+//! `tokenizer_config.json` and `special_tokens_map.json` (BOS, EOS, chat template), `chat_template.jinja`.
+
+mod config;
+mod json;
+mod tokenizer;
+
+use std::collections::{BTreeSet, HashMap};
+use std::path::{Component, Path};
+use std::sync::Arc;
+
+use memmap2::Mmap;
+use safetensors::{Dtype, SafeTensors};
+
+use self::json::Json;
+use crate::Error;
+use crate::format::dequant::Encoding;
+use crate::format::map::map_file;
+use crate::format::source::{Source, Tensor};
+use crate::model::Config;
+
+/// Opens a Hugging Face folder.
+///
+/// # Errors
+/// When a file is missing or damaged, or the model is not of the plain Llama or Mistral design.
+pub fn open(folder: &Path) -> Result<Source, Error> {
+    let Some(config_json) = Json::read(&folder.join("config.json"))? else {
+        return Err(Error::file(folder, "has no config.json: give a Hugging Face folder or a GGUF file"));
+    };
+    let config = config::read(&config_json)?;
+    let (tokenizer, notes) = tokenizer::read(folder, &config_json, config.vocab_size)?;
+    let mut tensors = tensors(folder)?;
+    let tie_word_embeddings = match config_json.bool("tie_word_embeddings")? {
+        Some(tied) => tied,
+        None => !tensors.contains_key("lm_head.weight"),
+    };
+    if tie_word_embeddings {
+        tensors.remove("lm_head.weight");
+    }
+    let config = Config {
+        tie_word_embeddings,
+        bos_token_id: tokenizer.bos_token_id,
+        eos_token_ids: tokenizer.eos_token_ids.clone(),
+        ..config
+    };
+    Ok(Source { config, tokenizer, tensors, notes })
+}
+
+const SINGLE: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+
+/// All tensors of the folder.
+fn tensors(folder: &Path) -> Result<HashMap<String, Tensor>, Error> {
+    let files = if folder.join(SINGLE).exists() {
+        BTreeSet::from([SINGLE.to_owned()])
+    } else if let Some(index) = Json::read(&folder.join(INDEX))? {
+        shards(&index)?
+    } else {
+        return Err(no_weights(folder));
+    };
+    let mut tensors = HashMap::new();
+    for file in files {
+        add_tensors(&folder.join(file), &mut tensors)?;
+    }
+    Ok(tensors)
+}
+
+/// The refusal of a folder without safetensors, naming what it holds instead.
+fn no_weights(folder: &Path) -> Error {
+    let others = ["pytorch_model.bin", "pytorch_model.bin.index.json", "consolidated.safetensors"];
+    match others.iter().find(|name| folder.join(name).exists()) {
+        Some(other) => Error::file(
+            folder,
+            format!(
+                "has {other} but no {SINGLE}, the only one supported: save it with transformers' save_pretrained"
+            ),
+        ),
+        None => Error::file(folder, format!("has neither {SINGLE} nor {INDEX}")),
+    }
+}
+
+/// The shards an index names.
+fn shards(index: &Json) -> Result<BTreeSet<String>, Error> {
+    let Some(map) = index.get("weight_map").and_then(|map| map.as_object()) else {
+        return Err(index.error("weight_map is not an object"));
+    };
+    let shard = |file: &serde_json::Value| {
+        let name = file.as_str().unwrap_or_default();
+        // A name that leads out of the folder is an attempt to read other files.
+        let mut parts = Path::new(name).components();
+        match (parts.next(), parts.next()) {
+            (Some(Component::Normal(only)), None) if only.to_str() == Some(name) => Ok(name.to_owned()),
+            _ => Err(index.error(format!("weight_map names {file}, not a file in this folder"))),
+        }
+    };
+    map.values().map(shard).collect()
+}
+
+/// Adds the tensors of one safetensors file.
+fn add_tensors(path: &Path, tensors: &mut HashMap<String, Tensor>) -> Result<(), Error> {
+    let map: Arc<Mmap> = Arc::new(map_file(path)?);
+    let (header_size, metadata) = SafeTensors::read_metadata(&map)
+        .map_err(|problem| Error::file(path, format!("not a whole safetensors file: {problem}")))?;
+    let base = 8 + header_size;
+    for (name, info) in metadata.tensors() {
+        // Old checkpoints store the rotary frequencies, which follow from rope_theta.
+        if name.ends_with(".rotary_emb.inv_freq") {
+            continue;
+        }
+        let encoding = match info.dtype {
+            Dtype::F32 => Encoding::F32,
+            Dtype::F16 => Encoding::F16,
+            Dtype::BF16 => Encoding::Bf16,
+            other => {
+                let text =
+                    format!("tensor {name:?} has type {other:?}: only F32, F16 and BF16 are supported");
+                return Err(Error::file(path, text));
+            }
+        };
+        let (start, end) = info.data_offsets;
+        let tensor = Tensor::new(map.clone(), base + start..base + end, encoding, info.shape.clone())
+            .map_err(|problem| Error::file(path, format!("tensor {name:?} {problem}")))?;
+        if tensors.insert(name.clone(), tensor).is_some() {
+            return Err(Error::file(path, format!("tensor {name:?} is in another shard as well")));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,90 @@
+//! A JSON file whose fields are read by name, with errors that name the file and the field.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+
+use crate::Error;
+
+/// A JSON file that holds an object. A field that is `null` counts as absent.
+pub struct Json {
+    path: PathBuf,
+    fields: Map<String, Value>,
+}
+
+impl Json {
+    /// Reads the file; `None` when there is none.
+    pub fn read(path: &Path) -> Result<Option<Self>, Error> {
+        let text = match fs::read(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(Error::io(path)(error)),
+        };
+        match serde_json::from_slice(&text) {
+            Ok(fields) => Ok(Some(Self { path: path.to_owned(), fields })),
+            Err(error) => Err(Error::file(path, format!("not a JSON object: {error}"))),
+        }
+    }
+
+    /// A problem with this file.
+    pub fn error(&self, problem: impl Into<String>) -> Error {
+        Error::file(&self.path, problem)
+    }
+
+    /// The value of a field.
+    pub fn get(&self, key: &str) -> Option<&Value> {
+        self.fields.get(key).filter(|value| !value.is_null())
+    }
+
+    /// Whether a field is there and `null`, where that means something else than absence.
+    pub fn is_null(&self, key: &str) -> bool {
+        self.fields.get(key).is_some_and(Value::is_null)
+    }
+
+    /// The value of a field that is a count.
+    pub fn usize(&self, key: &str) -> Result<Option<usize>, Error> {
+        self.typed(key, "a whole number", |value| value.as_u64().and_then(|value| value.try_into().ok()))
+    }
+
+    /// The value of a field that is a number.
+    pub fn f64(&self, key: &str) -> Result<Option<f64>, Error> {
+        self.typed(key, "a number", Value::as_f64)
+    }
+
+    /// The value of a field that is true or false.
+    pub fn bool(&self, key: &str) -> Result<Option<bool>, Error> {
+        self.typed(key, "true or false", Value::as_bool)
+    }
+
+    /// The value of a field that is a string.
+    pub fn str(&self, key: &str) -> Result<Option<&str>, Error> {
+        self.typed(key, "a string", Value::as_str)
+    }
+
+    fn typed<'a, T>(
+        &'a self,
+        key: &str,
+        kind: &str,
+        convert: impl FnOnce(&'a Value) -> Option<T>,
+    ) -> Result<Option<T>, Error> {
+        match self.get(key) {
+            None => Ok(None),
+            Some(value) => match convert(value) {
+                Some(value) => Ok(Some(value)),
+                None => Err(self.error(format!("{key} is {}, not {kind}", excerpt(value)))),
+            },
+        }
+    }
+}
+
+/// A value for an error message: its JSON, on one line, cut to a readable length.
+pub fn excerpt(value: &Value) -> String {
+    const LONGEST: usize = 300;
+    let json = value.to_string();
+    match json.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}…", &json[..end]),
+        None => json,
+    }
+}
