@@ -8,12 +8,12 @@ use std::path::{Path, PathBuf};
 #[non_exhaustive]
 pub enum Error {
     /// The operating system refused to read, write or create `path`.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {error}", path.display())]
     Io {
         /// The file or folder the operation was on.
         path: PathBuf,
-        /// What the operating system said.
-        source: io::Error,
+        /// What the operating system said. Part of the message, hence not a `source` that would be shown once more.
+        error: io::Error,
     },
     /// The file's content is damaged, or of a kind that is not supported.
     #[error("{}: {problem}", path.display())]
@@ -31,7 +31,7 @@ pub enum Error {
 impl Error {
     /// Turns an [`io::Error`] into an [`Error`] that names `path`; for `map_err`.
     pub fn io(path: impl AsRef<Path>) -> impl FnOnce(io::Error) -> Error {
-        move |source| Error::Io { path: path.as_ref().to_owned(), source }
+        move |error| Error::Io { path: path.as_ref().to_owned(), error }
     }
 
     /// An [`Error::File`] for a problem found in `path`.

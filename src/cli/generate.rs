@@ -1,6 +1,6 @@
 //! `torchless generate`: a prompt in, text out.
 
-use std::io;
+use std::io::{self, IsTerminal};
 use std::ops::ControlFlow;
 
 use serde_json::json;
@@ -170,11 +170,15 @@ fn report_start(model: &Model, prompt: &[u32], options: &SessionOptions) {
     eprintln!("prompt: {} tokens {pieces:?}", prompt.len());
 }
 
+/// On a terminal a line that is rewritten after each layer, elsewhere one line a chunk.
 fn report_layer(n_layers: usize) -> impl FnMut(Progress) + Send {
+    let live = io::stderr().is_terminal();
     move |at| {
-        let (first, last) = (at.position, at.position + at.tokens - 1);
-        let end = if at.layers == n_layers { '\n' } else { '\r' };
-        eprint!("position {first}..={last}: layer {}/{n_layers}{end}", at.layers);
+        let positions = at.position..at.position + at.tokens;
+        let (start, end) = if live { ("\r", "") } else { ("", "\n") };
+        if live || at.layers == n_layers {
+            eprint!("{start}positions {positions:?}: layer {}/{n_layers}{end}", at.layers);
+        }
     }
 }
 

@@ -178,17 +178,18 @@ impl BinFile {
 
 /// The header's JSON, and where the payload starts.
 fn split(map: &[u8]) -> Result<(&[u8], usize), Malformed> {
-    let short = || Malformed(format!("not a model file: {} bytes, shorter than its header says", map.len()));
-    let size = map.first_chunk::<8>().map(|b| u64::from_le_bytes(*b)).ok_or_else(short)?;
-    let end = usize::try_from(size).ok().and_then(|s| s.checked_add(8)).filter(|&e| e <= map.len());
-    let header = map.get(8..end.ok_or_else(short)?).ok_or_else(short)?;
-    let padding = |b: &&u8| matches!(b, 0 | b' ' | b'\n');
-    let json = &header[..header.len() - header.iter().rev().take_while(padding).count()];
-    if json.first() != Some(&b'{') {
-        let what = if map.starts_with(b"GGUF") { " but GGUF: `torchless convert` it first" } else { "" };
-        return Err(Malformed(format!("not a torchless .bin file{what}")));
+    if map.starts_with(b"GGUF") {
+        return Err(Malformed("a GGUF file: `torchless convert` it first".to_owned()));
     }
-    Ok((json, (8 + header.len()).next_multiple_of(ALIGNMENT)))
+    if map.get(8).is_some_and(|first| *first != b'{') {
+        return Err(Malformed("not a torchless .bin file: no JSON header".to_owned()));
+    }
+    let short = || Malformed(format!("{} bytes, shorter than its header says: is it truncated?", map.len()));
+    let size = map.first_chunk::<8>().map(|b| u64::from_le_bytes(*b)).ok_or_else(short)?;
+    let end = usize::try_from(size).ok().and_then(|s| s.checked_add(8)).ok_or_else(short)?;
+    let header = map.get(8..end).ok_or_else(short)?;
+    let padding = header.iter().rev().take_while(|b| matches!(b, 0 | b' ' | b'\n')).count();
+    Ok((&header[..header.len() - padding], end.next_multiple_of(ALIGNMENT)))
 }
 
 /// Checks one tensor's entry against the file's length.

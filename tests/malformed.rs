@@ -1,0 +1,190 @@
+//! Damaged and foreign `.bin` files are refused with one line that names the file, the place and the reason.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+use torchless::model::Model;
+
+fn fixture(name: &str) -> Vec<u8> {
+    std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models").join(name)).unwrap()
+}
+
+/// A `.bin` file taken apart.
+#[derive(Clone)]
+struct Parts {
+    header: Value,
+    payload: Vec<u8>,
+}
+
+impl Parts {
+    fn of(name: &str) -> Self {
+        let bytes = fixture(name);
+        let size = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+        let json = bytes[8..8 + size].split(|b| *b == 0).next().unwrap();
+        let payload = bytes[(8 + size).next_multiple_of(64)..].to_vec();
+        Self { header: serde_json::from_slice(json).unwrap(), payload }
+    }
+
+    fn bytes(&self) -> Vec<u8> {
+        assemble(&self.header.to_string(), &self.payload)
+    }
+}
+
+fn assemble(header: &str, payload: &[u8]) -> Vec<u8> {
+    let mut header = header.as_bytes().to_vec();
+    header.resize((8 + header.len()).next_multiple_of(64) - 8, b' ');
+    [&(header.len() as u64).to_le_bytes(), header.as_slice(), payload].concat()
+}
+
+struct TempFile {
+    folder: tempfile::TempDir,
+}
+
+impl TempFile {
+    fn new(bytes: &[u8]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("model.bin"), bytes).unwrap();
+        Self { folder }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path().join("model.bin")
+    }
+}
+
+/// The error of opening these bytes.
+fn refusal(bytes: &[u8]) -> String {
+    let file = TempFile::new(bytes);
+    let error = Model::open(file.path()).expect_err("a damaged file was opened").to_string();
+    assert!(error.starts_with(&file.path().display().to_string()), "{error}: does not name the file");
+    assert!(!error.contains('\n'), "{error:?}: more than one line");
+    error
+}
+
+fn assert_refused(what: &str, bytes: &[u8], reason: &str) {
+    let error = refusal(bytes);
+    assert!(error.contains(reason), "{what}: {error:?} does not say {reason:?}");
+}
+
+const V: &str = "model.layers.0.self_attn.v_proj.weight";
+
+#[test]
+fn the_parts_put_together_again_are_a_model() {
+    for name in ["mistral-f32.bin", "mistral-int8.bin", "ragged-int8.bin"] {
+        let file = TempFile::new(&Parts::of(name).bytes());
+        Model::open(file.path()).unwrap();
+    }
+}
+
+#[test]
+fn metadata() {
+    let cases: [(&str, Value, &str); 17] = [
+        ("hidden_size", Value::Null, "metadata.hidden_size is missing"),
+        ("hidden_size", json!("sixty-four"), "metadata.hidden_size: \"sixty-four\""),
+        ("hidden_size", json!("-64"), "metadata.hidden_size"),
+        ("hidden_size", json!("0"), "hidden_size is 0"),
+        ("hidden_size", json!("18446744073709551616"), "metadata.hidden_size"),
+        ("hidden_size", json!("128"), "the metadata ask for"),
+        ("n_layers", json!("3"), "tensor model.layers.2.input_layernorm.weight is missing"),
+        ("n_layers", json!("1"), "tensor model.layers.1.input_layernorm.weight: not part"),
+        ("n_heads", json!("3"), "do not divide into 3 heads"),
+        ("n_kv_heads", json!("3"), "n_heads 4 is not a multiple of n_kv_heads 3"),
+        ("head_dim", json!("31"), "head_dim 31 is odd"),
+        ("head_dim", json!("2000000"), "head_dim is 2000000"),
+        ("sliding_window", json!("0"), "sliding_window is 0"),
+        ("rope_theta", json!("nan"), "rope_theta is NaN"),
+        ("norm_eps", json!("-1"), "norm_eps is -1"),
+        ("act_type", json!("gelu"), "act_type is \"gelu\""),
+        ("eos_token_id", json!("2,x"), "metadata.eos_token_id: \"2,x\""),
+    ];
+    for (key, value, reason) in cases {
+        let mut parts = Parts::of("mistral-f32.bin");
+        parts.header["metadata"][key] = value;
+        assert_refused(key, &parts.bytes(), reason);
+    }
+}
+
+#[test]
+fn tensors() {
+    let big = usize::MAX / 2;
+    let cases: [(&str, Value, &str); 13] = [
+        ("dtype", json!("q4_0"), "unknown dtype \"q4_0\": f32 and int8 are supported"),
+        ("dtype", json!("f32"), "is not aligned"),
+        ("shape", json!([4096]), "shape [4096], but the metadata ask for [64, 64]"),
+        ("shape", json!([32, 128]), "shape [32, 128], but the metadata ask for [64, 64]"),
+        ("shape", json!([64, 0]), "none of them zero"),
+        ("shape", json!([]), "one or two dimensions"),
+        ("shape", json!([1, 64, 64]), "one or two dimensions"),
+        ("shape", json!([big, 4]), "overflows"),
+        ("shape", json!([-64, -64]), "header:"),
+        ("offset", json!(big), "ends past the file"),
+        ("scale_offset", json!(big), "ends past the file"),
+        ("scale_size", json!(127), "scale_size is 127, but 4096 values have 64 scales"),
+        ("scale_offset", Value::Null, "int8 without a scale_offset"),
+    ];
+    for (key, value, reason) in cases {
+        let mut parts = Parts::of("mistral-int8.bin");
+        if (key, &value) == ("dtype", &json!("f32")) {
+            parts.header["tensors"][V]["offset"] = json!(2);
+        }
+        parts.header["tensors"][V][key] = value;
+        assert_refused(key, &parts.bytes(), reason);
+    }
+    let mut parts = Parts::of("mistral-int8.bin");
+    parts.header["tensors"]["model.layers.0.self_attn.q_proj.bias"] =
+        parts.header["tensors"]["model.norm.weight"].clone();
+    assert_refused("a bias", &parts.bytes(), "q_proj.bias: not part of a model of this kind");
+    let mut parts = Parts::of("mistral-int8.bin");
+    parts.header["tensors"].as_object_mut().unwrap().remove("model.norm.weight");
+    assert_refused("no norm", &parts.bytes(), "tensor model.norm.weight is missing");
+}
+
+#[test]
+fn unsound_scales() {
+    let parts = Parts::of("mistral-int8.bin");
+    let at = parts.header["tensors"][V]["scale_offset"].as_u64().unwrap() as usize + 4 * 5;
+    for scale in [0.0f32, -1.0, f32::NAN, f32::NEG_INFINITY, 1e-40] {
+        let mut parts = parts.clone();
+        parts.payload[at..at + 4].copy_from_slice(&scale.to_le_bytes());
+        assert_refused("scale", &parts.bytes(), &format!("tensor {V}: the scale of group 5 is {scale}"));
+    }
+}
+
+#[test]
+fn headers() {
+    let parts = Parts::of("mistral-f32.bin");
+    let (text, payload) = (parts.header.to_string(), parts.payload.as_slice());
+    let with = |from: &str, to: &str| {
+        assert!(text.contains(from), "{from}");
+        assemble(&text.replacen(from, to, 1), payload)
+    };
+    let deep = format!("{{\"metadata\":{{\"x\":{}", "[".repeat(100_000));
+    let cases: [(&str, Vec<u8>, &str); 10] = [
+        ("empty file", Vec::new(), "shorter than its header says"),
+        ("seven bytes", vec![1; 7], "shorter than its header says"),
+        (
+            "a size past the end",
+            [u64::MAX.to_le_bytes().as_slice(), b"{}"].concat(),
+            "shorter than its header",
+        ),
+        ("no JSON", assemble("PK", payload), "not a torchless .bin file"),
+        ("GGUF", [b"GGUF\x03\0\0\0".as_slice(), &[0; 64]].concat(), "`torchless convert`"),
+        ("half a header", assemble(&text[..text.len() / 2], payload), "header: EOF"),
+        ("nested deeply", assemble(&deep, payload), "header: recursion limit"),
+        ("a key twice", with("\"n_heads\"", "\"hidden_size\""), "the key \"hidden_size\" stands twice"),
+        ("a piece twice", with("\"<s>\"", "\"<unk>\""), "stands twice"),
+        ("no tensors", with("\"tensors\"", "\"tensor\""), "missing field `tensors`"),
+    ];
+    for (what, bytes, reason) in cases {
+        assert_refused(what, &bytes, reason);
+    }
+}
+
+/// Cut anywhere, a file is refused: nothing is read past its end.
+#[test]
+fn truncated_files() {
+    let bytes = fixture("ragged-int8.bin");
+    for len in (0..bytes.len()).step_by(997).chain(bytes.len() - 8..bytes.len()) {
+        refusal(&bytes[..len]);
+    }
+}
