@@ -1,74 +1,14 @@
 //! The tokenizer against its references (see fixtures/tokenizer/make.py), against a naive BPE, and with bad input.
 
-use flate2::read::GzDecoder;
 use proptest::prelude::*;
-use serde::Deserialize;
-use serde::de::DeserializeOwned;
-use std::collections::HashMap;
-use std::fs::File;
-use std::path::PathBuf;
 use std::sync::LazyLock;
 use torchless::tokenizer::{EncodeOptions, Kind, Spec, Tokenizer, spm};
 
-/// A vocabulary as make.py stores it.
-#[derive(Deserialize)]
-struct Fixture {
-    kind: String,
-    pre: Option<String>,
-    tokens: Vec<String>,
-    #[serde(default)]
-    scores: Vec<f32>,
-    /// For each token, the length in characters of the left part of the merge that makes it; 0 for none.
-    #[serde(default)]
-    cuts: Vec<usize>,
-    special: Vec<String>,
-}
+#[path = "fixtures/tokenizer/load.rs"]
+mod load;
+use load::spec;
 
-#[derive(Deserialize)]
-struct Goldens {
-    texts: Vec<String>,
-    tokenizers: HashMap<String, Golden>,
-}
-
-/// What the reference says of each text; `special` and `decoded` by index where they differ from `plain` and the text.
-#[derive(Deserialize)]
-struct Golden {
-    plain: Vec<Vec<u32>>,
-    special: HashMap<usize, Vec<u32>>,
-    decoded: HashMap<usize, String>,
-}
-
-fn fixture_path(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tokenizer").join(name)
-}
-
-fn read_gz<T: DeserializeOwned>(name: &str) -> T {
-    serde_json::from_reader(GzDecoder::new(File::open(fixture_path(name)).unwrap())).unwrap()
-}
-
-static GOLDENS: LazyLock<Goldens> = LazyLock::new(|| {
-    serde_json::from_str(&std::fs::read_to_string(fixture_path("goldens.json")).unwrap()).unwrap()
-});
-
-fn spec(name: &str) -> Spec {
-    let Fixture { kind, pre, tokens, scores, cuts, special } = read_gz(&format!("{name}.json.gz"));
-    let (kind, merges) = match kind.as_str() {
-        "metaspace" => (Kind::Metaspace, spm::merges_from_scores(&tokens, &scores)),
-        "byte_level" => {
-            (Kind::ByteLevel, tokens.iter().zip(cuts).filter_map(|(t, cut)| cut_at(t, cut)).collect())
-        }
-        other => panic!("{other}"),
-    };
-    let vocab: Vec<(String, u32)> = tokens.into_iter().zip(0..).collect();
-    let special_tokens = vocab.iter().filter(|(piece, _)| special.contains(piece)).cloned().collect();
-    Spec { kind, pre, vocab, merges, special_tokens, ..Spec::default() }
-}
-
-fn cut_at(token: &str, chars: usize) -> Option<(String, String)> {
-    let (at, _) = token.char_indices().nth(chars).filter(|_| chars > 0)?;
-    let (left, right) = token.split_at(at);
-    Some((left.to_owned(), right.to_owned()))
-}
+static GOLDENS: LazyLock<load::Goldens> = LazyLock::new(load::goldens);
 
 fn tokenizer(name: &str) -> Tokenizer {
     Tokenizer::new(spec(name)).unwrap()
