@@ -139,7 +139,7 @@ fn write(
         })
         .collect();
     let layout = Layout::new(&source.config, &source.tokenizer, &infos).map_err(Malformed::in_file(src))?;
-    let total = layout.total_bytes();
+    let (bytes, total) = (layout.file_bytes(), layout.tensor_bytes());
     let mut writer = BinWriter::new(AtomicFile::create(dst)?, layout)?;
     let mut done = 0;
     for (index, (name, tensor)) in tensors.iter().enumerate() {
@@ -152,5 +152,5 @@ fn write(
         })?;
     }
     writer.finish()?;
-    Ok(Report { tensors: tensors.len(), bytes: total, notes: source.notes })
+    Ok(Report { tensors: tensors.len(), bytes, notes: source.notes })
 }

@@ -1,4 +1,4 @@
-//! GGUF files: the container here, what its keys and tensors mean to us in [`model`].
+//! GGUF files: the container here, what its keys and tensors mean to us in `gguf/model.rs`.
 //!
 //! Layout (little-endian, versions 2 and 3): magic, version u32, tensor count u64, key count u64; keys, each a name, a
 //! value type u32 and a value; tensor descriptions, each a name, a dimension count u32, the dimensions u64 (the

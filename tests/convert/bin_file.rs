@@ -1,0 +1,70 @@
+//! A reader of `.bin` files that shares nothing with the library: the format note, literally.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+
+pub struct BinFile {
+    pub file: Vec<u8>,
+    pub header: Value,
+    base: usize,
+}
+
+impl BinFile {
+    pub fn read(path: &Path) -> Self {
+        let file = fs::read(path).unwrap();
+        let header_size = u64::from_le_bytes(file[..8].try_into().unwrap()) as usize;
+        let base = 8 + header_size;
+        assert_eq!(base % 64, 0, "the payload is aligned");
+        let header = serde_json::from_slice(&file[8..base]).unwrap();
+        Self { file, header, base }
+    }
+
+    pub fn metadata(&self, key: &str) -> &str {
+        self.header["metadata"][key].as_str().unwrap_or_else(|| panic!("metadata.{key} is not a string"))
+    }
+
+    /// Names in the file's order.
+    pub fn names(&self) -> Vec<&str> {
+        self.header["tensors"].as_object().unwrap().keys().map(String::as_str).collect()
+    }
+
+    pub fn dtype(&self, name: &str) -> &str {
+        self.header["tensors"][name]["dtype"].as_str().unwrap()
+    }
+
+    pub fn shape(&self, name: &str) -> Vec<usize> {
+        let shape = self.header["tensors"][name]["shape"].as_array().unwrap();
+        shape.iter().map(|size| size.as_u64().unwrap() as usize).collect()
+    }
+
+    pub fn f32s(&self, name: &str) -> Vec<f32> {
+        assert_eq!(self.dtype(name), "f32");
+        f32s(self.bytes(name, "offset", 4 * self.len(name)))
+    }
+
+    /// The values and scales of an int8 tensor.
+    pub fn int8s(&self, name: &str) -> (Vec<i8>, Vec<f32>) {
+        assert_eq!(self.dtype(name), "int8");
+        let values = self.bytes(name, "offset", self.len(name));
+        let scales = self.header["tensors"][name]["scale_size"].as_u64().unwrap() as usize;
+        assert_eq!(scales, self.len(name).div_ceil(64));
+        let scales = f32s(self.bytes(name, "scale_offset", 4 * scales));
+        (values.iter().map(|&byte| byte as i8).collect(), scales)
+    }
+
+    fn len(&self, name: &str) -> usize {
+        self.shape(name).iter().product()
+    }
+
+    fn bytes(&self, name: &str, offset: &str, len: usize) -> &[u8] {
+        let offset = self.header["tensors"][name][offset].as_u64().unwrap() as usize;
+        assert_eq!(offset % 64, 0, "{name} is aligned");
+        &self.file[self.base + offset..][..len]
+    }
+}
+
+pub fn f32s(bytes: &[u8]) -> Vec<f32> {
+    bytes.chunks_exact(4).map(|four| f32::from_le_bytes(four.try_into().unwrap())).collect()
+}

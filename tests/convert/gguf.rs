@@ -1,0 +1,232 @@
+//! GGUF files: the same model as the Hugging Face folder, and everything that can be wrong with one.
+
+use std::fs;
+use std::path::PathBuf;
+
+use tempfile::TempDir;
+use torchless::format::convert::Quant;
+use torchless::format::gguf::{self, Gguf};
+use torchless::format::map::map_file;
+
+use crate::gguf_file::*;
+use crate::{assert_refused, fixture, try_convert};
+
+/// Writes a file; it lives as long as the folder.
+pub fn write(bytes: &[u8]) -> (TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model");
+    fs::write(&path, bytes).unwrap();
+    (folder, path)
+}
+
+#[test]
+fn converts_to_the_bytes_that_the_hugging_face_folder_converts_to() {
+    for quant in [Quant::F32, Quant::Int8, Quant::Int8Proj] {
+        let (from_gguf, _) = try_convert(&fixture("tiny.gguf"), quant).unwrap();
+        let (from_folder, _) = try_convert(&fixture("hf"), quant).unwrap();
+        assert_eq!(from_gguf.header, from_folder.header);
+        assert!(from_gguf.file == from_folder.file, "{quant:?}: weights differ");
+    }
+}
+
+#[test]
+fn versions_2_and_3_and_every_alignment() {
+    let (_folder, path) = write(&GgufFile::tiny().bytes());
+    let (expected, _) = try_convert(&path, Quant::F32).unwrap();
+    assert_eq!(expected.metadata("tie_word_embeddings"), "True", "there is no output.weight");
+    assert_eq!(expected.metadata("n_kv_heads"), "2", "as many as heads where the file does not say");
+    assert_eq!(expected.metadata("rope_theta"), "10000.0");
+    for change in [
+        |file: &mut GgufFile| file.version = 2,
+        |file: &mut GgufFile| file.set("general.alignment", u32_value(32)),
+        |file: &mut GgufFile| file.set("general.alignment", u32_value(1)),
+        |file: &mut GgufFile| file.set("llama.rope.scaling.type", str_value("none")),
+        |file: &mut GgufFile| file.set("llama.rope.scaling.factor", f32_value(1.0)),
+        |file: &mut GgufFile| file.set("llama.rope.scale_linear", f32_value(0.0)),
+        |file: &mut GgufFile| file.set("llama.expert_count", u32_value(0)),
+        |file: &mut GgufFile| file.set("llama.attention.sliding_window", u32_value(0)),
+        |file: &mut GgufFile| file.set("llama.block_count", u64_value(1)),
+        |file: &mut GgufFile| file.set("anything.else", array_value(7, &[vec![1], vec![0]])),
+    ] {
+        let mut file = GgufFile::tiny();
+        change(&mut file);
+        let mut bytes = file.bytes();
+        if file.keys.iter().any(|(key, value)| key == "general.alignment" && value == &u32_value(1)) {
+            // Aligned to 1, the data follows the header at once.
+            bytes = without_padding(&file);
+        }
+        let (_folder, path) = write(&bytes);
+        let (bin, _) = try_convert(&path, Quant::F32).unwrap();
+        assert!(bin.file == expected.file);
+    }
+}
+
+/// The file's bytes with no padding between the header and the data.
+fn without_padding(file: &GgufFile) -> Vec<u8> {
+    let bytes = file.bytes();
+    let data: usize = file.tensors.iter().map(|tensor| tensor.data.len().next_multiple_of(32)).sum();
+    let mut headless = file.clone();
+    headless.tensors.iter_mut().for_each(|tensor| tensor.data.clear());
+    let mut offset = 0;
+    for (tensor, whole) in headless.tensors.iter_mut().zip(&file.tensors) {
+        tensor.offset = Some(offset);
+        offset += whole.data.len().next_multiple_of(32) as u64;
+    }
+    let header = headless.bytes();
+    let last = file.tensors.last().unwrap();
+    // The last description ends with its name, one dimension, type and offset.
+    let end = header.windows(last.name.len()).rposition(|window| window == last.name.as_bytes()).unwrap();
+    let end = end + last.name.len() + 4 + 8 * last.dims.len() + 4 + 8;
+    [&header[..end], &bytes[bytes.len() - data..]].concat()
+}
+
+#[test]
+fn a_sliding_window_is_kept() {
+    let mut file = GgufFile::tiny();
+    file.set("llama.attention.sliding_window", u32_value(16));
+    let (_folder, path) = write(&file.bytes());
+    assert_eq!(try_convert(&path, Quant::F32).unwrap().0.metadata("sliding_window"), "16");
+}
+
+/// A change to a good file and what the refusal must say.
+pub type Case = (fn(&mut GgufFile), &'static str);
+
+pub fn assert_cases_refused(cases: &[Case]) {
+    for (change, expected) in cases {
+        let mut file = GgufFile::tiny();
+        change(&mut file);
+        let (_folder, path) = write(&file.bytes());
+        assert_refused(&path, expected);
+    }
+}
+
+#[test]
+fn models_that_compute_something_else_are_refused() {
+    assert_cases_refused(&[
+        (|f| f.set("general.architecture", str_value("qwen2")), "qwen2"),
+        (|f| f.remove("general.architecture"), "general.architecture"),
+        (|f| f.set("llama.rope.scaling.type", str_value("yarn")), "yarn"),
+        (|f| f.set("llama.rope.scaling.factor", f32_value(4.0)), "rope scaling"),
+        (|f| f.set("llama.rope.scale_linear", f32_value(2.0)), "rope scaling"),
+        (|f| f.set("llama.rope.scaling.attn_factor", f32_value(1.1)), "rope scaling"),
+        (|f| f.set("llama.attn_logit_softcapping", f32_value(50.0)), "llama.attn_logit_softcapping"),
+        (|f| f.set("llama.rope.dimension_sections", i32s(&[1, 1])), "llama.rope.dimension_sections"),
+        (|f| f.set("llama.expert_count", u32_value(8)), "experts"),
+        (|f| f.set("llama.attention.causal", bool_value(0)), "causal"),
+        (|f| f.set("llama.rope.dimension_count", u32_value(2)), "llama.rope.dimension_count"),
+        (|f| f.set("llama.attention.value_length", u32_value(8)), "llama.attention.value_length"),
+        (|f| f.add("rope_freqs", &[2]), "llama3"),
+        (|f| f.add("blk.0.attn_q_norm", &[4]), "attn_q_norm"),
+        (
+            |f| {
+                f.add("x", &[8]);
+                f.tensor("x.weight").name = "blk.0.attn_q.bias".into()
+            },
+            "biases",
+        ),
+        (|f| f.tensor("token_embd.weight").kind = 20, "IQ4_NL"),
+        (|f| f.tensor("token_embd.weight").kind = 99, "99"),
+    ]);
+}
+
+#[test]
+fn files_that_contradict_themselves_are_refused() {
+    assert_cases_refused(&[
+        (|f| f.version = 1, "version 1"),
+        (|f| f.version = 4, "version 4"),
+        (|f| f.version = 0, "version 0"),
+        (|f| f.version = 3 << 24, "big-endian"),
+        (|f| f.keys.push(("llama.block_count".into(), u32_value(1))), "occurs twice"),
+        (|f| f.keys.push(("bad\nname".into(), u32_value(1))), "not printable"),
+        (|f| f.keys.push(("n".repeat(300), u32_value(1))), "too long"),
+        (|f| f.set("general.alignment", u32_value(0)), "general.alignment is 0"),
+        (|f| f.set("general.alignment", u32_value(48)), "general.alignment is 48"),
+        (|f| f.set("general.alignment", u64_value(1 << 40)), "general.alignment"),
+        (|f| f.set("general.alignment", str_value("32")), "general.alignment"),
+        (|f| f.set("general.alignment", u32_value(1 << 31)), "end past the file"),
+        (|f| f.set("llama.block_count", str_value("1")), "llama.block_count is not"),
+        (|f| f.set("llama.block_count", f32_value(1.0)), "llama.block_count is not"),
+        (|f| f.set("llama.block_count", i32s(&[1])), "llama.block_count is not"),
+        (|f| f.remove("llama.block_count"), "llama.block_count is missing"),
+        (|f| f.set("llama.block_count", u64_value(u64::MAX)), "n_layers"),
+        (|f| f.set("llama.block_count", u32_value(2)), "model.layers.1"),
+        (|f| f.set("llama.attention.head_count", u32_value(0)), "heads"),
+        (|f| f.set("llama.attention.head_count", u32_value(3)), "heads"),
+        (|f| f.set("llama.attention.head_count_kv", u32_value(0)), "n_kv_heads"),
+        (|f| f.set("llama.attention.key_length", u32_value(0)), "head_dim"),
+        (|f| f.set("llama.attention.key_length", u32_value(3)), "even"),
+        (|f| f.set("llama.attention.layer_norm_rms_epsilon", f32_value(f32::NAN)), "epsilon"),
+        (|f| f.set("llama.attention.causal", bool_value(7)), "a bool is 7"),
+        (|f| f.set("x", [13u32.to_le_bytes(), [0; 4]].concat()), "value type 13"),
+        (|f| f.set("x", array_of_len(9, 1, &[0; 64])), "array of arrays"),
+        (|f| f.set("x", array_of_len(13, 1, &[0; 64])), "value type 13"),
+        (|f| f.set("x", array_of_len(4, u64::MAX, &[])), "cannot be"),
+        (|f| f.set("x", array_of_len(4, 1 << 40, &[])), "cut off"),
+        (|f| f.set("x", array_of_len(8, u64::MAX, &[])), "key x"),
+        (|f| f.set("x", [&8u32.to_le_bytes()[..], &u64::MAX.to_le_bytes()].concat()), "cut off"),
+        (|f| f.set("x", [&8u32.to_le_bytes()[..], &1u64.to_le_bytes(), &[0xff]].concat()), "UTF-8"),
+        (|f| f.tensors.push(f.tensors[0].clone()), "occurs twice"),
+        (|f| f.tensor("token_embd.weight").dims = vec![], "0 dimensions"),
+        (|f| f.tensor("token_embd.weight").dims = vec![1; 5], "5 dimensions"),
+        (|f| f.tensor("token_embd.weight").dims = vec![8, 0], "dimension of 0"),
+        (|f| f.tensor("token_embd.weight").dims = vec![1 << 33, 1 << 33], "counted"),
+        (|f| f.tensor("token_embd.weight").dims = vec![u64::MAX], "token_embd.weight"),
+        (|f| f.tensor("token_embd.weight").dims = vec![4, 2, 8], "token_embd.weight has shape [8, 2, 4]"),
+        (|f| f.tensor("token_embd.weight").dims = vec![8, 4], "8 tokens, but the embedding has only 4 rows"),
+        (|f| f.tensor("blk.0.attn_q.weight").dims = vec![8, 4], "has shape"),
+        (|f| f.tensor("token_embd.weight").offset = Some(8), "multiple of the alignment"),
+        (|f| f.tensor("token_embd.weight").offset = Some(1 << 20), "end past the file"),
+        (|f| f.tensor("token_embd.weight").offset = Some(u64::MAX - 31), "end past the file"),
+        (|f| f.tensor("token_embd.weight").kind = 2, "whole blocks"),
+        (|f| f.tensors.retain(|t| t.name != "output_norm.weight"), "model.norm.weight is missing"),
+        (|f| f.tensors.retain(|t| t.name != "token_embd.weight"), "token_embd.weight is missing"),
+        (
+            |f| f.tensor("output_norm.weight").data[..4].copy_from_slice(&f32::INFINITY.to_le_bytes()),
+            "inf at row 0",
+        ),
+    ]);
+}
+
+#[test]
+fn a_cut_off_file_is_refused_wherever_it_ends() {
+    let whole = GgufFile::tiny().bytes();
+    let end_of_data = whole.len();
+    for len in 0..end_of_data {
+        assert!(Gguf::parse(&whole[..len]).is_err(), "cut to {len} bytes");
+    }
+    Gguf::parse(&whole).unwrap();
+}
+
+#[test]
+fn no_damaged_byte_makes_a_panic() {
+    let whole = GgufFile::tiny().bytes();
+    let data: usize = GgufFile::tiny().tensors.iter().map(|tensor| tensor.data.len()).sum();
+    let (_folder, path) = write(&whole);
+    let mut damaged = whole.clone();
+    let mut refused = 0;
+    for at in 0..whole.len() - data {
+        for flip in [0x01, 0x80, 0xff] {
+            damaged[at] = whole[at] ^ flip;
+            fs::write(&path, &damaged).unwrap();
+            let source = gguf::open(map_file(&path).unwrap());
+            refused += usize::from(source.and_then(|mut source| source.take_tensors()).is_err());
+        }
+        damaged[at] = whole[at];
+    }
+    assert!(refused > whole.len() / 4, "only {refused} were refused");
+}
+
+#[test]
+fn what_is_neither_is_named() {
+    let (_folder, path) = write(b"");
+    assert_refused(&path, "neither GGUF nor");
+    let (_folder, path) = write(b"PK\x03\x04");
+    assert_refused(&path, "zip archive");
+    let safetensors = fs::read(fixture("hf/model.safetensors")).unwrap();
+    let (_folder, path) = write(&safetensors);
+    assert_refused(&path, "a safetensors file");
+    let (bin, _) = try_convert(&fixture("hf"), Quant::Int8).unwrap();
+    let (_folder, path) = write(&bin.file);
+    assert_refused(&path, "a .bin model file already");
+    assert_refused(&fixture("nothing"), "No such file");
+}

@@ -1,0 +1,377 @@
+//! Hugging Face folders: values, layout, and the models that are refused.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::Path;
+
+use half::{bf16, f16};
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use torchless::format::convert::Quant;
+
+use crate::bin_file::{BinFile, f32s};
+use crate::{assert_refused, fixture, refusal, try_convert};
+
+/// A copy of the fixture's folder, to change.
+pub fn folder() -> TempDir {
+    let copy = tempfile::tempdir().unwrap();
+    for entry in fs::read_dir(fixture("hf")).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), copy.path().join(entry.file_name())).unwrap();
+    }
+    copy
+}
+
+/// Changes a JSON file of `folder`.
+pub fn edit(folder: &Path, name: &str, change: impl FnOnce(&mut Value)) {
+    let path = folder.join(name);
+    let mut value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    change(&mut value);
+    fs::write(path, value.to_string()).unwrap();
+}
+
+/// Changes the tensors of `folder`: name to type, shape and bytes.
+type Tensors = HashMap<String, (Dtype, Vec<usize>, Vec<u8>)>;
+
+fn edit_tensors(folder: &Path, change: impl FnOnce(&mut Tensors)) {
+    let path = folder.join("model.safetensors");
+    let mut tensors = read_tensors(&path);
+    change(&mut tensors);
+    write_tensors(&path, &tensors);
+}
+
+fn read_tensors(path: &Path) -> Tensors {
+    let file = fs::read(path).unwrap();
+    let tensors = SafeTensors::deserialize(&file).unwrap();
+    let owned = |(name, view): (&str, TensorView<'_>)| {
+        (name.to_owned(), (view.dtype(), view.shape().to_vec(), view.data().to_vec()))
+    };
+    tensors.iter().map(owned).collect()
+}
+
+fn write_tensors(path: &Path, tensors: &Tensors) {
+    let views = tensors
+        .iter()
+        .map(|(name, (dtype, shape, data))| (name, TensorView::new(*dtype, shape.clone(), data).unwrap()));
+    fs::write(path, safetensors::serialize(views, None).unwrap()).unwrap();
+}
+
+/// The fixture's tensors as f32, decoded independently.
+fn source_values() -> HashMap<String, Vec<f32>> {
+    let halves = |data: &[u8]| -> Vec<u16> {
+        data.chunks_exact(2).map(|two| u16::from_le_bytes(two.try_into().unwrap())).collect()
+    };
+    let values = |dtype, data: &[u8]| match dtype {
+        Dtype::F32 => f32s(data),
+        Dtype::F16 => halves(data).into_iter().map(|bits| f16::from_bits(bits).to_f32()).collect(),
+        Dtype::BF16 => halves(data).into_iter().map(|bits| bf16::from_bits(bits).to_f32()).collect(),
+        other => panic!("{other:?}"),
+    };
+    let tensors = read_tensors(&fixture("hf/model.safetensors"));
+    let kinds: Vec<Dtype> = tensors.values().map(|tensor| tensor.0).collect();
+    assert!([Dtype::F32, Dtype::F16, Dtype::BF16].iter().all(|kind| kinds.contains(kind)));
+    tensors.into_iter().map(|(name, (dtype, _, data))| (name, values(dtype, &data))).collect()
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|value| value.to_bits()).collect()
+}
+
+#[test]
+fn f32_keeps_every_value() {
+    let (bin, report) = try_convert(&fixture("hf"), Quant::F32).unwrap();
+    let source = source_values();
+    assert_eq!(bin.names().len(), source.len());
+    assert_eq!(report.tensors, source.len());
+    assert_eq!(report.notes, [""; 0]);
+    for (name, values) in source {
+        assert_eq!(bits(&bin.f32s(&name)), bits(&values), "{name}");
+    }
+}
+
+#[test]
+fn int8_is_what_numpy_makes_of_the_weights() {
+    let (bin, _) = try_convert(&fixture("hf"), Quant::Int8).unwrap();
+    let file = fs::read(fixture("int8.safetensors")).unwrap();
+    let goldens = SafeTensors::deserialize(&file).unwrap();
+    let mut matrices = 0;
+    for (name, values) in source_values() {
+        if bin.shape(&name).len() == 1 {
+            assert_eq!(bits(&bin.f32s(&name)), bits(&values), "{name}");
+            continue;
+        }
+        let (values, scales) = bin.int8s(&name);
+        let expected = goldens.tensor(&format!("{name}.q")).unwrap();
+        let expected: Vec<i8> = expected.data().iter().map(|&byte| byte as i8).collect();
+        assert_eq!(values, expected, "{name}");
+        let expected = f32s(goldens.tensor(&format!("{name}.scales")).unwrap().data());
+        assert_eq!(bits(&scales), bits(&expected), "{name}");
+        matrices += 1;
+    }
+    assert_eq!(2 * matrices, goldens.len(), "every golden is compared");
+    let (_, scales) = bin.int8s("model.layers.0.self_attn.q_proj.weight");
+    let infinite: Vec<bool> = scales.iter().map(|scale| scale.is_infinite()).collect();
+    assert_eq!(infinite[..5], [true, true, false, true, false], "zeros, tiny, small, subnormal, ordinary");
+}
+
+#[test]
+fn int8_proj_touches_gate_and_up_only() {
+    let (bin, _) = try_convert(&fixture("hf"), Quant::Int8Proj).unwrap();
+    assert_eq!(bin.metadata("quant"), "int8");
+    for name in bin.names() {
+        let proj = name.contains("mlp.gate_proj") || name.contains("mlp.up_proj");
+        assert_eq!(bin.dtype(name), if proj { "int8" } else { "f32" }, "{name}");
+    }
+}
+
+#[test]
+fn the_metadata_are_python_style_strings() {
+    let (bin, _) = try_convert(&fixture("hf"), Quant::F32).unwrap();
+    let expected = json!({
+        "format_version": "1.1",
+        "architecture": "llama",
+        "hidden_size": "32",
+        "intermediate_size": "48",
+        "n_layers": "2",
+        "n_heads": "4",
+        "n_kv_heads": "2",
+        "head_dim": "16",
+        "vocab_size": "301",
+        "max_position_embeddings": "2048",
+        "sliding_window": "None",
+        "rope_theta": "500000.0",
+        "norm_eps": "1e-05",
+        "act_type": "silu",
+        "tie_word_embeddings": "False",
+        "quant": "f32",
+        "bos_token_id": "1",
+        "eos_token_id": "2,0",
+    });
+    assert_eq!(bin.header["metadata"], expected);
+    assert_eq!(bin.names()[0], "model.embed_tokens.weight");
+    assert_eq!(bin.names()[20], "lm_head.weight");
+    assert_eq!(bin.shape("model.layers.1.self_attn.q_proj.weight"), [64, 32]);
+}
+
+/// Splits the fixture into two shards.
+fn shard(folder: &Path) {
+    let single = folder.join("model.safetensors");
+    let tensors = read_tensors(&single);
+    let (one, two): (Tensors, Tensors) =
+        tensors.into_iter().partition(|(name, _)| name.contains("layers.0") || name.contains("embed"));
+    let mut weight_map = json!({});
+    for (file, tensors) in
+        [("model-00001-of-00002.safetensors", &one), ("model-00002-of-00002.safetensors", &two)]
+    {
+        for name in tensors.keys() {
+            weight_map[name] = json!(file);
+        }
+        write_tensors(&folder.join(file), tensors);
+    }
+    fs::remove_file(single).unwrap();
+    let index = json!({"metadata": {}, "weight_map": weight_map});
+    fs::write(folder.join("model.safetensors.index.json"), index.to_string()).unwrap();
+}
+
+#[test]
+fn shards_convert_to_the_same_file() {
+    let folder = folder();
+    shard(folder.path());
+    let (sharded, _) = try_convert(folder.path(), Quant::Int8).unwrap();
+    let (single, _) = try_convert(&fixture("hf"), Quant::Int8).unwrap();
+    assert!(sharded.file == single.file);
+}
+
+#[test]
+fn damaged_shards_are_refused() {
+    let index = "model.safetensors.index.json";
+    for name in ["../model.safetensors", "/etc/passwd", "", "..", "a/b.safetensors", "./x"] {
+        let folder = folder();
+        shard(folder.path());
+        edit(folder.path(), index, |value| value["weight_map"]["lm_head.weight"] = json!(name));
+        assert_refused(folder.path(), "not a file in this folder");
+    }
+    let folder = folder();
+    shard(folder.path());
+    edit(folder.path(), index, |value| value["weight_map"]["lm_head.weight"] = json!("gone.safetensors"));
+    assert_refused(folder.path(), "gone.safetensors");
+    edit(folder.path(), index, |value| value["weight_map"] = json!([]));
+    assert_refused(folder.path(), "weight_map");
+    fs::write(folder.path().join(index), "{").unwrap();
+    assert_refused(folder.path(), "not a JSON object");
+}
+
+#[test]
+fn a_tensor_in_two_shards_is_refused() {
+    let folder = folder();
+    shard(folder.path());
+    let [one, two] = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"];
+    let mut tensors = read_tensors(&folder.path().join(two));
+    tensors.extend(read_tensors(&folder.path().join(one)).into_iter().take(1));
+    write_tensors(&folder.path().join(two), &tensors);
+    assert_refused(folder.path(), "in another shard as well");
+}
+
+fn is_tied(bin: &BinFile) -> bool {
+    let tied = bin.metadata("tie_word_embeddings") == "True";
+    assert_eq!(tied, !bin.names().contains(&"lm_head.weight"), "a tied head is not stored");
+    tied
+}
+
+#[test]
+fn a_tied_head_is_left_out() {
+    let folder = folder();
+    edit(folder.path(), "config.json", |config| config["tie_word_embeddings"] = json!(true));
+    assert!(is_tied(&try_convert(folder.path(), Quant::Int8).unwrap().0), "a stored copy is ignored");
+
+    edit_tensors(folder.path(), |tensors| drop(tensors.remove("lm_head.weight")));
+    assert!(is_tied(&try_convert(folder.path(), Quant::Int8).unwrap().0));
+
+    edit(folder.path(), "config.json", |config| config["tie_word_embeddings"] = json!(false));
+    assert_refused(folder.path(), "lm_head.weight is missing");
+
+    edit(folder.path(), "config.json", |config| config["tie_word_embeddings"] = Value::Null);
+    assert!(is_tied(&try_convert(folder.path(), Quant::Int8).unwrap().0));
+}
+
+#[test]
+fn defaults_are_those_of_transformers() {
+    let folder = folder();
+    let metadata = |change: fn(&mut Value), key: &str| {
+        edit(folder.path(), "config.json", change);
+        try_convert(folder.path(), Quant::F32).unwrap().0.metadata(key).to_owned()
+    };
+    assert_eq!(
+        metadata(|config| config["sliding_window"] = json!(16), "sliding_window"),
+        "None",
+        "Llama has none"
+    );
+    let as_mistral = |config: &mut Value| {
+        config["model_type"] = json!("mistral");
+        config["architectures"] = json!(["MistralForCausalLM"]);
+    };
+    assert_eq!(metadata(as_mistral, "sliding_window"), "16");
+    assert_eq!(metadata(|config| config["sliding_window"] = Value::Null, "sliding_window"), "None");
+    let without = |config: &mut Value| drop(config.as_object_mut().unwrap().remove("sliding_window"));
+    assert_eq!(metadata(without, "sliding_window"), "4096");
+    assert_eq!(metadata(|config| config["rms_norm_eps"] = Value::Null, "norm_eps"), "1e-06");
+    let theta = |config: &mut Value| {
+        config["rope_theta"] = Value::Null;
+        config["rope_parameters"] = json!({"rope_type": "default", "rope_theta": 1e6});
+    };
+    assert_eq!(metadata(theta, "rope_theta"), "1000000.0");
+    assert_eq!(metadata(|config| config["rope_parameters"] = Value::Null, "rope_theta"), "10000.0");
+}
+
+#[test]
+fn models_that_compute_something_else_are_refused() {
+    let llama_3 = json!({"rope_type": "llama3", "factor": 8.0});
+    let table = [
+        ("model_type", json!("qwen2"), "qwen2"),
+        ("architectures", json!(["LlamaForSequenceClassification"]), "LlamaForSequenceClassification"),
+        ("rope_scaling", llama_3.clone(), "rope scaling"),
+        ("rope_scaling", json!({"type": "linear", "factor": 2.0}), "rope scaling"),
+        ("rope_scaling", json!({"type": "default", "mrope_section": [1, 2]}), "rope scaling"),
+        ("rope_scaling", json!(7), "rope scaling"),
+        ("rope_parameters", llama_3, "rope scaling"),
+        ("partial_rotary_factor", json!(0.5), "partial_rotary_factor"),
+        ("attention_bias", json!(true), "biases"),
+        ("mlp_bias", json!(true), "biases"),
+        ("hidden_act", json!("gelu"), "hidden_act"),
+        ("attn_logit_softcapping", json!(50.0), "attn_logit_softcapping"),
+        ("final_logit_softcapping", json!(30.0), "final_logit_softcapping"),
+        ("num_local_experts", json!(8), "num_local_experts"),
+        ("quantization_config", json!({"quant_method": "gptq"}), "quantization_config"),
+        ("hidden_size", json!(null), "hidden_size is missing"),
+        ("hidden_size", json!("32"), "hidden_size is \"32\""),
+        ("hidden_size", json!(-1), "hidden_size"),
+        ("hidden_size", json!(0), "hidden_size is 0"),
+        ("hidden_size", json!(64), "has shape"),
+        ("num_hidden_layers", json!(3), "model.layers.2.input_layernorm.weight is missing"),
+        ("num_hidden_layers", json!(1), "model.layers.1"),
+        ("num_hidden_layers", json!(u32::MAX), "is missing"),
+        ("num_hidden_layers", json!(u64::MAX), "n_layers"),
+        ("num_attention_heads", json!(0), "n_heads is 0"),
+        ("num_key_value_heads", json!(3), "do not divide"),
+        ("num_key_value_heads", json!(4), "has shape"),
+        ("head_dim", json!(15), "even"),
+        ("head_dim", json!(u32::MAX), "even"),
+        ("head_dim", json!(null), "has shape"),
+        ("vocab_size", json!(300), "has shape"),
+        ("rope_theta", json!(0.0), "rope_theta is 0"),
+        ("rms_norm_eps", json!(-1.0), "epsilon"),
+        ("eos_token_id", json!("</s>"), "eos_token_id"),
+    ];
+    for (key, value, expected) in table {
+        let folder = folder();
+        edit(folder.path(), "config.json", |config| config[key] = value);
+        assert_refused(folder.path(), expected);
+    }
+}
+
+#[test]
+fn tensors_beyond_the_plain_model_are_refused_or_ignored_on_purpose() {
+    let zeros = |len: usize| (Dtype::F32, vec![len], vec![0; 4 * len]);
+    let folder = folder();
+    let add = |name: &str, len| {
+        edit_tensors(folder.path(), |tensors| drop(tensors.insert(name.into(), zeros(len))))
+    };
+    add("model.layers.0.self_attn.rotary_emb.inv_freq", 8);
+    try_convert(folder.path(), Quant::Int8).expect("the frequencies follow from rope_theta");
+    add("model.layers.0.self_attn.q_proj.bias", 64);
+    assert_refused(folder.path(), "biases");
+    edit_tensors(folder.path(), |tensors| drop(tensors.remove("model.layers.0.self_attn.q_proj.bias")));
+    add("model.layers.0.self_attn.q_norm.weight", 16);
+    assert_refused(folder.path(), "q_norm");
+}
+
+#[test]
+fn tensors_that_cannot_be_read_are_refused() {
+    let name = "model.layers.1.mlp.down_proj.weight";
+    let with = |change: fn(&mut (Dtype, Vec<usize>, Vec<u8>))| {
+        let folder = folder();
+        edit_tensors(folder.path(), |tensors| {
+            change(tensors.get_mut("model.layers.1.mlp.down_proj.weight").unwrap())
+        });
+        let message = refusal(folder.path());
+        assert!(message.contains(name), "{message}");
+        message
+    };
+    assert!(with(|tensor| tensor.0 = Dtype::I16).contains("I16"));
+    assert!(with(|tensor| tensor.1 = vec![48, 32]).contains("[48, 32]"));
+    assert!(with(|tensor| tensor.1 = vec![2, 16, 48]).contains("[2, 16, 48]"));
+    assert!(
+        with(|tensor| tensor.2[99 * 2..][..2].copy_from_slice(&[0xc0, 0x7f]))
+            .contains("NaN at row 2, column 3")
+    );
+    assert!(with(|tensor| tensor.2[..2].copy_from_slice(&[0x80, 0xff])).contains("-inf at row 0, column 0"));
+}
+
+#[test]
+fn a_cut_off_safetensors_file_is_refused() {
+    let folder = folder();
+    let path = folder.path().join("model.safetensors");
+    let whole = fs::read(&path).unwrap();
+    for len in [0, 7, 8, 100, 2000, whole.len() - 1] {
+        fs::write(&path, &whole[..len]).unwrap();
+        assert_refused(folder.path(), "not a whole safetensors file");
+    }
+}
+
+#[test]
+fn a_folder_that_lacks_a_file_is_told_which() {
+    let folder = folder();
+    let rename = |from: &str, to: &str| fs::rename(folder.path().join(from), folder.path().join(to)).unwrap();
+    rename("model.safetensors", "pytorch_model.bin");
+    assert_refused(folder.path(), "has pytorch_model.bin but no model.safetensors");
+    rename("pytorch_model.bin", "consolidated.safetensors");
+    assert_refused(folder.path(), "consolidated.safetensors");
+    rename("consolidated.safetensors", "x");
+    assert_refused(folder.path(), "neither");
+    rename("tokenizer.json", "y");
+    assert_refused(folder.path(), "tokenizer.json");
+    rename("config.json", "z");
+    assert_refused(folder.path(), "no config.json");
+}

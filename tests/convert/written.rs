@@ -1,0 +1,117 @@
+//! How the result comes to be: all at once, or not at all.
+
+use std::fs;
+use std::path::Path;
+
+use torchless::format::convert::{Quant, convert};
+
+use crate::fixture;
+
+fn names(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).unwrap();
+    let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+fn error(src: &Path, dst: &Path) -> String {
+    convert(src, dst, Quant::F32, &mut |_| {}).unwrap_err().to_string()
+}
+
+#[test]
+fn an_existing_file_is_replaced_by_success_only() {
+    let folder = tempfile::tempdir().unwrap();
+    let dst = folder.path().join("model.bin");
+    fs::write(&dst, "old").unwrap();
+
+    let damaged = folder.path().join("damaged.gguf");
+    let mut bytes = fs::read(fixture("tiny.gguf")).unwrap();
+    // The last tensor's last value becomes a NaN: everything else is written before it is found.
+    let end = bytes.len();
+    bytes[end - 64..].fill(0xff);
+    fs::write(&damaged, bytes).unwrap();
+    let mut steps = 0;
+    let result = convert(&damaged, &dst, Quant::F32, &mut |_| {
+        steps += 1;
+        let temporaries = names(folder.path()).into_iter().filter(|name| name.ends_with(".partial"));
+        assert_eq!(temporaries.count(), 1, "beside the destination, under a name that says so");
+        assert_eq!(fs::read(&dst).unwrap(), b"old");
+    });
+    assert!(result.unwrap_err().to_string().contains("NaN"));
+    assert!(steps > 10, "the failure came after {steps} steps");
+    assert_eq!(fs::read(&dst).unwrap(), b"old");
+    assert_eq!(names(folder.path()), ["damaged.gguf", "model.bin"]);
+
+    convert(&fixture("tiny.gguf"), &dst, Quant::F32, &mut |_| {}).unwrap();
+    assert!(fs::read(&dst).unwrap().len() > 100_000);
+    assert_eq!(names(folder.path()), ["damaged.gguf", "model.bin"]);
+}
+
+#[test]
+fn what_a_killed_run_left_is_in_nobodys_way() {
+    let folder = tempfile::tempdir().unwrap();
+    let dst = folder.path().join("model.bin");
+    fs::write(folder.path().join(".model.bin.abc123.partial"), "half").unwrap();
+    convert(&fixture("tiny.gguf"), &dst, Quant::F32, &mut |_| {}).unwrap();
+    assert_eq!(names(folder.path()), [".model.bin.abc123.partial", "model.bin"]);
+}
+
+#[test]
+fn destinations_that_cannot_be_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let gguf = fixture("tiny.gguf");
+    assert!(error(&gguf, folder.path()).contains("is a folder"));
+    assert!(error(&gguf, &folder.path().join("missing/model.bin")).contains("its folder does not exist"));
+    assert!(error(&gguf, Path::new("/")).contains("is a folder"));
+    assert!(error(&gguf, Path::new("")).contains("not a file name"));
+    let file = folder.path().join("file");
+    fs::write(&file, "").unwrap();
+    assert!(error(&gguf, &file.join("model.bin")).contains("its folder does not exist"));
+    let copy = folder.path().join("copy.gguf");
+    fs::copy(&gguf, &copy).unwrap();
+    assert!(error(&copy, &copy).contains("is the source"));
+    assert_eq!(fs::read(&copy).unwrap(), fs::read(&gguf).unwrap());
+    assert_eq!(names(folder.path()), ["copy.gguf", "file"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn special_files_are_left_alone() {
+    assert!(error(&fixture("tiny.gguf"), Path::new("/dev/null")).contains("not a regular file"));
+    assert!(error(Path::new("/dev/null"), Path::new("unused.bin")).contains("not a regular file"));
+}
+
+#[cfg(unix)]
+#[test]
+fn the_result_has_the_permissions_of_any_new_file() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode();
+    let (dst, ordinary) = (folder.path().join("model.bin"), folder.path().join("ordinary"));
+    fs::write(&ordinary, "").unwrap();
+    convert(&fixture("tiny.gguf"), &dst, Quant::F32, &mut |_| {}).unwrap();
+    assert_eq!(mode(&dst), mode(&ordinary));
+}
+
+#[test]
+fn progress_counts_up_to_the_total() {
+    let folder = tempfile::tempdir().unwrap();
+    for quant in [Quant::F32, Quant::Int8] {
+        let mut seen = Vec::new();
+        let dst = folder.path().join("model.bin");
+        convert(&fixture("hf"), &dst, quant, &mut |at| seen.push((at.step.to_owned(), at.done, at.total)))
+            .unwrap();
+        assert_eq!(seen.len(), 21, "one a tensor, small as they are");
+        assert!(seen.is_sorted_by(|a, b| a.1 < b.1 && a.2 == b.2));
+        let (step, done, total) = seen.last().unwrap();
+        assert_eq!((step.as_str(), done), ("lm_head.weight", total));
+    }
+}
+
+#[test]
+fn quant_reads_its_command_line_spelling() {
+    for (name, quant) in [("int8", Quant::Int8), ("int8-proj", Quant::Int8Proj), ("f32", Quant::F32)] {
+        assert_eq!(name.parse(), Ok(quant));
+    }
+    assert!("q4".parse::<Quant>().unwrap_err().contains("int8-proj"));
+}
