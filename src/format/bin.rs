@@ -98,6 +98,9 @@ impl BinFile {
     /// # Errors
     /// If the file cannot be mapped, or is damaged; the error names the place.
     pub fn open(path: &Path) -> Result<Self, Error> {
+        if path.is_dir() {
+            return Err(Error::file(path, "a folder, not a model file: `torchless convert` it first"));
+        }
         let map = map_file(path)?;
         let at = || Malformed::in_file(path);
         let (header, base) = split(&map).map_err(at())?;

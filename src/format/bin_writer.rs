@@ -9,27 +9,18 @@ use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
 
 use serde_json::{Map, Value, json};
+use torchless_kernels::GROUP;
 
 use crate::format::atomic::AtomicFile;
+use crate::format::bin::Dtype;
 use crate::model::Config;
 use crate::tokenizer::{Kind, Spec};
 use crate::{Error, Malformed};
 
-/// Values that share a scale: consecutive ones of the flattened tensor.
-const GROUP: usize = 64;
 /// Tensors and scales start at multiples of this many bytes from the start of the payload.
 const ALIGNMENT: u64 = 64;
 /// Values buffered before they are written: 1 MiB of f32.
 const CHUNK: usize = 1 << 18;
-
-/// How a tensor is stored in the file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Dtype {
-    /// Four bytes a value.
-    F32,
-    /// One byte a value and an f32 scale for every 64.
-    Int8,
-}
 
 /// A tensor to write.
 #[derive(Debug, Clone)]

@@ -8,7 +8,8 @@ use std::path::Path;
 use std::str::FromStr;
 
 use crate::format::atomic::AtomicFile;
-use crate::format::bin_writer::{BinWriter, Dtype, Layout, TensorInfo};
+use crate::format::bin::Dtype;
+use crate::format::bin_writer::{BinWriter, Layout, TensorInfo};
 use crate::format::map::map_file;
 use crate::format::source::Source;
 use crate::format::{gguf, hf};

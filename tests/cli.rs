@@ -1,0 +1,221 @@
+//! The command line as a user meets it: what goes to stdout, what to stderr, and the exit codes.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models").join(name)
+}
+
+fn torchless(args: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_torchless"));
+    command.env_remove("TORCHLESS_MODEL").env_remove("TORCHLESS_ISA").args(args).output().unwrap()
+}
+
+/// Runs `torchless` on a model among the fixtures, which must go well; returns stdout.
+fn run(command: &str, model: &str, args: &[&str]) -> String {
+    let model = fixture(model);
+    let output = torchless(&[&[command, "-m", model.to_str().unwrap()], args].concat());
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command} {args:?}: {stderr}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn run_json(command: &str, model: &str, args: &[&str]) -> Value {
+    let stdout = run(command, model, &[args, &["--json"]].concat());
+    assert_eq!(stdout.lines().count(), 1, "{stdout}");
+    serde_json::from_str(&stdout).unwrap()
+}
+
+/// Runs what must fail with exit code 1 and one line on stderr, which it returns; stdout stays empty.
+fn failure(args: &[&str]) -> String {
+    let output = torchless(args);
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{args:?}: {stderr}");
+    assert_eq!(stderr.lines().count(), 1, "{args:?}: {stderr}");
+    assert!(stderr.starts_with("error: "), "{args:?}: {stderr}");
+    assert!(output.stdout.is_empty(), "{args:?}");
+    stderr
+}
+
+fn golden(name: &str) -> Value {
+    serde_json::from_str(&std::fs::read_to_string(fixture(&format!("{name}.json"))).unwrap()).unwrap()
+}
+
+#[test]
+fn generate_gives_the_golden_continuation() {
+    let golden = golden("mistral");
+    let prompt = golden["prompt"].as_str().unwrap();
+    let result =
+        run_json("generate", "mistral-f32.bin", &[prompt, "--temp", "0", "-n", "16", "--ignore-eos"]);
+    assert_eq!(result["prompt_tokens"], golden["prompt_tokens"]);
+    assert_eq!(result["tokens"], golden["greedy"]);
+    assert_eq!(result["finish_reason"], "length");
+    for timing in ["prompt_tokens_per_s", "tokens_per_s", "ttft_ms"] {
+        assert!(result["timings"][timing].as_f64().unwrap() > 0.0, "{timing}");
+    }
+    let text = run("generate", "mistral-f32.bin", &[prompt, "--temp", "0", "-n", "16", "--ignore-eos"]);
+    assert_eq!(text.trim_end_matches('\n'), result["text"].as_str().unwrap().trim_end_matches('\n'));
+}
+
+#[test]
+fn one_seed_gives_one_text_at_any_number_of_threads() {
+    let text = |seed: &str, threads: &str| {
+        run(
+            "generate",
+            "mistral-int8.bin",
+            &["she", "-n", "30", "--ignore-eos", "--seed", seed, "-t", threads],
+        )
+    };
+    assert_eq!(text("1", "1"), text("1", "3"));
+    assert_ne!(text("1", "1"), text("2", "1"));
+}
+
+#[test]
+fn a_model_and_a_prompt_are_enough() {
+    let model = fixture("mistral-int8.bin");
+    let model = model.to_str().unwrap();
+    let short = torchless(&[model, "she", "--debug"]);
+    assert!(short.status.success());
+    assert_eq!(String::from_utf8(short.stdout).unwrap(), run("generate", "mistral-int8.bin", &["she"]));
+    let stderr = String::from_utf8(short.stderr).unwrap();
+    for part in ["load: ", "prompt: 2 tokens", "layer 2/2", "tokens/s"] {
+        assert!(stderr.contains(part), "{part:?} is not in {stderr}");
+    }
+}
+
+#[test]
+fn the_model_can_come_from_the_environment() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_torchless"));
+    command.env("TORCHLESS_MODEL", fixture("llama-f32.bin")).args(["inspect", "--json"]);
+    let output = command.output().unwrap();
+    let inspected: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(inspected["config"]["rope_theta"], 500000.0);
+}
+
+#[test]
+fn a_stop_string_ends_the_text_before_it() {
+    let args = ["she", "--temp", "0", "-n", "24", "--ignore-eos"];
+    let whole = run_json("generate", "llama-f32.bin", &args);
+    let text = whole["text"].as_str().unwrap();
+    let chars: Vec<char> = text.chars().collect();
+    let stop: String = chars[chars.len() / 2..chars.len() / 2 + 2].iter().collect();
+    let stopped = run_json("generate", "llama-f32.bin", &[&args[..], &["--stop", &stop]].concat());
+    assert_eq!(stopped["text"].as_str().unwrap(), text.split(&stop).next().unwrap());
+    assert_eq!(stopped["finish_reason"], "stop");
+}
+
+#[test]
+fn perplexity_of_ids_is_that_of_transformers() {
+    let golden = golden("llama");
+    let ids: Vec<String> = golden["tokens"].as_array().unwrap().iter().map(Value::to_string).collect();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("ids.txt");
+    std::fs::write(&file, ids.join("\n")).unwrap();
+    let args = ["--tokens", file.to_str().unwrap()];
+    let result = run_json("perplexity", "llama-f32.bin", &args);
+    let numbers = |v: &Value| v.as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect::<Vec<_>>();
+    let (found, expected) = (numbers(&result["logprobs"]), numbers(&golden["logprobs"]));
+    assert_eq!((found.len(), result["tokens"].as_u64()), (47, Some(48)));
+    assert!(found.iter().zip(&expected).all(|(a, b)| (a - b).abs() < 1e-3));
+    let nll = -expected.iter().sum::<f64>() / 47.0;
+    assert!((result["nll"].as_f64().unwrap() - nll).abs() < 1e-3);
+    assert!((result["ppl"].as_f64().unwrap() - nll.exp()).abs() < 2e-3 * nll.exp());
+
+    // In windows of 16 the first 15 predictions are the same, and each later window has 15 of its own.
+    let windows = run_json("perplexity", "llama-f32.bin", &[&args[..], &["--ctx", "16"]].concat());
+    let windows = numbers(&windows["logprobs"]);
+    assert_eq!(windows.len(), 3 * 15);
+    assert!(windows[..15].iter().zip(&found).all(|(a, b)| (a - b).abs() < 1e-5));
+}
+
+#[test]
+fn tokenize_shows_ids_and_pieces_and_goes_back() {
+    let golden = golden("mistral");
+    let (prompt, ids) = (golden["prompt"].as_str().unwrap(), &golden["prompt_tokens"]);
+    let result = run_json("tokenize", "mistral-f32.bin", &[prompt]);
+    assert_eq!(&result["ids"], ids);
+    assert_eq!(result["pieces"][0], "<s>");
+    let without_bos = run_json("tokenize", "mistral-f32.bin", &[prompt, "--no-bos"]);
+    assert_eq!(without_bos["ids"].as_array().unwrap()[..], ids.as_array().unwrap()[1..]);
+    let back =
+        run_json("tokenize", "mistral-f32.bin", &["--decode", &ids.to_string().replace(['[', ']'], "")]);
+    assert_eq!(back["text"], prompt);
+    let table = run("tokenize", "mistral-f32.bin", &[prompt]);
+    assert_eq!(table.lines().count(), ids.as_array().unwrap().len());
+}
+
+#[test]
+fn inspect_adds_up() {
+    let result = run_json("inspect", "mistral-int8.bin", &["--ctx", "100", "--kv", "f16"]);
+    assert_eq!(result["config"]["head_dim"], 32);
+    assert_eq!(result["config"]["tie_word_embeddings"], true);
+    let sum = |v: &Value| v.as_u64().unwrap();
+    let tensors: u64 = result["tensors"].as_array().unwrap().iter().map(|t| sum(&t["bytes"])).sum();
+    let by_dtype: u64 = result["bytes_by_dtype"].as_object().unwrap().values().map(sum).sum();
+    assert_eq!(tensors, by_dtype);
+    // Keys and values, 2 layers, 2 heads of 32, no more positions than the window of 16, 2 bytes each.
+    assert_eq!(result["memory"]["kv_cache"], 2 * 2 * 2 * 32 * 16 * 2);
+    assert!(run("inspect", "mistral-int8.bin", &[]).contains("sliding window 16"));
+}
+
+#[test]
+fn convert_writes_a_model_that_answers_as_the_original_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let converted = folder.path().join("converted.bin");
+    let source = fixture("mistral-hf");
+    let args = ["convert", source.to_str().unwrap(), converted.to_str().unwrap(), "--quant", "f32"];
+    let output = torchless(&args);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(output.stdout.is_empty());
+    let golden = golden("mistral");
+    let prompt = golden["prompt"].as_str().unwrap();
+    let args = [prompt, "--temp", "0", "-n", "16", "--ignore-eos"];
+    let result = run_json("generate", converted.to_str().unwrap(), &args);
+    assert_eq!(result["tokens"], golden["greedy"]);
+}
+
+#[test]
+fn what_a_user_can_get_wrong_is_one_line() {
+    let model = fixture("mistral-int8.bin");
+    let (model, hf, json) = (model.to_str().unwrap(), fixture("mistral-hf"), fixture("mistral.json"));
+    let long = "the rain ".repeat(100);
+    let cases: [(&[&str], &str); 12] = [
+        (&["generate", "-m", "no/such.bin", "x"], "no/such.bin: No such file"),
+        (&["generate", "-m", hf.to_str().unwrap(), "x"], "torchless convert"),
+        (&["generate", "-m", json.to_str().unwrap(), "x"], "not a torchless .bin file"),
+        (&["generate", "-m", model, &long], "do not fit in the context of 256"),
+        (&["generate", "-m", model, &long, "-c", "20"], "do not fit in the context of 20"),
+        (&["generate", "-m", model, "x", "-c", "257"], "a context of 257: this model allows 1 to 256"),
+        (&["generate", "-m", model, "x", "--isa", "mmx"], "unknown instruction set \"mmx\""),
+        (&["generate", "-m", model, "x", "--top-p", "1.5"], "--top-p 1.5"),
+        (&["tokenize", "-m", model, "--decode", "1,999999"], "999999 is not in the vocabulary"),
+        (&["tokenize", "-m", model, "--decode", "one"], "\"one\" is not a token id"),
+        (&["perplexity", "-m", model, "no/such.txt"], "no/such.txt"),
+        (&["perplexity", "-m", model, "--tokens", json.to_str().unwrap()], "is not a token id"),
+    ];
+    for (args, reason) in cases {
+        let error = failure(args);
+        assert!(error.contains(reason), "{args:?}: {error:?} does not say {reason:?}");
+    }
+}
+
+#[test]
+fn wrong_usage_is_exit_code_2() {
+    for args in
+        [&["generat", "x"][..], &["generate"], &["generate", "x", "--temp", "warm"], &["perplexity"], &[]]
+    {
+        assert_eq!(torchless(args).status.code(), Some(2), "{args:?}");
+    }
+}
+
+#[test]
+fn help_of_every_command_has_an_example() {
+    for command in ["generate", "perplexity", "tokenize", "inspect", "convert", "pull"] {
+        let output = torchless(&[command, "--help"]);
+        let help = String::from_utf8(output.stdout).unwrap();
+        assert!(help.contains(&format!("torchless {command}")) && help.contains("Example"), "{help}");
+    }
+}
