@@ -283,7 +283,8 @@ impl Pull {
                 Err(error) => return Err(Error::io(source)(error)),
             };
             hash.update(&buffer[..len]);
-            out.write_all(&buffer[..len]).map_err(Error::io(to))?;
+            // Named by the folder that is full, not by the temporary that is gone by then.
+            out.write_all(&buffer[..len]).map_err(Error::io(&self.folder))?;
             done += len as u64;
             progress(Progress { step: "unpacking", done: done.min(total), total });
         }

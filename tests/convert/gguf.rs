@@ -113,6 +113,7 @@ fn models_that_compute_something_else_are_refused() {
         (|f| f.set("llama.rope.dimension_sections", i32s(&[1, 1])), "llama.rope.dimension_sections"),
         (|f| f.set("llama.expert_count", u32_value(8)), "experts"),
         (|f| f.set("llama.attention.causal", bool_value(0)), "causal"),
+        (|f| f.set("split.count", u32_value(2)), "one of 2 parts"),
         (|f| f.set("llama.rope.dimension_count", u32_value(2)), "llama.rope.dimension_count"),
         (|f| f.set("llama.attention.value_length", u32_value(8)), "llama.attention.value_length"),
         (|f| f.add("rope_freqs", &[2]), "llama3"),
