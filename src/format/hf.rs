@@ -31,6 +31,13 @@ pub fn open(folder: &Path) -> Result<Source, Error> {
     };
     let config = config::read(&config_json)?;
     let (tokenizer, notes) = tokenizer::read(folder, &config_json, config.vocab_size)?;
+    let ids = tokenizer.bos_token_id.iter().chain(&tokenizer.eos_token_ids);
+    if let Some(id) = ids.copied().find(|&id| id as usize >= config.vocab_size) {
+        let rows = config.vocab_size;
+        return Err(
+            config_json.error(format!("token {id} begins or ends texts, but there are only {rows} tokens"))
+        );
+    }
     let mut tensors = tensors(folder)?;
     let tie_word_embeddings = match config_json.bool("tie_word_embeddings")? {
         Some(tied) => tied,

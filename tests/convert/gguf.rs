@@ -88,6 +88,31 @@ fn a_sliding_window_is_kept() {
     assert_eq!(try_convert(&path, Quant::F32).unwrap().0.metadata("sliding_window"), "16");
 }
 
+#[test]
+fn groups_run_across_the_blocks_of_rows_that_a_large_tensor_is_written_in() {
+    // Rows of 43691 values: 6 of them, the first block, end 2 values into a group.
+    let cols = 43691;
+    let mut file = GgufFile::tiny();
+    file.set("llama.feed_forward_length", u32_value(cols));
+    file.tensors.retain(|tensor| !tensor.name.contains("ffn_") || tensor.name.contains("norm"));
+    file.add("blk.0.ffn_gate", &[8, cols.into()]);
+    file.add("blk.0.ffn_up", &[8, cols.into()]);
+    file.add("blk.0.ffn_down", &[cols.into(), 8]);
+    let values: Vec<f32> = (0..8 * cols).map(|i| (i.wrapping_mul(2_654_435_761) >> 8) as f32 - 8e6).collect();
+    file.tensor("blk.0.ffn_down.weight").data = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+    let (_folder, path) = write(&file.bytes());
+
+    let name = "model.layers.0.mlp.down_proj.weight";
+    let (quants, scales) = try_convert(&path, Quant::Int8).unwrap().0.int8s(name);
+    for ((group, quants), scale) in values.chunks(64).zip(quants.chunks(64)).zip(scales) {
+        let max = group.iter().map(|value| value.abs()).fold(0.0, f32::max);
+        assert_eq!(scale, 127.0 / max);
+        let expected: Vec<i8> = group.iter().map(|value| (value * scale).round_ties_even() as i8).collect();
+        assert_eq!(quants, expected);
+    }
+    assert!(try_convert(&path, Quant::F32).unwrap().0.f32s(name) == values);
+}
+
 /// A change to a good file and what the refusal must say.
 pub type Case = (fn(&mut GgufFile), &'static str);
 
@@ -113,6 +138,7 @@ fn models_that_compute_something_else_are_refused() {
         (|f| f.set("llama.rope.dimension_sections", i32s(&[1, 1])), "llama.rope.dimension_sections"),
         (|f| f.set("llama.expert_count", u32_value(8)), "experts"),
         (|f| f.set("llama.attention.causal", bool_value(0)), "causal"),
+        (|f| f.set("split.count", u32_value(2)), "one of 2 parts"),
         (|f| f.set("llama.rope.dimension_count", u32_value(2)), "llama.rope.dimension_count"),
         (|f| f.set("llama.attention.value_length", u32_value(8)), "llama.attention.value_length"),
         (|f| f.add("rope_freqs", &[2]), "llama3"),

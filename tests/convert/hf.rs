@@ -303,6 +303,8 @@ fn models_that_compute_something_else_are_refused() {
         ("rope_theta", json!(0.0), "rope_theta is 0"),
         ("rms_norm_eps", json!(-1.0), "epsilon"),
         ("eos_token_id", json!("</s>"), "eos_token_id"),
+        ("eos_token_id", json!([2, 301]), "token 301"),
+        ("bos_token_id", json!(301), "token 301"),
     ];
     for (key, value, expected) in table {
         let folder = folder();

@@ -18,6 +18,11 @@ use crate::tokenizer::{Kind, Spec, spm};
 pub fn open(map: Mmap) -> Result<Source, Malformed> {
     let map = Arc::new(map);
     let gguf = Gguf::parse(&map)?;
+    if let Some(parts @ 2..) = gguf.integer("split.count")? {
+        return Err(Malformed(format!(
+            "one of {parts} parts of a model: join them first, with llama.cpp's llama-gguf-split --merge"
+        )));
+    }
     let config = config(&gguf)?;
     let (tokenizer, notes) = tokenizer(&gguf, config.vocab_size)?;
     let tensors = tensors(&gguf, &map, config.head_dim)?;
