@@ -23,6 +23,9 @@ pub enum Error {
         /// The place in the file, what is wrong there, and the remedy where there is one.
         problem: Malformed,
     },
+    /// A progress callback asked to stop.
+    #[error("interrupted: nothing was left behind")]
+    Interrupted,
     /// A request that cannot be met: a prompt longer than the context, an unknown token id, …
     #[error("{0}")]
     Request(String),

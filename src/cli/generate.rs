@@ -10,6 +10,7 @@ use torchless::runtime::sampler::Sampling;
 use torchless::runtime::session::{Progress, Session, SessionOptions};
 use torchless::tokenizer::EncodeOptions;
 
+use super::interrupt;
 use super::model::{ModelArgs, RunArgs};
 use super::output::{emit, emit_json};
 
@@ -123,16 +124,11 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 }
 
 fn stream(text: &str, quiet: bool, failed: &mut Option<io::Error>) -> ControlFlow<()> {
-    if quiet {
-        return ControlFlow::Continue(());
+    if !quiet && let Err(error) = emit(text) {
+        *failed = Some(error);
+        return ControlFlow::Break(());
     }
-    match emit(text) {
-        Ok(()) => ControlFlow::Continue(()),
-        Err(error) => {
-            *failed = Some(error);
-            ControlFlow::Break(())
-        }
-    }
+    interrupt::check()
 }
 
 fn to_json(prompt: &[u32], result: &Generated) -> serde_json::Value {

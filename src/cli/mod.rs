@@ -3,6 +3,7 @@
 mod convert;
 mod generate;
 mod inspect;
+mod interrupt;
 mod model;
 mod output;
 mod perplexity;
@@ -34,7 +35,7 @@ use clap::{CommandFactory, Parser, Subcommand};
         torchless convert ./Mistral-7B-v0.1 mistral.bin\n  \
         torchless mistral.bin \"Once upon a time\" --debug\n\n\
         Results go to stdout, everything else to stderr; --json gives results for machines.\n\
-        Exit codes: 0 good, 1 the operation failed, 2 wrong usage."
+        Exit codes: 0 good, 1 the operation failed, 2 wrong usage, 130 interrupted."
 )]
 struct Cli {
     #[command(subcommand)]
@@ -51,9 +52,13 @@ enum Command {
     Pull(pull::Args),
 }
 
+/// The exit code after Ctrl-C: 128 + SIGINT, as shells have it.
+const INTERRUPTED: u8 = 130;
+
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
     let cli = Cli::parse_from(expand_short_form(std::env::args_os().collect()));
+    interrupt::listen();
     let result = match cli.command {
         Command::Generate(args) => generate::run(args),
         Command::Perplexity(args) => perplexity::run(args),
@@ -63,12 +68,13 @@ pub fn main() -> ExitCode {
         Command::Pull(args) => pull::run(args),
     };
     match result {
+        Ok(()) if interrupt::happened() => ExitCode::from(INTERRUPTED),
         Ok(()) => ExitCode::SUCCESS,
         // Whoever read our output has seen enough (`torchless … | head -1`).
         Err(e) if is_broken_pipe(&e) => ExitCode::SUCCESS,
         Err(e) => {
             eprintln!("error: {}", output::one_line(&format!("{e:#}")));
-            ExitCode::FAILURE
+            if interrupt::happened() { ExitCode::from(INTERRUPTED) } else { ExitCode::FAILURE }
         }
     }
 }

@@ -1,7 +1,11 @@
 //! Progress bars on stderr; nothing is shown where that is not a terminal.
 
+use std::ops::ControlFlow;
+
 use indicatif::{ProgressBar, ProgressStyle};
 use torchless::format::convert::Progress;
+
+use super::interrupt;
 
 /// A bar that counts bytes, fed by converting and pulling.
 pub struct Bytes(ProgressBar);
@@ -14,13 +18,14 @@ impl Bytes {
         Self(bar)
     }
 
-    /// Shows how far the work has come.
-    pub fn show(&self, at: Progress<'_>) {
+    /// Shows how far the work has come; breaks it off after Ctrl-C.
+    pub fn show(&self, at: Progress<'_>) -> ControlFlow<()> {
         if self.0.message() != at.step {
             self.0.set_message(at.step.to_owned());
         }
         self.0.set_length(at.total);
         self.0.set_position(at.done);
+        interrupt::check()
     }
 }
 

@@ -99,12 +99,12 @@ impl BinWriter {
     /// chunk that reached the file.
     ///
     /// # Errors
-    /// What `read_row` returns, or when writing fails.
+    /// What `read_row` or `written` returns, or when writing fails.
     pub fn write_tensor(
         &mut self,
         index: usize,
         mut read_row: impl FnMut(usize, &mut [f32]) -> Result<(), Error>,
-        mut written: impl FnMut(u64),
+        mut written: impl FnMut(u64) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let place = &self.layout.places[index];
         let mut chunk = Chunk::new(place, self.layout.base());
@@ -122,7 +122,7 @@ impl BinWriter {
             let bytes = chunk
                 .write(self.file.file(), &values[..ready])
                 .map_err(Error::io(self.file.destination()))?;
-            written(bytes);
+            written(bytes)?;
             values.drain(..ready);
         }
         Ok(())

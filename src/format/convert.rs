@@ -4,6 +4,7 @@
 //! large tensors is ever in memory as a whole.
 
 use std::fs;
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::str::FromStr;
 
@@ -64,6 +65,18 @@ pub struct Progress<'a> {
     pub total: u64,
 }
 
+/// Is told how far an operation has come, and can break it off: then what was begun is removed, and the operation
+/// returns [`Error::Interrupted`].
+pub type OnProgress<'a> = dyn FnMut(Progress<'_>) -> ControlFlow<()> + 'a;
+
+/// Calls `progress`; an error if it breaks off.
+pub(crate) fn report(progress: &mut OnProgress, at: Progress<'_>) -> Result<(), Error> {
+    match progress(at) {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(()) => Err(Error::Interrupted),
+    }
+}
+
 /// What was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
@@ -82,13 +95,8 @@ pub struct Report {
 ///
 /// # Errors
 /// When `src` is not a model that is supported, is damaged, or holds a NaN or an infinity; when `dst` cannot be
-/// written. Then `dst` is as it was.
-pub fn convert(
-    src: &Path,
-    dst: &Path,
-    quant: Quant,
-    progress: &mut dyn FnMut(Progress<'_>),
-) -> Result<Report, Error> {
+/// written; when `progress` breaks off. Then `dst` is as it was.
+pub fn convert(src: &Path, dst: &Path, quant: Quant, progress: &mut OnProgress) -> Result<Report, Error> {
     if let (Ok(src), Ok(dst)) = (src.canonicalize(), dst.canonicalize())
         && src == dst
     {
@@ -128,7 +136,7 @@ fn write(
     mut source: Source,
     dst: &Path,
     quant: Quant,
-    progress: &mut dyn FnMut(Progress<'_>),
+    progress: &mut OnProgress,
 ) -> Result<Report, Error> {
     let tensors = source.take_tensors().map_err(Malformed::in_file(src))?;
     let infos: Vec<TensorInfo> = tensors
@@ -149,7 +157,7 @@ fn write(
         };
         writer.write_tensor(index, read_row, |bytes| {
             done += bytes;
-            progress(Progress { step: name, done, total });
+            report(progress, Progress { step: name, done, total })
         })?;
     }
     writer.finish()?;

@@ -10,6 +10,7 @@ mod tokenizer;
 mod written;
 
 use std::fs;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use torchless::Error;
@@ -25,7 +26,7 @@ fn fixture(name: &str) -> PathBuf {
 fn try_convert(src: &Path, quant: Quant) -> Result<(BinFile, Report), Error> {
     let folder = tempfile::tempdir().unwrap();
     let dst = folder.path().join("model.bin");
-    let result = convert(src, &dst, quant, &mut |_| {});
+    let result = convert(src, &dst, quant, &mut |_| ControlFlow::Continue(()));
     let left: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     match result {
         Ok(report) => {

@@ -1,6 +1,7 @@
 //! How the result comes to be: all at once, or not at all.
 
 use std::fs;
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use torchless::format::convert::{Quant, convert};
@@ -15,7 +16,7 @@ fn names(folder: &Path) -> Vec<String> {
 }
 
 fn error(src: &Path, dst: &Path) -> String {
-    convert(src, dst, Quant::F32, &mut |_| {}).unwrap_err().to_string()
+    convert(src, dst, Quant::F32, &mut |_| ControlFlow::Continue(())).unwrap_err().to_string()
 }
 
 #[test]
@@ -36,13 +37,14 @@ fn an_existing_file_is_replaced_by_success_only() {
         let temporaries = names(folder.path()).into_iter().filter(|name| name.ends_with(".partial"));
         assert_eq!(temporaries.count(), 1, "beside the destination, under a name that says so");
         assert_eq!(fs::read(&dst).unwrap(), b"old");
+        ControlFlow::Continue(())
     });
     assert!(result.unwrap_err().to_string().contains("NaN"));
     assert!(steps > 10, "the failure came after {steps} steps");
     assert_eq!(fs::read(&dst).unwrap(), b"old");
     assert_eq!(names(folder.path()), ["damaged.gguf", "model.bin"]);
 
-    convert(&fixture("tiny.gguf"), &dst, Quant::F32, &mut |_| {}).unwrap();
+    convert(&fixture("tiny.gguf"), &dst, Quant::F32, &mut |_| ControlFlow::Continue(())).unwrap();
     assert!(fs::read(&dst).unwrap().len() > 100_000);
     assert_eq!(names(folder.path()), ["damaged.gguf", "model.bin"]);
 }
@@ -52,7 +54,7 @@ fn what_a_killed_run_left_is_in_nobodys_way() {
     let folder = tempfile::tempdir().unwrap();
     let dst = folder.path().join("model.bin");
     fs::write(folder.path().join(".model.bin.abc123.partial"), "half").unwrap();
-    convert(&fixture("tiny.gguf"), &dst, Quant::F32, &mut |_| {}).unwrap();
+    convert(&fixture("tiny.gguf"), &dst, Quant::F32, &mut |_| ControlFlow::Continue(())).unwrap();
     assert_eq!(names(folder.path()), [".model.bin.abc123.partial", "model.bin"]);
 }
 
@@ -89,8 +91,21 @@ fn the_result_has_the_permissions_of_any_new_file() {
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode();
     let (dst, ordinary) = (folder.path().join("model.bin"), folder.path().join("ordinary"));
     fs::write(&ordinary, "").unwrap();
-    convert(&fixture("tiny.gguf"), &dst, Quant::F32, &mut |_| {}).unwrap();
+    convert(&fixture("tiny.gguf"), &dst, Quant::F32, &mut |_| ControlFlow::Continue(())).unwrap();
     assert_eq!(mode(&dst), mode(&ordinary));
+}
+
+#[test]
+fn broken_off_it_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let dst = folder.path().join("model.bin");
+    let mut steps = 0;
+    let result = convert(&fixture("hf"), &dst, Quant::F32, &mut |_| {
+        steps += 1;
+        if steps == 5 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    assert!(matches!(result, Err(torchless::Error::Interrupted)));
+    assert_eq!(names(folder.path()), [""; 0]);
 }
 
 #[test]
@@ -99,8 +114,11 @@ fn progress_counts_up_to_the_total() {
     for quant in [Quant::F32, Quant::Int8] {
         let mut seen = Vec::new();
         let dst = folder.path().join("model.bin");
-        convert(&fixture("hf"), &dst, quant, &mut |at| seen.push((at.step.to_owned(), at.done, at.total)))
-            .unwrap();
+        convert(&fixture("hf"), &dst, quant, &mut |at| {
+            seen.push((at.step.to_owned(), at.done, at.total));
+            ControlFlow::Continue(())
+        })
+        .unwrap();
         assert_eq!(seen.len(), 21, "one a tensor, small as they are");
         assert!(seen.is_sorted_by(|a, b| a.1 < b.1 && a.2 == b.2));
         let (step, done, total) = seen.last().unwrap();
