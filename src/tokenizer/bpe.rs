@@ -1,8 +1,8 @@
-//! Byte-pair encoding (Sennrich et al., 2016, arXiv:1508.07909): one pair merged at a time, lowest rank first, leftmost
-//! among equals.
+//! Byte-pair encoding (Sennrich et al., 2016, arXiv:1508.07909): one pair merged at a time, lowest rank first,
+//! leftmost among equals.
 
+use super::Spec;
 use super::vocab::Vocab;
-use super::{Kind, Spec};
 use rustc_hash::FxHashMap;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -18,14 +18,23 @@ struct Merge {
 #[derive(Debug)]
 pub(super) struct Merges(FxHashMap<(u32, u32), Merge>);
 
-/// One piece of a word that is being merged; its neighbours form a doubly linked list.
+/// One piece of a word that is being merged. The pieces form a doubly linked list; past its ends are indices that no
+/// node has.
 #[derive(Debug)]
 struct Node {
     id: u32,
-    prev: usize,
-    next: usize,
+    prev: u32,
+    next: u32,
     /// The merge with the next piece.
     merge: Option<Merge>,
+}
+
+/// Candidates for merging, the next one on top. Those whose node has another merge by now are stale.
+type Queue = BinaryHeap<Reverse<u64>>;
+
+/// Rank and node in one number, which orders as the pair does and compares faster.
+fn candidate(merge: Merge, node: u32) -> Reverse<u64> {
+    Reverse(u64::from(merge.rank) << 32 | u64::from(node))
 }
 
 /// Buffers that outlive one word.
@@ -34,32 +43,27 @@ pub(super) struct Scratch {
     /// The word to encode next, as the front end spells it.
     pub symbols: Vec<u32>,
     nodes: Vec<Node>,
-    /// (rank, node) of possible merges. Entries whose node has another merge by now are stale.
-    queue: BinaryHeap<Reverse<(u32, usize)>>,
+    queue: Queue,
 }
 
 impl Merges {
     /// Indexes the merges that can apply.
     ///
-    /// SentencePiece ranks the merged piece, not the pair: where a `tokenizer.json` lists the ways to make one piece
-    /// in a row, they are equals ("aaa" from a·aa or aa·a: the leftmost wins). GPT-2's merges rank pairs.
+    /// SentencePiece ranks the piece that comes out, these rank the pair. It makes no difference as long as all ways
+    /// to make a piece stand in a row, in whatever order: merging leftmost first never leaves two of them to choose
+    /// from.
     pub fn new(spec: &Spec, vocab: &Vocab) -> Merges {
         let mut merges = FxHashMap::default();
         merges.reserve(spec.merges.len());
         let mut merged = String::new();
-        let mut last: Option<Merge> = None;
         for (rank, (left, right)) in (0..u32::MAX).zip(&spec.merges) {
             merged.clear();
             merged.push_str(left);
             merged.push_str(right);
             let ids = (vocab.text_id(left), vocab.text_id(right), vocab.text_id(&merged));
-            let (Some(left), Some(right), Some(id)) = ids else { continue };
-            let merge = match last {
-                Some(last) if last.id == id && spec.kind == Kind::Metaspace => last,
-                _ => Merge { rank, id },
-            };
-            last = Some(merge);
-            merges.insert((left, right), merge);
+            if let (Some(left), Some(right), Some(id)) = ids {
+                merges.insert((left, right), Merge { rank, id });
+            }
         }
         Merges(merges)
     }
@@ -73,39 +77,55 @@ impl Merges {
     /// O(n log n) in the number of symbols: every merge removes one and queues at most two more candidates.
     pub fn apply(&self, scratch: &mut Scratch, out: &mut Vec<u32>) {
         let Scratch { symbols, nodes, queue } = scratch;
-        if symbols.len() < 2 {
-            return out.append(symbols);
+        // One word, unless it is beyond what 32-bit links can hold.
+        for word in symbols.chunks(u32::MAX as usize) {
+            if let [only] = word {
+                out.push(*only);
+                continue;
+            }
+            self.link(word, nodes, queue);
+            self.merge(nodes, queue);
+            let mut at = 0;
+            while let Some(node) = nodes.get(at as usize) {
+                out.push(node.id);
+                at = node.next;
+            }
         }
+        symbols.clear();
+    }
+
+    /// Fills `nodes` with the word and `queue` with its pairs.
+    fn link(&self, word: &[u32], nodes: &mut Vec<Node>, queue: &mut Queue) {
         nodes.clear();
-        nodes.extend(symbols.iter().enumerate().map(|(at, &id)| Node {
+        nodes.extend((0u32..).zip(word).map(|(at, &id)| Node {
             id,
             prev: at.wrapping_sub(1),
             next: at + 1,
-            merge: symbols.get(at + 1).and_then(|&next| self.get(id, next)),
+            merge: word.get(at as usize + 1).and_then(|&next| self.get(id, next)),
         }));
-        symbols.clear();
-        queue.extend(nodes.iter().enumerate().filter_map(|(at, node)| Some(Reverse((node.merge?.rank, at)))));
-        while let Some(Reverse((rank, at))) = queue.pop() {
-            let Some(merge) = nodes[at].merge.filter(|merge| merge.rank == rank) else { continue };
-            let gone = nodes[at].next;
-            let next = nodes[gone].next;
-            nodes[gone].merge = None;
-            nodes[at].id = merge.id;
-            nodes[at].next = next;
-            if let Some(next) = nodes.get_mut(next) {
+        queue.extend((0..).zip(&*nodes).filter_map(|(at, node)| Some(candidate(node.merge?, at))));
+    }
+
+    /// Merges until the queue is empty.
+    fn merge(&self, nodes: &mut [Node], queue: &mut Queue) {
+        while let Some(Reverse(best)) = queue.pop() {
+            let (rank, at) = ((best >> 32) as u32, best as u32);
+            let node = &nodes[at as usize];
+            let Some(merge) = node.merge.filter(|merge| merge.rank == rank) else { continue };
+            let (before, gone) = (node.prev, node.next);
+            let next = nodes[gone as usize].next;
+            nodes[gone as usize].merge = None;
+            nodes[at as usize].id = merge.id;
+            nodes[at as usize].next = next;
+            if let Some(next) = nodes.get_mut(next as usize) {
                 next.prev = at;
             }
-            for left in [nodes[at].prev, at] {
-                let Some(&Node { id, next, .. }) = nodes.get(left) else { continue };
-                let merge = nodes.get(next).and_then(|right| self.get(id, right.id));
-                nodes[left].merge = merge;
-                queue.extend(merge.map(|merge| Reverse((merge.rank, left))));
+            for left in [before, at] {
+                let Some(&Node { id, next, .. }) = nodes.get(left as usize) else { continue };
+                let merge = nodes.get(next as usize).and_then(|right| self.get(id, right.id));
+                nodes[left as usize].merge = merge;
+                queue.extend(merge.map(|merge| candidate(merge, left)));
             }
-        }
-        let mut at = 0;
-        while let Some(node) = nodes.get(at) {
-            out.push(node.id);
-            at = node.next;
         }
     }
 }

@@ -1,7 +1,8 @@
 //! Text to token ids and back: byte-pair encoding behind two front ends.
 //!
 //! [`Kind::Metaspace`] gives SentencePiece's ids (Mistral, Llama 2), [`Kind::ByteLevel`] those of GPT-2's descendants
-//! (SmolLM2, Llama 3, Qwen 2). Neither normalises Unicode.
+//! (SmolLM2, Llama 3, Qwen 2). Neither normalises Unicode: a text in which letters and accents are separate characters
+//! gets other ids from Qwen 2's own tokenizer, which composes them (NFC) first.
 
 mod bpe;
 mod byte_level;
@@ -60,6 +61,9 @@ impl Default for EncodeOptions {
 }
 
 impl Tokenizer {
+    /// The largest id a vocabulary may use; more is taken for a damaged file.
+    pub const MAX_ID: u32 = (1 << 24) - 1;
+
     /// Checks a specification and builds its tables.
     ///
     /// Special tokens that the vocabulary lacks are added to it. With [`Kind::Metaspace`], `<unk>`, `<s>` and `</s>`
@@ -85,9 +89,6 @@ impl Tokenizer {
         }
         Ok(Tokenizer { special: SpecialTokens::new(&spec, &vocab), spec, vocab, merges, front, bos, eos })
     }
-
-    /// The largest id a vocabulary may use; more is taken for a damaged file.
-    pub const MAX_ID: u32 = (1 << 24) - 1;
 
     /// The ids of `text`.
     ///

@@ -1,7 +1,8 @@
 //! The pre-tokenizers of the byte-level models: where a text is cut before any merging.
 //!
 //! They are published as regular expressions that need look-ahead. Here they are functions that find the same cuts in
-//! one pass; the expression stands above each.
+//! one pass; the expression stands above each. Unicode's version is that of the `unicode-properties` crate: letters and
+//! numbers newer than another implementation's tables are cut as what they are, where that one takes them for symbols.
 
 use super::vocab::quoted;
 use crate::Malformed;

@@ -5,10 +5,9 @@ use rustc_hash::FxHashSet;
 /// The merges that encode as SentencePiece's BPE does with these pieces (`scores[i]` for `tokens[i]`, higher is merged
 /// earlier), for [`Spec::merges`](super::Spec::merges).
 ///
-/// Every way to make a piece from two others is a merge, ranked by the score of the piece that comes out. Pieces of
-/// equal score keep their order. The ways to make one piece stand in a row: [`Tokenizer`](super::Tokenizer) takes
-/// these as equals, as SentencePiece does. Tokens past the end of `scores` and pieces longer than 512 bytes
-/// (SentencePiece makes none beyond 16 characters unless told to) are not merged into.
+/// Every way to make a piece from two others is a merge, ranked by the score of the piece that comes out; pieces of
+/// equal score keep their order. Tokens past the end of `scores` and pieces longer than 512 bytes (SentencePiece
+/// makes none beyond 16 characters unless told to) are not merged into.
 pub fn merges_from_scores(tokens: &[String], scores: &[f32]) -> Vec<(String, String)> {
     let known: FxHashSet<&str> = tokens.iter().map(String::as_str).collect();
     let mut ranked: Vec<(&str, f32)> =
