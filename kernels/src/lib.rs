@@ -17,10 +17,20 @@
 //! assert!((y[0] - 64.0).abs() < 1e-3);
 //! ```
 
+#[cfg(target_arch = "aarch64")]
+mod aarch64;
 mod dispatch;
+mod float;
+mod int8;
 mod mat;
+mod portable;
 mod quant;
 pub mod scalar;
+mod sgemm;
+mod simd;
+mod table;
+#[cfg(target_arch = "x86_64")]
+mod x86_64;
 
 pub use dispatch::{Isa, IsaError, Kernels};
 pub use half;
@@ -65,34 +75,14 @@ impl Kernels {
     ///
     /// With fewer than [`SGEMM_TOKENS`] tokens the bits are those of [`scalar::matmul_f32`]; from there on the product is
     /// `matrixmultiply`'s, whose rounding depends on the CPU.
-    pub fn matmul_f32(self, w: &[f32], x: &[f32], cols: usize, mut out: MatMut<f32>) {
+    pub fn matmul_f32(self, w: &[f32], x: &[f32], cols: usize, out: MatMut<f32>) {
         assert_eq!(Some(w.len()), out.cols().checked_mul(cols), "f32 weights");
         assert_eq!(Some(x.len()), out.rows().checked_mul(cols), "f32 activations");
         if out.rows() < SGEMM_TOKENS {
             // SAFETY: lengths checked; the handle proves the CPU has the instructions.
             return unsafe { (self.table.matmul_f32)(w, x, cols, out) };
         }
-        let (m, n, stride) = (out.rows(), out.cols(), out.stride() as isize);
-        let cols_step = cols as isize;
-        // SAFETY: x is m×cols, w is n×cols (read transposed), out is m×n with rows `stride` apart: all checked above.
-        unsafe {
-            matrixmultiply::sgemm(
-                m,
-                cols,
-                n,
-                1.0,
-                x.as_ptr(),
-                cols_step,
-                1,
-                w.as_ptr(),
-                1,
-                cols_step,
-                0.0,
-                out.as_mut_ptr(),
-                stride,
-                1,
-            );
-        }
+        sgemm::matmul(w, x, cols, out);
     }
 
     /// RMSNorm of one token: see [`scalar::rms_norm`].
@@ -142,6 +132,7 @@ impl Kernels {
 
     /// `scores[j] = q · keys[j] · scale`; `keys` is `[scores.len()][q.len()]`: see [`scalar`].
     pub fn attn_scores<T: CacheElement>(self, q: &[f32], keys: &[T], scale: f32, scores: &mut [f32]) {
+        assert!(!q.is_empty(), "a query without elements");
         assert_eq!(Some(keys.len()), scores.len().checked_mul(q.len()), "keys");
         T::attn_scores(self, q, keys, scale, scores);
     }
@@ -154,6 +145,7 @@ impl Kernels {
 
     /// `acc[d] += Σ_j p[j]·values[j][d]`; `values` is `[p.len()][acc.len()]`.
     pub fn attn_accumulate<T: CacheElement>(self, p: &[f32], values: &[T], acc: &mut [f32]) {
+        assert!(!acc.is_empty(), "values without elements");
         assert_eq!(Some(values.len()), p.len().checked_mul(acc.len()), "values");
         T::attn_accumulate(self, p, values, acc);
     }
