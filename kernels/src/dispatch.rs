@@ -1,28 +1,48 @@
-//! Which instruction set runs: detected once, a table of plain function pointers for each.
+//! Which instruction set runs.
 
-use crate::half::f16;
-use crate::mat::MatMut;
-use crate::quant::{QMatrix, Quantized, QuantizedRow};
-use crate::scalar;
+#[cfg(target_arch = "aarch64")]
+use crate::aarch64::{dotprod, neon};
+use crate::portable;
+use crate::table::{SCALAR, Table};
+#[cfg(target_arch = "x86_64")]
+use crate::x86_64::{avx2, avx512vnni};
 use std::fmt;
-use std::ops::Range;
 use std::str::FromStr;
 
 /// An instruction set the kernels are written for.
+///
+/// All names exist in every build, so that a name is never unknown on one machine and known on another; those of
+/// another architecture are not [available](Isa::is_available).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Isa {
     /// Plain Rust: the reference. Slow.
     Scalar,
+    /// The `wide` crate's vectors: any CPU.
+    Portable,
+    /// x86-64 with AVX2 and F16C: from Haswell and Zen on.
+    Avx2,
+    /// x86-64 with AVX-512 F, BW, DQ, VL and VNNI: from Ice Lake and Zen 4 on.
+    Avx512Vnni,
+    /// aarch64 as it began: `smull` and `sadalp`.
+    Neon,
+    /// aarch64 with `sdot`: from Cortex-A76, Neoverse N1 and Apple A11 on.
+    DotProd,
 }
 
 impl Isa {
-    /// Every instruction set, slowest first.
-    pub const ALL: [Isa; 1] = [Isa::Scalar];
+    /// Every instruction set; among those of one architecture, slowest first.
+    pub const ALL: [Isa; 6] =
+        [Isa::Scalar, Isa::Portable, Isa::Avx2, Isa::Avx512Vnni, Isa::Neon, Isa::DotProd];
 
     /// The name `--isa` takes.
     pub fn name(self) -> &'static str {
         match self {
             Isa::Scalar => "scalar",
+            Isa::Portable => "portable",
+            Isa::Avx2 => "avx2",
+            Isa::Avx512Vnni => "avx512vnni",
+            Isa::Neon => "neon",
+            Isa::DotProd => "dotprod",
         }
     }
 
@@ -31,9 +51,21 @@ impl Isa {
         self.table().is_some()
     }
 
+    /// The kernels, where the CPU has the instructions. `std` keeps what it has detected, so this is cheap.
     fn table(self) -> Option<&'static Table> {
         match self {
             Isa::Scalar => Some(&SCALAR),
+            Isa::Portable => Some(&portable::TABLE),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => avx2::is_available().then_some(&avx2::TABLE),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Vnni => avx512vnni::is_available().then_some(&avx512vnni::TABLE),
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => neon::is_available().then_some(&neon::TABLE),
+            #[cfg(target_arch = "aarch64")]
+            Isa::DotProd => dotprod::is_available().then_some(&dotprod::TABLE),
+            #[allow(unreachable_patterns, reason = "on an architecture without kernels of its own")]
+            _ => None,
         }
     }
 }
@@ -129,52 +161,3 @@ impl Kernels {
         self.isa
     }
 }
-
-/// One instruction set's kernels. The callers in `lib.rs` have checked every length.
-///
-/// # Safety
-/// A table may only be reached (through [`Isa::table`]) on a CPU that has the features its functions are compiled for;
-/// and the lengths must agree as the methods of [`Kernels`] assert.
-pub(crate) struct Table {
-    pub quantize: unsafe fn(&[f32], QuantizedRow),
-    pub matmul_i8: unsafe fn(&QMatrix, Range<usize>, &Quantized, MatMut<f32>),
-    pub dequantize_row: unsafe fn(&QMatrix, usize, &mut [f32]),
-    pub matmul_f32: unsafe fn(&[f32], &[f32], usize, MatMut<f32>),
-    pub rms_norm: unsafe fn(&[f32], &[f32], f32, &mut [f32]),
-    pub rms_norm_quantize: unsafe fn(&[f32], &[f32], f32, QuantizedRow),
-    pub silu_mul: unsafe fn(&[f32], &[f32], &mut [f32]),
-    pub silu_mul_quantize: unsafe fn(&[f32], &[f32], QuantizedRow),
-    pub rope: unsafe fn(&mut [f32], &[f32], &[f32]),
-    pub add: unsafe fn(&mut [f32], &[f32]),
-    pub attn_scores_f32: unsafe fn(&[f32], &[f32], f32, &mut [f32]),
-    pub attn_scores_f16: unsafe fn(&[f32], &[f16], f32, &mut [f32]),
-    pub softmax_block: unsafe fn(&mut [f32]) -> (f32, f32),
-    pub attn_accumulate_f32: unsafe fn(&[f32], &[f32], &mut [f32]),
-    pub attn_accumulate_f16: unsafe fn(&[f32], &[f16], &mut [f32]),
-    pub attn_merge: unsafe fn(&mut [f32], f32, &[f32], f32),
-    pub scale: unsafe fn(&mut [f32], f32),
-    pub narrow_f16: unsafe fn(&[f32], &mut [f16]),
-    pub argmax: unsafe fn(&[f32]) -> usize,
-}
-
-static SCALAR: Table = Table {
-    quantize: scalar::quantize,
-    matmul_i8: scalar::matmul_i8,
-    dequantize_row: scalar::dequantize_row,
-    matmul_f32: scalar::matmul_f32,
-    rms_norm: scalar::rms_norm,
-    rms_norm_quantize: scalar::rms_norm_quantize,
-    silu_mul: scalar::silu_mul,
-    silu_mul_quantize: scalar::silu_mul_quantize,
-    rope: scalar::rope,
-    add: scalar::add,
-    attn_scores_f32: scalar::attn_scores::<f32>,
-    attn_scores_f16: scalar::attn_scores::<f16>,
-    softmax_block: scalar::softmax_block,
-    attn_accumulate_f32: scalar::attn_accumulate::<f32>,
-    attn_accumulate_f16: scalar::attn_accumulate::<f16>,
-    attn_merge: scalar::attn_merge,
-    scale: scalar::scale,
-    narrow_f16: scalar::narrow_f16,
-    argmax: scalar::argmax,
-};

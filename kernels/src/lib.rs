@@ -17,11 +17,20 @@
 //! assert!((y[0] - 64.0).abs() < 1e-3);
 //! ```
 
+#[cfg(target_arch = "aarch64")]
+mod aarch64;
 mod dispatch;
+mod float;
+mod int8;
 mod mat;
+mod portable;
 mod quant;
 pub mod scalar;
 mod sgemm;
+mod simd;
+mod table;
+#[cfg(target_arch = "x86_64")]
+mod x86_64;
 
 pub use dispatch::{Isa, IsaError, Kernels};
 pub use half;
@@ -116,6 +125,7 @@ impl Kernels {
 
     /// `scores[j] = q · keys[j] · scale`; `keys` is `[scores.len()][q.len()]`: see [`scalar`].
     pub fn attn_scores<T: CacheElement>(self, q: &[f32], keys: &[T], scale: f32, scores: &mut [f32]) {
+        assert!(!q.is_empty(), "a query without elements");
         assert_eq!(Some(keys.len()), scores.len().checked_mul(q.len()), "keys");
         T::attn_scores(self, q, keys, scale, scores);
     }
@@ -128,6 +138,7 @@ impl Kernels {
 
     /// `acc[d] += Σ_j p[j]·values[j][d]`; `values` is `[p.len()][acc.len()]`.
     pub fn attn_accumulate<T: CacheElement>(self, p: &[f32], values: &[T], acc: &mut [f32]) {
+        assert!(!acc.is_empty(), "values without elements");
         assert_eq!(Some(values.len()), p.len().checked_mul(acc.len()), "values");
         T::attn_accumulate(self, p, values, acc);
     }

@@ -107,6 +107,11 @@ impl<'a> Quantized<'a> {
         &self.values[token * self.cols..][..self.cols]
     }
 
+    /// The sums of one token's groups.
+    pub fn token_sums(&self, token: usize) -> &'a [i32] {
+        &self.sums[token * self.groups()..][..self.groups()]
+    }
+
     /// The scales of one token.
     pub fn token_scales(&self, token: usize) -> &'a [f32] {
         &self.scales[token * self.groups()..][..self.groups()]

@@ -13,7 +13,7 @@ use std::ops::Range;
 pub const LANES: usize = 16;
 
 /// Folds the lanes of a reduction: lane `i` takes lane `i + 8`, then `i + 4`, `i + 2`, `i + 1`.
-fn fold(mut lanes: [f32; LANES], op: impl Fn(f32, f32) -> f32) -> f32 {
+pub(crate) fn fold(mut lanes: [f32; LANES], op: impl Fn(f32, f32) -> f32) -> f32 {
     let mut half = LANES / 2;
     while half > 0 {
         for i in 0..half {
@@ -34,7 +34,7 @@ fn sum(n: usize, f: impl Fn(usize) -> f32) -> f32 {
 }
 
 /// The larger of two values; the second where the first is NaN, as the x86 instruction has it.
-fn max(a: f32, b: f32) -> f32 {
+pub(crate) fn max(a: f32, b: f32) -> f32 {
     if a > b { a } else { b }
 }
 
@@ -42,13 +42,12 @@ fn max(a: f32, b: f32) -> f32 {
 ///
 /// Cody–Waite reduction to |r| ≤ ln 2 / 2 and the degree-6 polynomial of Cephes' `expf`.
 pub fn exp(x: f32) -> f32 {
-    const ROUND: f32 = 12_582_912.0; // 1.5·2²³: adding it leaves the nearest integer in the low mantissa bits
-    if x.is_nan() || x < -87.3 {
+    if x.is_nan() || x < EXP_MIN {
         return 0.0;
     }
-    let x = if x < 88.0 { x } else { 88.0 };
-    let shifted = x * std::f32::consts::LOG2_E + ROUND;
-    let n = shifted - ROUND;
+    let x = if x < EXP_MAX { x } else { EXP_MAX };
+    let shifted = x * std::f32::consts::LOG2_E + EXP_ROUND;
+    let n = shifted - EXP_ROUND;
     let r = x - n * EXP_LN2_HI;
     let r = r - n * EXP_LN2_LO;
     let mut p = EXP_POLY[0];
@@ -58,10 +57,14 @@ pub fn exp(x: f32) -> f32 {
     let p = p * (r * r);
     let p = p + r;
     let p = p + 1.0;
-    let exponent = (shifted.to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32);
+    let exponent = (shifted.to_bits() as i32).wrapping_sub(EXP_ROUND.to_bits() as i32);
     p * f32::from_bits(((exponent + 127) as u32) << 23)
 }
 
+pub(crate) const EXP_MIN: f32 = -87.3;
+pub(crate) const EXP_MAX: f32 = 88.0;
+/// 1.5·2²³: adding it leaves the nearest integer in the low mantissa bits.
+pub(crate) const EXP_ROUND: f32 = 12_582_912.0;
 pub(crate) const EXP_LN2_HI: f32 = 0.693_359_4;
 pub(crate) const EXP_LN2_LO: f32 = -2.121_944_4e-4;
 pub(crate) const EXP_POLY: [f32; 6] =

@@ -1,0 +1,514 @@
+//! The float kernels, written once for 16 lanes: each function does what the one of the same name in
+//! [`crate::scalar`] does, in the same order.
+//!
+//! Everything here is `#[inline(always)]`, closures included: the code must end up inside the function that has the
+//! instruction set's features switched on, or the intrinsics would become calls.
+
+use crate::half::f16;
+use crate::mat::MatMut;
+use crate::quant::{GROUP, QMatrix, QuantizedRow, TINY};
+use crate::scalar::{self, EXP_LN2_HI, EXP_LN2_LO, EXP_MAX, EXP_MIN, EXP_POLY, EXP_ROUND, LANES};
+use crate::simd::Simd;
+
+/// The start of `[T::default(); N]` replaced by `x`.
+#[inline(always)]
+fn padded<T: Copy + Default, const N: usize>(x: &[T]) -> [T; N] {
+    let mut block = [T::default(); N];
+    block[..x.len()].copy_from_slice(x);
+    block
+}
+
+/// A cache element with a vector load.
+pub(crate) trait Load: scalar::Element + Default {
+    fn load<S: Simd>(s: S, x: &[Self; LANES]) -> S::F32;
+}
+
+impl Load for f32 {
+    #[inline(always)]
+    fn load<S: Simd>(s: S, x: &[f32; LANES]) -> S::F32 {
+        s.load(x)
+    }
+}
+
+impl Load for f16 {
+    #[inline(always)]
+    fn load<S: Simd>(s: S, x: &[f16; LANES]) -> S::F32 {
+        s.load_f16(x)
+    }
+}
+
+/// `x = f(x)`, element by element.
+#[inline(always)]
+fn update<S: Simd>(s: S, x: &mut [f32], f: impl Fn(S::F32) -> S::F32) {
+    let (blocks, tail) = x.as_chunks_mut();
+    for x in blocks {
+        s.store(f(s.load(x)), x);
+    }
+    if !tail.is_empty() {
+        let mut last = padded(tail);
+        s.store(f(s.load(&last)), &mut last);
+        tail.copy_from_slice(&last[..tail.len()]);
+    }
+}
+
+/// `x = f(x, y)`, element by element.
+#[inline(always)]
+fn update2<S: Simd>(s: S, x: &mut [f32], y: &[f32], f: impl Fn(S::F32, S::F32) -> S::F32) {
+    let (blocks, tail) = x.as_chunks_mut();
+    let (y_blocks, y_tail) = y.as_chunks();
+    for (x, y) in blocks.iter_mut().zip(y_blocks) {
+        s.store(f(s.load(x), s.load(y)), x);
+    }
+    if !tail.is_empty() {
+        let mut last = padded(tail);
+        s.store(f(s.load(&last), s.load(&padded(y_tail))), &mut last);
+        tail.copy_from_slice(&last[..tail.len()]);
+    }
+}
+
+/// `out = f(x, y)`, element by element.
+#[inline(always)]
+fn map2<S: Simd>(s: S, x: &[f32], y: &[f32], out: &mut [f32], f: impl Fn(S::F32, S::F32) -> S::F32) {
+    let (blocks, tail) = out.as_chunks_mut();
+    let ((x_blocks, x_tail), (y_blocks, y_tail)) = (x.as_chunks(), y.as_chunks());
+    for (out, (x, y)) in blocks.iter_mut().zip(x_blocks.iter().zip(y_blocks)) {
+        s.store(f(s.load(x), s.load(y)), out);
+    }
+    if !tail.is_empty() {
+        let mut last = [0.0; LANES];
+        s.store(f(s.load(&padded(x_tail)), s.load(&padded(y_tail))), &mut last);
+        tail.copy_from_slice(&last[..tail.len()]);
+    }
+}
+
+/// The 16 running sums of `Σ a[i]·b[i]`. A padded lane adds +0, which changes nothing: no running sum is ever −0.
+#[inline(always)]
+fn dot_lanes<S: Simd, T: Load>(s: S, a: &[f32], b: &[T]) -> S::F32 {
+    let ((a_blocks, a_tail), (b_blocks, b_tail)) = (a.as_chunks(), b.as_chunks());
+    let mut acc = s.splat(0.0);
+    for (a, b) in a_blocks.iter().zip(b_blocks) {
+        acc = s.add(acc, s.mul(s.load(a), T::load(s, b)));
+    }
+    if !a_tail.is_empty() {
+        acc = s.add(acc, s.mul(s.load(&padded(a_tail)), T::load(s, &padded(b_tail))));
+    }
+    acc
+}
+
+#[inline(always)]
+pub(crate) fn exp<S: Simd>(s: S, x: S::F32) -> S::F32 {
+    let clamped = s.min(x, s.splat(EXP_MAX));
+    let shifted = s.add(s.mul(clamped, s.splat(std::f32::consts::LOG2_E)), s.splat(EXP_ROUND));
+    let n = s.sub(shifted, s.splat(EXP_ROUND));
+    let r = s.sub(clamped, s.mul(n, s.splat(EXP_LN2_HI)));
+    let r = s.sub(r, s.mul(n, s.splat(EXP_LN2_LO)));
+    let mut p = s.splat(EXP_POLY[0]);
+    for &c in &EXP_POLY[1..] {
+        p = s.add(s.mul(p, r), s.splat(c));
+    }
+    let p = s.mul(p, s.mul(r, r));
+    let p = s.add(s.add(p, r), s.splat(1.0));
+    let scale = s.exponent(shifted, 127i32.wrapping_sub(EXP_ROUND.to_bits() as i32));
+    s.keep_where_ge(s.mul(p, scale), x, s.splat(EXP_MIN))
+}
+
+#[inline(always)]
+pub(crate) fn quantize<S: Simd>(s: S, x: &[f32], out: QuantizedRow) {
+    quantize_blocks(
+        s,
+        x.len(),
+        out,
+        #[inline(always)]
+        |at, n| load_group(s, &x[at..at + n]),
+    );
+}
+
+/// Up to 64 values, padded with zeros, which change neither the maximum nor the sum of a group.
+#[inline(always)]
+fn load_group<S: Simd>(s: S, x: &[f32]) -> [S::F32; 4] {
+    match x.as_chunks::<LANES>() {
+        ([a, b, c, d], []) => [s.load(a), s.load(b), s.load(c), s.load(d)],
+        _ => {
+            let last: [f32; GROUP] = padded(x);
+            std::array::from_fn(
+                #[inline(always)]
+                |i| s.load(&padded(&last[i * LANES..][..LANES])),
+            )
+        }
+    }
+}
+
+/// Quantises `len` values, of which `group(start, n)` gives a group.
+#[inline(always)]
+fn quantize_blocks<S: Simd>(
+    s: S,
+    len: usize,
+    out: QuantizedRow,
+    group: impl Fn(usize, usize) -> [S::F32; 4],
+) {
+    let (groups, tail) = out.values.as_chunks_mut::<GROUP>();
+    for (g, values) in groups.iter_mut().enumerate() {
+        (out.scales[g], out.sums[g]) = quantize_group(s, group(g * GROUP, GROUP), values);
+    }
+    if !tail.is_empty() {
+        let (g, mut values) = (groups.len(), [0; GROUP]);
+        (out.scales[g], out.sums[g]) = quantize_group(s, group(g * GROUP, len - g * GROUP), &mut values);
+        tail.copy_from_slice(&values[..tail.len()]);
+    }
+}
+
+#[inline(always)]
+fn quantize_group<S: Simd>(s: S, x: [S::F32; 4], q: &mut [i8; GROUP]) -> (f32, i32) {
+    let [a, b, c, d] = x.map(
+        #[inline(always)]
+        |x| s.abs_bits(x),
+    );
+    let bits = s.largest_i32(s.max_i32(s.max_i32(a, b), s.max_i32(c, d)));
+    let absmax = f32::from_bits(bits as u32);
+    if bits >= f32::INFINITY.to_bits() as i32 || absmax < TINY {
+        q.fill(0);
+        return (if absmax < TINY { 0.0 } else { f32::NAN }, 0);
+    }
+    let inverse = s.splat(127.0 / absmax);
+    let rounded = x.map(
+        #[inline(always)]
+        |x| s.round(s.mul(x, inverse)),
+    );
+    for (rounded, q) in rounded.into_iter().zip(q.as_chunks_mut().0) {
+        s.store_i8(rounded, q);
+    }
+    let [a, b, c, d] = rounded;
+    (absmax / 127.0, s.sum_i32(s.add_i32(s.add_i32(a, b), s.add_i32(c, d))))
+}
+
+#[inline(always)]
+pub(crate) fn dequantize_row<S: Simd>(s: S, w: &QMatrix, row: usize, out: &mut [f32]) {
+    if !w.is_aligned() {
+        return scalar::dequantize_row(w, row, out);
+    }
+    let groups = w.cols() / GROUP;
+    let values = w.values()[row * w.cols()..][..w.cols()].as_chunks::<GROUP>().0;
+    let scales = &w.scales()[row * groups..][..groups];
+    for ((out, q), scale) in out.as_chunks_mut::<GROUP>().0.iter_mut().zip(values).zip(scales) {
+        let inverse = s.splat(1.0 / scale);
+        for (out, q) in out.as_chunks_mut().0.iter_mut().zip(q.as_chunks().0) {
+            s.store(s.mul(s.load_i8(q), inverse), out);
+        }
+    }
+}
+
+#[inline(always)]
+pub(crate) fn matmul_f32<S: Simd>(s: S, w: &[f32], x: &[f32], cols: usize, mut out: MatMut<f32>) {
+    let (rows, tokens) = (out.cols(), out.rows());
+    for i in 0..rows {
+        for t in 0..tokens {
+            let lanes = dot_lanes(s, &w[i * cols..][..cols], &x[t * cols..][..cols]);
+            out.row(t)[i] = s.fold_add(lanes);
+        }
+    }
+}
+
+#[inline(always)]
+fn rms_inverse<S: Simd>(s: S, x: &[f32], eps: f32) -> f32 {
+    1.0 / (s.fold_add(dot_lanes(s, x, x)) / x.len() as f32 + eps).sqrt()
+}
+
+#[inline(always)]
+pub(crate) fn rms_norm<S: Simd>(s: S, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+    let inverse = s.splat(rms_inverse(s, x, eps));
+    map2(
+        s,
+        x,
+        weight,
+        out,
+        #[inline(always)]
+        |x, w| s.mul(s.mul(x, inverse), w),
+    );
+}
+
+#[inline(always)]
+pub(crate) fn rms_norm_quantize<S: Simd>(s: S, x: &[f32], weight: &[f32], eps: f32, out: QuantizedRow) {
+    let inverse = s.splat(rms_inverse(s, x, eps));
+    quantize_blocks(
+        s,
+        x.len(),
+        out,
+        #[inline(always)]
+        |at, n| {
+            let (x, w) = (load_group(s, &x[at..at + n]), load_group(s, &weight[at..at + n]));
+            std::array::from_fn(
+                #[inline(always)]
+                |i| s.mul(s.mul(x[i], inverse), w[i]),
+            )
+        },
+    );
+}
+
+#[inline(always)]
+fn silu_mul_one<S: Simd>(s: S, g: S::F32, u: S::F32) -> S::F32 {
+    let minus_g = s.mul(g, s.splat(-1.0));
+    s.mul(s.div(g, s.add(s.splat(1.0), exp(s, minus_g))), u)
+}
+
+#[inline(always)]
+pub(crate) fn silu_mul<S: Simd>(s: S, gate: &[f32], up: &[f32], out: &mut [f32]) {
+    map2(
+        s,
+        gate,
+        up,
+        out,
+        #[inline(always)]
+        |g, u| silu_mul_one(s, g, u),
+    );
+}
+
+#[inline(always)]
+pub(crate) fn silu_mul_quantize<S: Simd>(s: S, gate: &[f32], up: &[f32], out: QuantizedRow) {
+    quantize_blocks(
+        s,
+        gate.len(),
+        out,
+        #[inline(always)]
+        |at, n| {
+            let (g, u) = (load_group(s, &gate[at..at + n]), load_group(s, &up[at..at + n]));
+            std::array::from_fn(
+                #[inline(always)]
+                |i| silu_mul_one(s, g[i], u[i]),
+            )
+        },
+    );
+}
+
+#[inline(always)]
+pub(crate) fn rope<S: Simd>(s: S, x: &mut [f32], cos: &[f32], sin: &[f32]) {
+    let ((cos_blocks, cos_tail), (sin_blocks, sin_tail)) = (cos.as_chunks(), sin.as_chunks());
+    for head in x.chunks_exact_mut(2 * cos.len()) {
+        let (low, high) = head.split_at_mut(cos.len());
+        let ((low, low_tail), (high, high_tail)) = (low.as_chunks_mut(), high.as_chunks_mut());
+        for ((a, b), (c, d)) in low.iter_mut().zip(high).zip(cos_blocks.iter().zip(sin_blocks)) {
+            rotate(s, a, b, c, d);
+        }
+        let n = low_tail.len();
+        if n > 0 {
+            let (mut a, mut b) = (padded(low_tail), padded(high_tail));
+            rotate(s, &mut a, &mut b, &padded(cos_tail), &padded(sin_tail));
+            low_tail.copy_from_slice(&a[..n]);
+            high_tail.copy_from_slice(&b[..n]);
+        }
+    }
+}
+
+/// One block of [`rope`]: `(a, b)` rotated by the angles whose cosines and sines are given.
+#[inline(always)]
+fn rotate<S: Simd>(
+    s: S,
+    low: &mut [f32; LANES],
+    high: &mut [f32; LANES],
+    cos: &[f32; LANES],
+    sin: &[f32; LANES],
+) {
+    let (a, b, cos, sin) = (s.load(low), s.load(high), s.load(cos), s.load(sin));
+    s.store(s.sub(s.mul(a, cos), s.mul(b, sin)), low);
+    s.store(s.add(s.mul(b, cos), s.mul(a, sin)), high);
+}
+
+#[inline(always)]
+pub(crate) fn add<S: Simd>(s: S, x: &mut [f32], y: &[f32]) {
+    update2(
+        s,
+        x,
+        y,
+        #[inline(always)]
+        |x, y| s.add(x, y),
+    );
+}
+
+#[inline(always)]
+pub(crate) fn scale<S: Simd>(s: S, x: &mut [f32], factor: f32) {
+    let factor = s.splat(factor);
+    update(
+        s,
+        x,
+        #[inline(always)]
+        |x| s.mul(x, factor),
+    );
+}
+
+#[inline(always)]
+pub(crate) fn attn_merge<S: Simd>(s: S, a: &mut [f32], a_factor: f32, b: &[f32], b_factor: f32) {
+    let (a_factor, b_factor) = (s.splat(a_factor), s.splat(b_factor));
+    update2(
+        s,
+        a,
+        b,
+        #[inline(always)]
+        |a, b| s.add(s.mul(a, a_factor), s.mul(b, b_factor)),
+    );
+}
+
+#[inline(always)]
+pub(crate) fn attn_scores_f32<S: Simd>(s: S, q: &[f32], keys: &[f32], scale: f32, scores: &mut [f32]) {
+    attn_scores(s, q, keys, scale, scores);
+}
+
+#[inline(always)]
+pub(crate) fn attn_scores_f16<S: Simd>(s: S, q: &[f32], keys: &[f16], scale: f32, scores: &mut [f32]) {
+    attn_scores(s, q, keys, scale, scores);
+}
+
+#[inline(always)]
+fn attn_scores<S: Simd, T: Load>(s: S, q: &[f32], keys: &[T], scale: f32, scores: &mut [f32]) {
+    // Four keys at a time share the loads of q and the shuffles of the fold.
+    let (blocks, tail) = scores.as_chunks_mut::<4>();
+    let mut keys = keys.chunks_exact(q.len());
+    for scores in blocks {
+        let lanes = std::array::from_fn(
+            #[inline(always)]
+            |_| {
+                keys.next().map_or(
+                    s.splat(0.0),
+                    #[inline(always)]
+                    |key| dot_lanes(s, q, key),
+                )
+            },
+        );
+        *scores = s.fold_add4(lanes).map(|score| score * scale);
+    }
+    for (score, key) in tail.iter_mut().zip(keys) {
+        *score = s.fold_add(dot_lanes(s, q, key)) * scale;
+    }
+}
+
+#[inline(always)]
+pub(crate) fn softmax_block<S: Simd>(s: S, scores: &mut [f32]) -> (f32, f32) {
+    let max = largest(s, scores);
+    let shift = s.splat(max);
+    let mut sum = s.splat(0.0);
+    let (blocks, tail) = scores.as_chunks_mut();
+    for x in blocks {
+        let e = exp(s, s.sub(s.load(x), shift));
+        s.store(e, x);
+        sum = s.add(sum, e);
+    }
+    if !tail.is_empty() {
+        let mut last = padded(tail);
+        s.store(exp(s, s.sub(s.load(&last), shift)), &mut last);
+        tail.copy_from_slice(&last[..tail.len()]);
+        sum = s.add(sum, s.load(&padded(tail)));
+    }
+    (max, s.fold_add(sum))
+}
+
+/// The maximum as the blocked softmax defines it. A lane that the tail does not reach must stay as it is, NaN or not:
+/// so the tail and the fold are scalar.
+#[inline(always)]
+fn largest<S: Simd>(s: S, x: &[f32]) -> f32 {
+    let (blocks, tail) = x.as_chunks();
+    let mut acc = s.splat(f32::NEG_INFINITY);
+    for x in blocks {
+        acc = s.max(acc, s.load(x));
+    }
+    let mut lanes = [0.0; LANES];
+    s.store(acc, &mut lanes);
+    for (lane, &x) in lanes.iter_mut().zip(tail) {
+        *lane = scalar::max(*lane, x);
+    }
+    scalar::fold(lanes, scalar::max)
+}
+
+#[inline(always)]
+pub(crate) fn attn_accumulate_f32<S: Simd>(s: S, p: &[f32], values: &[f32], acc: &mut [f32]) {
+    attn_accumulate(s, p, values, acc);
+}
+
+#[inline(always)]
+pub(crate) fn attn_accumulate_f16<S: Simd>(s: S, p: &[f32], values: &[f16], acc: &mut [f32]) {
+    attn_accumulate(s, p, values, acc);
+}
+
+#[inline(always)]
+fn attn_accumulate<S: Simd, T: Load>(s: S, p: &[f32], values: &[T], acc: &mut [f32]) {
+    let width = acc.len();
+    let mut at = 0;
+    while at + 4 * LANES <= width {
+        accumulate_columns::<S, T, 4>(s, p, values, width, at, &mut acc[at..][..4 * LANES]);
+        at += 4 * LANES;
+    }
+    while at < width {
+        let n = LANES.min(width - at);
+        accumulate_columns::<S, T, 1>(s, p, values, width, at, &mut acc[at..at + n]);
+        at += n;
+    }
+}
+
+/// Columns `at..at + acc.len()` of [`attn_accumulate`], in `N` registers.
+#[inline(always)]
+fn accumulate_columns<S: Simd, T: Load, const N: usize>(
+    s: S,
+    p: &[f32],
+    values: &[T],
+    width: usize,
+    at: usize,
+    acc: &mut [f32],
+) {
+    let n = acc.len();
+    let mut regs = [s.splat(0.0); N];
+    if let Some((full, [])) = Some(acc.as_chunks::<LANES>()).filter(|(full, _)| full.len() == N) {
+        for (reg, acc) in regs.iter_mut().zip(full) {
+            *reg = s.load(acc);
+        }
+        for (&p, row) in p.iter().zip(values.chunks_exact(width)) {
+            let p = s.splat(p);
+            for (reg, v) in regs.iter_mut().zip(row[at..at + n].as_chunks().0) {
+                *reg = s.add(*reg, s.mul(p, T::load(s, v)));
+            }
+        }
+        for (reg, acc) in regs.into_iter().zip(acc.as_chunks_mut().0) {
+            s.store(reg, acc);
+        }
+    } else {
+        let mut last: [f32; LANES] = padded(acc);
+        let mut reg = s.load(&last);
+        for (&p, row) in p.iter().zip(values.chunks_exact(width)) {
+            reg = s.add(reg, s.mul(s.splat(p), T::load(s, &padded(&row[at..at + n]))));
+        }
+        s.store(reg, &mut last);
+        acc.copy_from_slice(&last[..n]);
+    }
+}
+
+#[inline(always)]
+pub(crate) fn narrow_f16<S: Simd>(s: S, x: &[f32], out: &mut [f16]) {
+    let ((x, x_tail), (out, out_tail)) = (x.as_chunks(), out.as_chunks_mut());
+    for (x, out) in x.iter().zip(out) {
+        s.store_f16(s.load(x), out);
+    }
+    if !x_tail.is_empty() {
+        let mut last = [f16::ZERO; LANES];
+        s.store_f16(s.load(&padded(x_tail)), &mut last);
+        out_tail.copy_from_slice(&last[..x_tail.len()]);
+    }
+}
+
+#[inline(always)]
+pub(crate) fn argmax<S: Simd>(s: S, x: &[f32]) -> usize {
+    let (blocks, tail) = x.as_chunks();
+    // `max(x, best)` keeps the best where x is NaN.
+    let mut best = s.splat(f32::NEG_INFINITY);
+    for x in blocks {
+        best = s.max(s.load(x), best);
+    }
+    let mut lanes = [0.0; LANES];
+    s.store(best, &mut lanes);
+    let best = lanes.iter().chain(tail).fold(f32::NEG_INFINITY, |best, &x| scalar::max(x, best));
+    if best == f32::NEG_INFINITY {
+        return 0;
+    }
+    let target = s.splat(best);
+    let block = blocks.iter().position(
+        #[inline(always)]
+        |x| s.any_eq(s.load(x), target),
+    );
+    let start = block.unwrap_or(blocks.len()) * LANES;
+    start + x[start..].iter().position(|&x| x == best).unwrap_or(0)
+}

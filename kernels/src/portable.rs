@@ -1,0 +1,211 @@
+//! For any CPU: the `wide` crate's vectors, compiled for what the target guarantees (SSE2 on x86-64, NEON on aarch64).
+
+use crate::half::f16;
+use crate::int8::{Block, Group, Int8, PANEL_ROWS};
+use crate::quant::GROUP;
+use crate::scalar::{self, LANES};
+use crate::simd::Simd;
+use std::array::from_fn;
+use wide::{f32x8, f32x16, i8x16, i16x16, i32x8, i32x16};
+
+/// Needs nothing.
+#[derive(Clone, Copy)]
+pub(crate) struct Portable(());
+
+impl Portable {
+    pub(crate) fn new() -> Self {
+        Self(())
+    }
+}
+
+crate::table::table!(Portable, [inline(never)]);
+
+fn to_bits(v: f32x16) -> i32x16 {
+    i32x16::from_ne_bytes(v.to_ne_bytes())
+}
+
+fn from_bits(v: i32x16) -> f32x16 {
+    f32x16::from_ne_bytes(v.to_ne_bytes())
+}
+
+impl Simd for Portable {
+    type F32 = f32x16;
+    type I32 = i32x16;
+
+    #[inline(always)]
+    fn splat(self, v: f32) -> f32x16 {
+        f32x16::splat(v)
+    }
+    #[inline(always)]
+    fn load(self, x: &[f32; LANES]) -> f32x16 {
+        f32x16::new(*x)
+    }
+    #[inline(always)]
+    fn load_f16(self, x: &[f16; LANES]) -> f32x16 {
+        f32x16::new(x.map(f16::to_f32))
+    }
+    #[inline(always)]
+    fn load_i8(self, x: &[i8; LANES]) -> f32x16 {
+        i32x16::from_i16x16(i16x16::from_i8x16(i8x16::new(*x))).round_float()
+    }
+    #[inline(always)]
+    fn store(self, v: f32x16, out: &mut [f32; LANES]) {
+        *out = v.to_array();
+    }
+    #[inline(always)]
+    fn store_f16(self, v: f32x16, out: &mut [f16; LANES]) {
+        *out = v.to_array().map(f16::from_f32);
+    }
+    #[inline(always)]
+    fn add(self, a: f32x16, b: f32x16) -> f32x16 {
+        a + b
+    }
+    #[inline(always)]
+    fn sub(self, a: f32x16, b: f32x16) -> f32x16 {
+        a - b
+    }
+    #[inline(always)]
+    fn mul(self, a: f32x16, b: f32x16) -> f32x16 {
+        a * b
+    }
+    #[inline(always)]
+    fn div(self, a: f32x16, b: f32x16) -> f32x16 {
+        a / b
+    }
+    #[inline(always)]
+    fn max(self, a: f32x16, b: f32x16) -> f32x16 {
+        a.simd_gt(b).select(a, b)
+    }
+    #[inline(always)]
+    fn min(self, a: f32x16, b: f32x16) -> f32x16 {
+        a.simd_lt(b).select(a, b)
+    }
+    #[inline(always)]
+    fn keep_where_ge(self, v: f32x16, x: f32x16, bound: f32x16) -> f32x16 {
+        v & x.simd_ge(bound)
+    }
+    #[inline(always)]
+    fn any_eq(self, a: f32x16, b: f32x16) -> bool {
+        a.simd_eq(b).any()
+    }
+    #[inline(always)]
+    fn exponent(self, v: f32x16, bias: i32) -> f32x16 {
+        from_bits((to_bits(v) + i32x16::splat(bias)) << 23)
+    }
+    #[inline(always)]
+    fn fold_add(self, v: f32x16) -> f32 {
+        scalar::fold(v.to_array(), |a, b| a + b)
+    }
+    #[inline(always)]
+    fn abs_bits(self, v: f32x16) -> i32x16 {
+        to_bits(v) & i32x16::splat(0x7fff_ffff)
+    }
+    #[inline(always)]
+    fn round(self, v: f32x16) -> i32x16 {
+        // The sum rounds to an integer, ties to even, and shows it in its low mantissa bits.
+        let magic = f32x16::splat(scalar::EXP_ROUND);
+        to_bits(v + magic) - to_bits(magic)
+    }
+    #[inline(always)]
+    fn to_f32(self, v: i32x16) -> f32x16 {
+        v.round_float()
+    }
+    #[inline(always)]
+    fn add_i32(self, a: i32x16, b: i32x16) -> i32x16 {
+        a + b
+    }
+    #[inline(always)]
+    fn max_i32(self, a: i32x16, b: i32x16) -> i32x16 {
+        a.max(b)
+    }
+    #[inline(always)]
+    fn sum_i32(self, v: i32x16) -> i32 {
+        v.to_array().into_iter().fold(0, i32::wrapping_add)
+    }
+    #[inline(always)]
+    fn largest_i32(self, v: i32x16) -> i32 {
+        v.reduce_max()
+    }
+    #[inline(always)]
+    fn store_i8(self, v: i32x16, out: &mut [i8; LANES]) {
+        *out = v.to_array().map(|v| v as i8);
+    }
+}
+
+/// `[k / 2][row]`: two values of one row, as i16.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+pub(crate) struct Panel([[[i16; 2]; PANEL_ROWS]; GROUP / 2]);
+
+impl Int8 for Portable {
+    type Lanes = Self;
+    type Panel = Panel;
+    const GEMV_TOKENS: usize = 2;
+    const TILE_TOKENS: usize = 4;
+    const EMPTY: Panel = Panel([[[0; 2]; PANEL_ROWS]; GROUP / 2]);
+
+    #[inline(always)]
+    fn lanes(self) -> Self {
+        self
+    }
+
+    #[inline(always)]
+    fn dots(self, w: &[Group; LANES], x: &[Group; LANES], _: &[i32; LANES]) -> i32x16 {
+        i32x16::new(from_fn(|i| dot(&w[i], &x[i])))
+    }
+
+    #[inline(always)]
+    fn pack(self, rows: &[&Group; PANEL_ROWS], panel: &mut Panel) {
+        for (r, row) in rows.iter().enumerate() {
+            for (k, pair) in row.as_chunks::<2>().0.iter().enumerate() {
+                panel.0[k][r] = pair.map(i16::from);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn tile<const N: usize>(
+        self,
+        panel: &[Panel],
+        inverse: &[[f32; PANEL_ROWS]],
+        x: &[Block; N],
+        acc: &mut [[f32; PANEL_ROWS]; N],
+    ) {
+        for (g, (panel, inverse)) in panel.iter().zip(inverse).enumerate() {
+            for first in (0..PANEL_ROWS).step_by(8) {
+                let dots = eight_rows(panel, first, x.map(|x| &x.values[g]));
+                for ((acc, dots), x) in acc.iter_mut().zip(dots).zip(x) {
+                    let rows = first..first + 8;
+                    let scale = f32x8::from(&inverse[rows.clone()]) * x.scales[g];
+                    let sum = f32x8::from(&acc[rows.clone()]) + dots.round_float() * scale;
+                    acc[rows].copy_from_slice(&sum.to_array());
+                }
+            }
+        }
+    }
+}
+
+/// The dot products of eight rows of a panel with `N` tokens.
+#[inline(always)]
+fn eight_rows<const N: usize>(panel: &Panel, first: usize, x: [&Group; N]) -> [i32x8; N] {
+    let x = x.map(|x| x.as_chunks::<2>().0);
+    let mut dots = [i32x8::splat(0); N];
+    for (k, w) in panel.0.iter().enumerate() {
+        let w = i16x16::from(w[first..first + 8].as_flattened());
+        for (dot, x) in dots.iter_mut().zip(x) {
+            let [low, high] = x[k].map(i16::from);
+            let pair = i32x8::splat(i32::from(high) << 16 | i32::from(low as u16));
+            *dot += w.dot(i16x16::from_ne_bytes(pair.to_ne_bytes()));
+        }
+    }
+    dots
+}
+
+/// The dot product of two groups.
+#[inline(always)]
+fn dot(w: &Group, x: &Group) -> i32 {
+    let (w, x) = (w.as_chunks::<16>().0, x.as_chunks::<16>().0);
+    let parts = from_fn(|i| i16x16::from_i8x16(i8x16::new(w[i])).dot(i16x16::from_i8x16(i8x16::new(x[i]))));
+    let [a, b, c, d]: [i32x8; 4] = parts;
+    ((a + b) + (c + d)).reduce_add()
+}

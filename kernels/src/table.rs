@@ -1,0 +1,103 @@
+//! One instruction set's kernels as plain function pointers.
+
+use crate::half::f16;
+use crate::mat::MatMut;
+use crate::quant::{QMatrix, Quantized, QuantizedRow};
+use crate::scalar;
+use std::ops::Range;
+
+/// The kernels of one instruction set. The callers in `lib.rs` have checked every length.
+///
+/// # Safety
+/// The functions may only be called on a CPU that has the features they are compiled for (`Isa::table` sees to that),
+/// and with lengths that agree as the methods of [`crate::Kernels`] assert.
+pub(crate) struct Table {
+    pub quantize: unsafe fn(&[f32], QuantizedRow),
+    pub matmul_i8: unsafe fn(&QMatrix, Range<usize>, &Quantized, MatMut<f32>),
+    pub dequantize_row: unsafe fn(&QMatrix, usize, &mut [f32]),
+    pub matmul_f32: unsafe fn(&[f32], &[f32], usize, MatMut<f32>),
+    pub rms_norm: unsafe fn(&[f32], &[f32], f32, &mut [f32]),
+    pub rms_norm_quantize: unsafe fn(&[f32], &[f32], f32, QuantizedRow),
+    pub silu_mul: unsafe fn(&[f32], &[f32], &mut [f32]),
+    pub silu_mul_quantize: unsafe fn(&[f32], &[f32], QuantizedRow),
+    pub rope: unsafe fn(&mut [f32], &[f32], &[f32]),
+    pub add: unsafe fn(&mut [f32], &[f32]),
+    pub attn_scores_f32: unsafe fn(&[f32], &[f32], f32, &mut [f32]),
+    pub attn_scores_f16: unsafe fn(&[f32], &[f16], f32, &mut [f32]),
+    pub softmax_block: unsafe fn(&mut [f32]) -> (f32, f32),
+    pub attn_accumulate_f32: unsafe fn(&[f32], &[f32], &mut [f32]),
+    pub attn_accumulate_f16: unsafe fn(&[f32], &[f16], &mut [f32]),
+    pub attn_merge: unsafe fn(&mut [f32], f32, &[f32], f32),
+    pub scale: unsafe fn(&mut [f32], f32),
+    pub narrow_f16: unsafe fn(&[f32], &mut [f16]),
+    pub argmax: unsafe fn(&[f32]) -> usize,
+}
+
+pub(crate) static SCALAR: Table = Table {
+    quantize: scalar::quantize,
+    matmul_i8: scalar::matmul_i8,
+    dequantize_row: scalar::dequantize_row,
+    matmul_f32: scalar::matmul_f32,
+    rms_norm: scalar::rms_norm,
+    rms_norm_quantize: scalar::rms_norm_quantize,
+    silu_mul: scalar::silu_mul,
+    silu_mul_quantize: scalar::silu_mul_quantize,
+    rope: scalar::rope,
+    add: scalar::add,
+    attn_scores_f32: scalar::attn_scores::<f32>,
+    attn_scores_f16: scalar::attn_scores::<f16>,
+    softmax_block: scalar::softmax_block,
+    attn_accumulate_f32: scalar::attn_accumulate::<f32>,
+    attn_accumulate_f16: scalar::attn_accumulate::<f16>,
+    attn_merge: scalar::attn_merge,
+    scale: scalar::scale,
+    narrow_f16: scalar::narrow_f16,
+    argmax: scalar::argmax,
+};
+
+/// `table!(Token, [attribute])` defines `TABLE`: the generic kernels, each compiled once for the instruction set of
+/// `Token` inside a function that carries `attribute` (a `target_feature` with the features of `Token::new`).
+macro_rules! table {
+    ($token:ty, $attribute:tt) => {
+        pub(crate) static TABLE: $crate::table::Table = {
+            use $crate::{MatMut, QMatrix, Quantized, QuantizedRow, float, half::f16, int8};
+
+            $crate::table::kernels! { [$token] $attribute
+                float::quantize(x: &[f32], out: QuantizedRow);
+                float::dequantize_row(w: &QMatrix, row: usize, out: &mut [f32]);
+                float::matmul_f32(w: &[f32], x: &[f32], cols: usize, out: MatMut<f32>);
+                float::rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]);
+                float::rms_norm_quantize(x: &[f32], weight: &[f32], eps: f32, out: QuantizedRow);
+                float::silu_mul(gate: &[f32], up: &[f32], out: &mut [f32]);
+                float::silu_mul_quantize(gate: &[f32], up: &[f32], out: QuantizedRow);
+                float::rope(x: &mut [f32], cos: &[f32], sin: &[f32]);
+                float::add(x: &mut [f32], y: &[f32]);
+                float::attn_scores_f32(q: &[f32], keys: &[f32], scale: f32, scores: &mut [f32]);
+                float::attn_scores_f16(q: &[f32], keys: &[f16], scale: f32, scores: &mut [f32]);
+                float::softmax_block(scores: &mut [f32]) -> (f32, f32);
+                float::attn_accumulate_f32(p: &[f32], values: &[f32], acc: &mut [f32]);
+                float::attn_accumulate_f16(p: &[f32], values: &[f16], acc: &mut [f32]);
+                float::attn_merge(a: &mut [f32], a_factor: f32, b: &[f32], b_factor: f32);
+                float::scale(x: &mut [f32], factor: f32);
+                float::narrow_f16(x: &[f32], out: &mut [f16]);
+                float::argmax(x: &[f32]) -> usize;
+                int8::matmul_i8(w: &QMatrix, rows: std::ops::Range<usize>, x: &Quantized, out: MatMut<f32>);
+            }
+        };
+    };
+}
+
+/// One function a kernel, and the table of them all.
+macro_rules! kernels {
+    ([$token:ty] $attribute:tt $($module:ident :: $name:ident($($arg:ident: $ty:ty),*) $(-> $out:ty)?;)*) => {{
+        $(
+            #$attribute
+            fn $name($($arg: $ty),*) $(-> $out)? {
+                $module::$name(<$token>::new(), $($arg),*)
+            }
+        )*
+        $crate::table::Table { $($name),* }
+    }};
+}
+
+pub(crate) use {kernels, table};

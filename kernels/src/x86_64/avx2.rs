@@ -1,0 +1,303 @@
+//! AVX2 (with F16C): 16 lanes are two registers. There is no product of bytes that cannot saturate, so the tiles widen
+//! to i16, and the dot products of whole groups move w's sign over to x.
+
+use crate::half::f16;
+use crate::int8::{Block, Group, Int8, PANEL_ROWS};
+use crate::quant::GROUP;
+use crate::scalar::LANES;
+use crate::simd::Simd;
+use std::arch::x86_64::*;
+use std::array::from_fn;
+
+/// Exists only on a CPU with the features of [`Avx2::new`].
+#[derive(Clone, Copy)]
+pub(crate) struct Avx2(());
+
+impl Avx2 {
+    #[target_feature(enable = "avx2,f16c")]
+    pub(crate) fn new() -> Self {
+        Self(())
+    }
+}
+
+pub(crate) fn is_available() -> bool {
+    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("f16c")
+}
+
+crate::table::table!(Avx2, [target_feature(enable = "avx2,f16c")]);
+
+/// Runs intrinsics.
+macro_rules! isa {
+    ($($body:tt)*) => {
+        // SAFETY: the token proves that the CPU has the features; pointers come from references to whole arrays.
+        unsafe { $($body)* }
+    };
+}
+
+/// Both halves of a vector.
+macro_rules! halves {
+    ($op:expr, $a:expr $(, $b:expr)*) => {
+        isa!([$op($a[0] $(, $b[0])*), $op($a[1] $(, $b[1])*)])
+    };
+}
+
+impl Simd for Avx2 {
+    type F32 = [__m256; 2];
+    type I32 = [__m256i; 2];
+
+    #[inline(always)]
+    fn splat(self, v: f32) -> [__m256; 2] {
+        isa!([_mm256_set1_ps(v); 2])
+    }
+    #[inline(always)]
+    fn load(self, x: &[f32; LANES]) -> [__m256; 2] {
+        isa!([_mm256_loadu_ps(x.as_ptr()), _mm256_loadu_ps(x.as_ptr().add(8))])
+    }
+    #[inline(always)]
+    fn load_f16(self, x: &[f16; LANES]) -> [__m256; 2] {
+        let at = x.as_ptr().cast::<__m128i>();
+        isa!([_mm256_cvtph_ps(_mm_loadu_si128(at)), _mm256_cvtph_ps(_mm_loadu_si128(at.add(1)))])
+    }
+    #[inline(always)]
+    fn load_i8(self, x: &[i8; LANES]) -> [__m256; 2] {
+        isa!({
+            let x = _mm_loadu_si128(x.as_ptr().cast());
+            let high = _mm_unpackhi_epi64(x, x);
+            [_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(x)), _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(high))]
+        })
+    }
+    #[inline(always)]
+    fn store(self, v: [__m256; 2], out: &mut [f32; LANES]) {
+        isa!({
+            _mm256_storeu_ps(out.as_mut_ptr(), v[0]);
+            _mm256_storeu_ps(out.as_mut_ptr().add(8), v[1]);
+        })
+    }
+    #[inline(always)]
+    fn store_f16(self, v: [__m256; 2], out: &mut [f16; LANES]) {
+        let at = out.as_mut_ptr().cast::<__m128i>();
+        isa!({
+            _mm_storeu_si128(at, _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v[0]));
+            _mm_storeu_si128(at.add(1), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v[1]));
+        })
+    }
+    #[inline(always)]
+    fn add(self, a: [__m256; 2], b: [__m256; 2]) -> [__m256; 2] {
+        halves!(_mm256_add_ps, a, b)
+    }
+    #[inline(always)]
+    fn sub(self, a: [__m256; 2], b: [__m256; 2]) -> [__m256; 2] {
+        halves!(_mm256_sub_ps, a, b)
+    }
+    #[inline(always)]
+    fn mul(self, a: [__m256; 2], b: [__m256; 2]) -> [__m256; 2] {
+        halves!(_mm256_mul_ps, a, b)
+    }
+    #[inline(always)]
+    fn div(self, a: [__m256; 2], b: [__m256; 2]) -> [__m256; 2] {
+        halves!(_mm256_div_ps, a, b)
+    }
+    #[inline(always)]
+    fn max(self, a: [__m256; 2], b: [__m256; 2]) -> [__m256; 2] {
+        halves!(_mm256_max_ps, a, b)
+    }
+    #[inline(always)]
+    fn min(self, a: [__m256; 2], b: [__m256; 2]) -> [__m256; 2] {
+        halves!(_mm256_min_ps, a, b)
+    }
+    #[inline(always)]
+    fn keep_where_ge(self, v: [__m256; 2], x: [__m256; 2], bound: [__m256; 2]) -> [__m256; 2] {
+        let keep = halves!(_mm256_cmp_ps::<_CMP_GE_OQ>, x, bound);
+        halves!(_mm256_and_ps, v, keep)
+    }
+    #[inline(always)]
+    fn any_eq(self, a: [__m256; 2], b: [__m256; 2]) -> bool {
+        let equal = halves!(_mm256_cmp_ps::<_CMP_EQ_OQ>, a, b);
+        isa!(_mm256_movemask_ps(_mm256_or_ps(equal[0], equal[1])) != 0)
+    }
+    #[inline(always)]
+    fn exponent(self, v: [__m256; 2], bias: i32) -> [__m256; 2] {
+        let bias = isa!(_mm256_set1_epi32(bias));
+        let bits = halves!(_mm256_castps_si256, v);
+        let biased = halves!(_mm256_add_epi32, bits, [bias; 2]);
+        let shifted = halves!(_mm256_slli_epi32::<23>, biased);
+        halves!(_mm256_castsi256_ps, shifted)
+    }
+    #[inline(always)]
+    fn fold_add(self, v: [__m256; 2]) -> f32 {
+        isa!({
+            let v = _mm256_add_ps(v[0], v[1]);
+            let v = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+            let v = _mm_add_ps(v, _mm_movehl_ps(v, v));
+            _mm_cvtss_f32(_mm_add_ss(v, _mm_movehdup_ps(v)))
+        })
+    }
+    #[inline(always)]
+    fn abs_bits(self, v: [__m256; 2]) -> [__m256i; 2] {
+        let mask = isa!(_mm256_set1_epi32(0x7fff_ffff));
+        let bits = halves!(_mm256_castps_si256, v);
+        halves!(_mm256_and_si256, bits, [mask; 2])
+    }
+    #[inline(always)]
+    fn round(self, v: [__m256; 2]) -> [__m256i; 2] {
+        halves!(_mm256_cvtps_epi32, v)
+    }
+    #[inline(always)]
+    fn to_f32(self, v: [__m256i; 2]) -> [__m256; 2] {
+        halves!(_mm256_cvtepi32_ps, v)
+    }
+    #[inline(always)]
+    fn add_i32(self, a: [__m256i; 2], b: [__m256i; 2]) -> [__m256i; 2] {
+        halves!(_mm256_add_epi32, a, b)
+    }
+    #[inline(always)]
+    fn max_i32(self, a: [__m256i; 2], b: [__m256i; 2]) -> [__m256i; 2] {
+        halves!(_mm256_max_epi32, a, b)
+    }
+    #[inline(always)]
+    fn sum_i32(self, v: [__m256i; 2]) -> i32 {
+        isa!({
+            let v = _mm256_add_epi32(v[0], v[1]);
+            let v = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256::<1>(v));
+            let v = _mm_add_epi32(v, _mm_unpackhi_epi64(v, v));
+            _mm_cvtsi128_si32(_mm_add_epi32(v, _mm_shuffle_epi32::<1>(v)))
+        })
+    }
+    #[inline(always)]
+    fn largest_i32(self, v: [__m256i; 2]) -> i32 {
+        isa!({
+            let v = _mm256_max_epi32(v[0], v[1]);
+            let v = _mm_max_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256::<1>(v));
+            let v = _mm_max_epi32(v, _mm_unpackhi_epi64(v, v));
+            _mm_cvtsi128_si32(_mm_max_epi32(v, _mm_shuffle_epi32::<1>(v)))
+        })
+    }
+    #[inline(always)]
+    fn store_i8(self, v: [__m256i; 2], out: &mut [i8; LANES]) {
+        isa!({
+            // i16 of both: lanes 0–3, 8–11 | 4–7, 12–15.
+            let v = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi32(v[0], v[1]));
+            let v = _mm_packs_epi16(_mm256_castsi256_si128(v), _mm256_extracti128_si256::<1>(v));
+            _mm_storeu_si128(out.as_mut_ptr().cast(), v)
+        })
+    }
+}
+
+/// `[k / 2][row]`: two values of one row, as i16.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+pub(crate) struct Panel([[[i16; 2]; PANEL_ROWS]; GROUP / 2]);
+
+impl Int8 for Avx2 {
+    type Lanes = Self;
+    type Panel = Panel;
+    const GEMV_TOKENS: usize = 2;
+    const TILE_TOKENS: usize = 4;
+    const EMPTY: Panel = Panel([[[0; 2]; PANEL_ROWS]; GROUP / 2]);
+
+    #[inline(always)]
+    fn lanes(self) -> Self {
+        self
+    }
+
+    #[inline(always)]
+    fn dots(self, w: &[Group; LANES], x: &[Group; LANES], _: &[i32; LANES]) -> [__m256i; 2] {
+        isa!({
+            let eight = |from: usize| sum_each(from_fn(|i| group_dot(&w[from + i], &x[from + i])));
+            [eight(0), eight(8)]
+        })
+    }
+
+    #[inline(always)]
+    fn pack(self, rows: &[&Group; PANEL_ROWS], panel: &mut Panel) {
+        for (r, row) in rows.iter().enumerate() {
+            for (k, pair) in row.as_chunks::<2>().0.iter().enumerate() {
+                panel.0[k][r] = pair.map(i16::from);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn tile<const N: usize>(
+        self,
+        panel: &[Panel],
+        inverse: &[[f32; PANEL_ROWS]],
+        x: &[Block; N],
+        acc: &mut [[f32; PANEL_ROWS]; N],
+    ) {
+        for (g, (panel, inverse)) in panel.iter().zip(inverse).enumerate() {
+            isa!(tile_group(panel, inverse, x.map(|x| (&x.values[g], x.scales[g])), acc))
+        }
+    }
+}
+
+/// One group of [`Int8::tile`]: 16 rows × `N` tokens at a time.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn tile_group<const N: usize>(
+    panel: &Panel,
+    inverse: &[f32; PANEL_ROWS],
+    x: [(&Group, f32); N],
+    acc: &mut [[f32; PANEL_ROWS]; N],
+) {
+    let wide: [[i16; GROUP]; N] = x.map(|(x, _)| x.map(i16::from));
+    for half in 0..PANEL_ROWS / 16 {
+        let mut dots = [[_mm256_setzero_si256(); 2]; N];
+        for (k, w) in panel.0.iter().enumerate() {
+            // SAFETY: 16 pairs from pair 16·half on, and a pair of x, all inside their arrays; Panel is aligned.
+            let (w, x): ([__m256i; 2], [__m256i; N]) = unsafe {
+                let w = w.as_ptr().add(16 * half).cast::<__m256i>();
+                let pair = |t: usize| wide[t].as_ptr().add(2 * k).cast::<i32>().read_unaligned();
+                ([_mm256_load_si256(w), _mm256_load_si256(w.add(1))], from_fn(|t| _mm256_set1_epi32(pair(t))))
+            };
+            for (dots, x) in dots.iter_mut().zip(x) {
+                for (dot, w) in dots.iter_mut().zip(w) {
+                    *dot = _mm256_add_epi32(*dot, _mm256_madd_epi16(w, x));
+                }
+            }
+        }
+        for ((acc, dots), (_, x_scale)) in acc.iter_mut().zip(dots).zip(x) {
+            for (i, dot) in dots.into_iter().enumerate() {
+                // SAFETY: eight of the 32 rows.
+                unsafe {
+                    let acc = acc.as_mut_ptr().add(16 * half + 8 * i);
+                    let inverse = _mm256_loadu_ps(inverse.as_ptr().add(16 * half + 8 * i));
+                    let scale = _mm256_mul_ps(inverse, _mm256_set1_ps(x_scale));
+                    let product = _mm256_mul_ps(_mm256_cvtepi32_ps(dot), scale);
+                    _mm256_storeu_ps(acc, _mm256_add_ps(_mm256_loadu_ps(acc), product));
+                }
+            }
+        }
+    }
+}
+
+/// Eight partial sums of one group's dot product.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn group_dot(w: &Group, x: &Group) -> __m256i {
+    let pairs = |half: usize| {
+        // SAFETY: both halves of 64 bytes.
+        let (w, x) = unsafe {
+            let at = |p: &Group| _mm256_loadu_si256(p.as_ptr().add(32 * half).cast());
+            (at(w), at(x))
+        };
+        // |w| ≤ 128 unsigned times ±x: 2·128·127 fits in i16.
+        let products = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
+        _mm256_madd_epi16(products, _mm256_set1_epi16(1))
+    };
+    _mm256_add_epi32(pairs(0), pairs(1))
+}
+
+/// Lane `i`: the sum of the lanes of `v[i]`.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn sum_each(v: [__m256i; 8]) -> __m256i {
+    let quad = |from: usize| {
+        let pair = |i| _mm256_hadd_epi32(v[from + i], v[from + i + 1]);
+        _mm256_hadd_epi32(pair(0), pair(2))
+    };
+    let (low, high) = (quad(0), quad(4));
+    let (even, odd) =
+        (_mm256_permute2x128_si256::<0x20>(low, high), _mm256_permute2x128_si256::<0x31>(low, high));
+    _mm256_add_epi32(even, odd)
+}

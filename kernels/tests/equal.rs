@@ -1,0 +1,472 @@
+//! Every kernel of every instruction set against the scalar reference: the same bits, on one list of cases.
+//!
+//! Which instruction sets a machine must have is said by `TORCHLESS_EXPECT_ISAS` (comma-separated names): where it is
+//! set, any other set fails, so that none is left out unseen.
+
+use proptest::prelude::*;
+use torchless_kernels::half::f16;
+use torchless_kernels::{GROUP, Isa, Kernels, MatMut, QMatrix, QuantizedBuf};
+
+/// Lengths around every edge a float kernel has: a lane, a register, a group.
+const LENGTHS: [usize; 21] =
+    [0, 1, 2, 7, 8, 15, 16, 17, 31, 33, 48, 63, 64, 65, 79, 127, 128, 129, 192, 576, 1000];
+
+/// The kernels of every instruction set this machine has, the reference first.
+fn all() -> Vec<Kernels> {
+    Isa::ALL.into_iter().filter_map(|isa| Kernels::new(isa).ok()).collect()
+}
+
+/// Runs `f` with every instruction set and expects what it says with the reference.
+fn assert_equal<T: Same + std::fmt::Debug>(case: &dyn std::fmt::Debug, f: impl Fn(Kernels) -> T) {
+    let kernels = all();
+    let expected = f(kernels[0]);
+    for k in &kernels[1..] {
+        let got = f(*k);
+        assert!(got.same(&expected), "{k:?} {case:?}:\n{got:?}\nexpected\n{expected:?}");
+    }
+}
+
+/// Equal bits; NaNs are equal whatever their payload.
+trait Same {
+    fn same(&self, other: &Self) -> bool;
+}
+
+impl Same for f32 {
+    fn same(&self, other: &f32) -> bool {
+        self.to_bits() == other.to_bits() || (self.is_nan() && other.is_nan())
+    }
+}
+
+impl Same for f16 {
+    fn same(&self, other: &f16) -> bool {
+        self.to_bits() == other.to_bits() || (self.is_nan() && other.is_nan())
+    }
+}
+
+macro_rules! same_by_eq {
+    ($($t:ty)*) => { $(impl Same for $t { fn same(&self, other: &$t) -> bool { self == other } })* };
+}
+same_by_eq!(i8 i32 usize);
+
+impl<T: Same> Same for Vec<T> {
+    fn same(&self, other: &Vec<T>) -> bool {
+        self.len() == other.len() && self.iter().zip(other).all(|(a, b)| a.same(b))
+    }
+}
+
+macro_rules! same_tuple {
+    ($($t:ident $i:tt),*) => {
+        impl<$($t: Same),*> Same for ($($t,)*) {
+            fn same(&self, other: &Self) -> bool { $(self.$i.same(&other.$i))&&* }
+        }
+    };
+}
+same_tuple!(A 0, B 1);
+same_tuple!(A 0, B 1, C 2);
+
+/// A small deterministic generator (SplitMix64; Steele et al. 2014).
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// In −1..1.
+    fn float(&mut self) -> f32 {
+        (self.next() as i32 >> 8) as f32 / (1 << 23) as f32
+    }
+}
+
+/// What the floats of a case look like.
+#[derive(Clone, Copy, Debug)]
+enum Floats {
+    Plain,
+    /// Every power of two there is.
+    Wide,
+    /// ±0, subnormals, the largest, and plain values in between.
+    Limits,
+    /// Those and infinities and NaN.
+    Broken,
+    Zero,
+}
+
+const FLOATS: [Floats; 5] = [Floats::Plain, Floats::Wide, Floats::Limits, Floats::Broken, Floats::Zero];
+
+impl Floats {
+    fn make(self, n: usize, seed: u64) -> Vec<f32> {
+        let mut random = Random(seed);
+        let limits =
+            [0.0, -0.0, 1e-45, -1e-40, f32::MIN_POSITIVE, f32::MAX, f32::MIN, 88.0, -87.3, 89.0, -104.0];
+        let broken = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY];
+        let one = |random: &mut Random| {
+            let pick = random.next() as usize;
+            match self {
+                Floats::Plain => random.float() * 4.0,
+                Floats::Wide => random.float() * 2f32.powi(pick as i32 % 128),
+                Floats::Limits if pick.is_multiple_of(3) => limits[pick / 3 % limits.len()],
+                Floats::Broken if pick.is_multiple_of(40) => broken[pick / 40 % broken.len()],
+                Floats::Broken if pick.is_multiple_of(3) => limits[pick / 3 % limits.len()],
+                Floats::Limits | Floats::Broken => random.float() * 100.0,
+                Floats::Zero => 0.0,
+            }
+        };
+        (0..n).map(|_| one(&mut random)).collect()
+    }
+}
+
+/// `f` on vectors of every sort and length. Each starts one element into its allocation: nothing may rely on alignment.
+fn for_floats(f: impl Fn(&(Floats, usize), &[f32], &[f32])) {
+    for sort in FLOATS {
+        for n in LENGTHS {
+            let (x, y) = (sort.make(n + 1, n as u64), sort.make(n + 1, !(n as u64)));
+            f(&(sort, n), &x[1..], &y[1..]);
+        }
+    }
+}
+
+/// What a quantising kernel writes for one token.
+fn quantized(n: usize, f: impl FnOnce(torchless_kernels::QuantizedRow)) -> (Vec<i8>, Vec<f32>, Vec<i32>) {
+    let mut buf = QuantizedBuf::new(1, n);
+    f(buf.view_mut(1).token(0));
+    let view = buf.view(1);
+    (view.values().to_vec(), view.scales().to_vec(), view.sums().to_vec())
+}
+
+fn updated(x: &[f32], f: impl FnOnce(&mut [f32])) -> Vec<f32> {
+    let mut x = x.to_vec();
+    f(&mut x);
+    x
+}
+
+fn halves(x: &[f32]) -> Vec<f16> {
+    x.iter().map(|&x| f16::from_f32(x)).collect()
+}
+
+#[test]
+fn the_machine_has_the_instruction_sets_it_should() {
+    let names: Vec<_> = all().iter().map(|k| k.isa().name()).collect();
+    println!("instruction sets tested: {}", names.join(","));
+    match std::env::var("TORCHLESS_EXPECT_ISAS") {
+        Ok(expected) => assert_eq!(names.join(","), expected),
+        Err(_) => assert!(names.starts_with(&["scalar", "portable"])),
+    }
+}
+
+#[test]
+fn quantize() {
+    for_floats(|case, x, _| assert_equal(case, |k| quantized(x.len(), |row| k.quantize(x, row))));
+}
+
+#[test]
+fn rms_norm() {
+    for_floats(|case, x, w| {
+        assert_equal(case, |k| updated(x, |out| k.rms_norm(x, w, 1e-5, out)));
+        assert_equal(case, |k| quantized(x.len(), |row| k.rms_norm_quantize(x, w, 1e-5, row)));
+    });
+}
+
+#[test]
+fn silu_mul() {
+    for_floats(|case, gate, up| {
+        assert_equal(case, |k| updated(gate, |out| k.silu_mul(gate, up, out)));
+        assert_equal(case, |k| quantized(gate.len(), |row| k.silu_mul_quantize(gate, up, row)));
+    });
+}
+
+/// The exponential, seen through `silu(x)·1`, at every value its reduction treats differently.
+#[test]
+fn silu_over_the_whole_range() {
+    let mut gate: Vec<f32> = (-1100..1100).map(|i| i as f32 / 10.0).collect();
+    gate.extend((-130..130).flat_map(|n| {
+        let edge = (n as f32 + 0.5) * std::f32::consts::LN_2;
+        [edge.next_down(), edge, edge.next_up()]
+    }));
+    let ones = vec![1.0; gate.len()];
+    assert_equal(&"silu", |k| updated(&gate, |out| k.silu_mul(&gate, &ones, out)));
+}
+
+#[test]
+fn rope() {
+    for half in [1, 2, 3, 8, 15, 16, 17, 32, 40, 64] {
+        for heads in [0, 1, 3] {
+            for sort in FLOATS {
+                let (x, angles) = (sort.make(heads * 2 * half, 1), Floats::Plain.make(half, 2));
+                let (cos, sin): (Vec<_>, Vec<_>) = angles.iter().map(|a| (a.cos(), a.sin())).unzip();
+                assert_equal(&(sort, half, heads), |k| updated(&x, |x| k.rope(x, &cos, &sin)));
+            }
+        }
+    }
+}
+
+#[test]
+fn elementwise() {
+    for_floats(|case, x, y| {
+        assert_equal(case, |k| updated(x, |x| k.add(x, y)));
+        assert_equal(case, |k| updated(x, |x| k.scale(x, 0.7)));
+        assert_equal(case, |k| updated(x, |x| k.attn_merge(x, 0.3, y, 1.7)));
+        assert_equal(case, |k| {
+            let mut out = vec![f16::ZERO; x.len()];
+            k.narrow(x, &mut out);
+            out
+        });
+    });
+}
+
+#[test]
+fn argmax() {
+    for_floats(|case, x, _| assert_equal(case, |k| k.argmax(x)));
+    for n in LENGTHS {
+        for at in [0, n / 2, n.saturating_sub(1)] {
+            for (low, high) in [(0.0, 1.0), (f32::NEG_INFINITY, f32::MIN), (-0.0, 0.0), (f32::NAN, 0.0)] {
+                let mut x = vec![low; n];
+                x.iter_mut().skip(at).step_by(5).for_each(|x| *x = high);
+                assert_equal(&(n, at, low, high), |k| k.argmax(&x));
+            }
+        }
+    }
+}
+
+#[test]
+fn softmax_block() {
+    for_floats(|case, x, _| {
+        assert_equal(case, |k| {
+            let mut x = x.to_vec();
+            let (max, sum) = k.softmax_block(&mut x);
+            (x, max, sum)
+        });
+    });
+}
+
+#[test]
+fn attention() {
+    for sort in FLOATS {
+        for width in [1, 3, 16, 17, 48, 64, 80, 128, 192] {
+            for positions in [0, 1, 3, 4, 5, 8, 33] {
+                let (q, p) = (sort.make(width, 1), sort.make(positions, 2));
+                let cache = sort.make(width * positions, 3);
+                let cache_f16 = halves(&cache);
+                let case = (sort, width, positions);
+                assert_equal(&case, |k| {
+                    let mut scores = (vec![0.0; positions], vec![0.0; positions]);
+                    k.attn_scores(&q, &cache, 0.125, &mut scores.0);
+                    k.attn_scores(&q, &cache_f16, 0.125, &mut scores.1);
+                    scores
+                });
+                assert_equal(&case, |k| {
+                    let wide = updated(&q, |acc| k.attn_accumulate(&p, &cache, acc));
+                    (wide, updated(&q, |acc| k.attn_accumulate(&p, &cache_f16, acc)))
+                });
+            }
+        }
+    }
+}
+
+#[test]
+fn matmul_f32() {
+    for sort in FLOATS {
+        for (rows, cols, tokens) in [(0, 5, 1), (1, 0, 1), (3, 1, 2), (5, 17, 1), (16, 64, 3), (7, 200, 7)] {
+            let (w, x) = (sort.make(rows * cols, 1), sort.make(tokens * cols, 2));
+            assert_equal(&(sort, rows, cols, tokens), |k| {
+                let mut out = vec![0.0; tokens * rows];
+                k.matmul_f32(&w, &x, cols, MatMut::new(&mut out, tokens, rows));
+                out
+            });
+        }
+    }
+}
+
+/// What the int8 values of a case look like.
+#[derive(Clone, Copy, Debug)]
+enum Bytes {
+    Random,
+    /// All of them this: the largest sums there are.
+    All(i8),
+    /// −128 and 127 only.
+    Extremes,
+}
+
+impl Bytes {
+    fn make(self, n: usize, seed: u64) -> Vec<i8> {
+        let mut random = Random(seed);
+        let one = |random: &mut Random| match self {
+            Bytes::Random => random.next() as i8,
+            Bytes::All(value) => value,
+            Bytes::Extremes => [-128, 127][random.next() as usize % 2],
+        };
+        (0..n).map(|_| one(&mut random)).collect()
+    }
+}
+
+/// What the weights' stored scales look like.
+#[derive(Clone, Copy, Debug)]
+enum Scales {
+    Plain,
+    /// Infinite (a group of zeros), 0, NaN, subnormal and huge ones among plain ones.
+    Limits,
+}
+
+impl Scales {
+    fn make(self, n: usize) -> Vec<f32> {
+        let mut random = Random(n as u64);
+        let limits = [f32::INFINITY, 1e-40, 1e38, f32::MAX, f32::MIN_POSITIVE, 0.0, f32::NAN];
+        let one = |random: &mut Random| {
+            let pick = random.next() as usize;
+            match self {
+                Scales::Limits if pick.is_multiple_of(3) => limits[pick / 3 % limits.len()],
+                _ => 127.0 / (random.float().abs() + 0.01),
+            }
+        };
+        (0..n).map(|_| one(&mut random)).collect()
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Int8Case {
+    rows: usize,
+    cols: usize,
+    tokens: usize,
+    w: Bytes,
+    scales: Scales,
+    x: Floats,
+}
+
+/// The product of all rows but the first, and the dequantised first; the output lies inside a wider matrix.
+fn assert_int8_equal(case: Int8Case) {
+    let Int8Case { rows, cols, tokens, .. } = case;
+    let bytes = case.w.make(rows * cols + 1, 7);
+    let scales = case.scales.make((rows * cols).div_ceil(GROUP) + 1);
+    let w = QMatrix::new(&bytes[1..], &scales[1..], rows, cols);
+    let floats = case.x.make(tokens * cols, 11);
+    let mut x = QuantizedBuf::new(tokens, cols);
+    for t in 0..tokens {
+        all()[0].quantize(&floats[t * cols..][..cols], x.view_mut(tokens).token(t));
+    }
+    let from = rows.min(1);
+    assert_equal(&case, |k| {
+        let mut out = vec![-7.0; tokens * (rows + 3)];
+        let (_, inner) = MatMut::new(&mut out, tokens, rows + 3).split_cols(2);
+        let (inner, _) = inner.split_cols(rows - from);
+        k.matmul_i8(&w, from..rows, &x.view(tokens), inner);
+        let mut first = vec![0.0; cols * from];
+        if rows > 0 {
+            k.dequantize_row(&w, 0, &mut first);
+        }
+        (out, first)
+    });
+}
+
+/// Rows around 16 and 32, groups around the blocks that a tile and a run take (8, 16, 256), tokens around each tile.
+#[test]
+fn matmul_i8_at_every_edge() {
+    let plain =
+        Int8Case { rows: 0, cols: 0, tokens: 0, w: Bytes::Random, scales: Scales::Plain, x: Floats::Plain };
+    for cols in [0, 64, 128, 448, 512, 576, 960, 1024, 1088, 2112] {
+        for tokens in [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 13] {
+            for rows in [0, 1, 2, 16, 17, 18, 32, 33, 34, 49, 66] {
+                assert_int8_equal(Int8Case { rows, cols, tokens, ..plain });
+            }
+        }
+    }
+    for cols in [1, 2, 63, 65, 100, 127] {
+        for tokens in [0, 1, 5] {
+            assert_int8_equal(Int8Case { rows: 7, cols, tokens, ..plain });
+        }
+    }
+    for cols in [255 * 64, 256 * 64, 257 * 64, 272 * 64, 513 * 64] {
+        for tokens in [1, 5] {
+            assert_int8_equal(Int8Case { rows: 19, cols, tokens, ..plain });
+        }
+    }
+}
+
+#[test]
+fn matmul_i8_with_values_at_the_limits() {
+    for w in
+        [Bytes::All(127), Bytes::All(-127), Bytes::All(-128), Bytes::All(0), Bytes::Extremes, Bytes::Random]
+    {
+        for scales in [Scales::Plain, Scales::Limits] {
+            for x in FLOATS {
+                for tokens in [1, 7] {
+                    for cols in [128, 100] {
+                        assert_int8_equal(Int8Case { rows: 35, cols, tokens, w, scales, x });
+                    }
+                }
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn matmul_i8_anywhere(rows in 0usize..80, cols in 0usize..1500, aligned: bool, tokens in 0usize..30) {
+        let cols = if aligned { cols / GROUP * GROUP } else { cols };
+        let (w, scales, x) = (Bytes::Random, Scales::Limits, Floats::Wide);
+        assert_int8_equal(Int8Case { rows, cols, tokens, w, scales, x });
+    }
+
+    #[test]
+    fn floats_anywhere(x in prop::collection::vec(any::<f32>(), 1..300), eps in 0f32..1.0) {
+        assert_equal(&x, |k| quantized(x.len(), |row| k.quantize(&x, row)));
+        assert_equal(&x, |k| quantized(x.len(), |row| k.rms_norm_quantize(&x, &x, eps, row)));
+        assert_equal(&x, |k| updated(&x, |out| k.silu_mul(&x, &x, out)));
+        assert_equal(&x, |k| k.argmax(&x));
+        assert_equal(&x, |k| updated(&x, |x| _ = k.softmax_block(x)));
+    }
+}
+
+/// A split of the rows or of the tokens never changes a bit: threads and batching rest on it.
+#[test]
+fn splits_change_nothing() {
+    let (rows, cols, tokens) = (70, 576, 14);
+    let (bytes, scales) = (Bytes::Random.make(rows * cols, 1), Scales::Plain.make(rows * cols / GROUP));
+    let w = QMatrix::new(&bytes, &scales, rows, cols);
+    for k in all() {
+        let quantized = |range: std::ops::Range<usize>| {
+            let mut x = QuantizedBuf::new(range.len(), cols);
+            for (i, t) in range.clone().enumerate() {
+                let floats = Floats::Plain.make(cols, t as u64);
+                k.quantize(&floats, x.view_mut(range.len()).token(i));
+            }
+            x
+        };
+        let mut whole = vec![0.0; tokens * rows];
+        k.matmul_i8(&w, 0..rows, &quantized(0..tokens).view(tokens), MatMut::new(&mut whole, tokens, rows));
+        for row_step in [1, 16, 33] {
+            for token_step in [1, 3, 7] {
+                let mut out = vec![0.0; tokens * rows];
+                for t in (0..tokens).step_by(token_step) {
+                    let n = token_step.min(tokens - t);
+                    let x = quantized(t..t + n);
+                    for r in (0..rows).step_by(row_step) {
+                        let m = row_step.min(rows - r);
+                        let (_, part) = MatMut::new(&mut out, tokens, rows).split_rows(t);
+                        let (_, part) = part.split_rows(n).0.split_cols(r);
+                        k.matmul_i8(&w, r..r + m, &x.view(n), part.split_cols(m).0);
+                    }
+                }
+                assert!(out.same(&whole), "{k:?} rows by {row_step}, tokens by {token_step}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_choice_is_never_replaced() {
+    for isa in Isa::ALL {
+        match Kernels::choose(Some(isa.name())) {
+            Ok(k) => assert_eq!(k.isa(), isa),
+            Err(e) => {
+                assert!(!isa.is_available());
+                assert!(e.to_string().contains(&format!("cannot run {isa}")), "{e}");
+            }
+        }
+    }
+    let e = Kernels::choose(Some("sse9")).unwrap_err().to_string();
+    assert!(e.contains("sse9") && e.contains("avx2") && e.contains("dotprod"), "{e}");
+}
