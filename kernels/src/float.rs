@@ -130,10 +130,8 @@ fn load_group<S: Simd>(s: S, x: &[f32]) -> [S::F32; 4] {
         ([a, b, c, d], []) => [s.load(a), s.load(b), s.load(c), s.load(d)],
         _ => {
             let last: [f32; GROUP] = padded(x);
-            std::array::from_fn(
-                #[inline(always)]
-                |i| s.load(&padded(&last[i * LANES..][..LANES])),
-            )
+            let [a, b, c, d] = last.as_chunks::<LANES>().0 else { unreachable!("64 values are 4 blocks") };
+            [s.load(a), s.load(b), s.load(c), s.load(d)]
         }
     }
 }
@@ -159,26 +157,22 @@ fn quantize_blocks<S: Simd>(
 
 #[inline(always)]
 fn quantize_group<S: Simd>(s: S, x: [S::F32; 4], q: &mut [i8; GROUP]) -> (f32, i32) {
-    let [a, b, c, d] = x.map(
-        #[inline(always)]
-        |x| s.abs_bits(x),
-    );
-    let bits = s.largest_i32(s.max_i32(s.max_i32(a, b), s.max_i32(c, d)));
+    let [a, b, c, d] = x;
+    let (ab, cd) = (s.max_i32(s.abs_bits(a), s.abs_bits(b)), s.max_i32(s.abs_bits(c), s.abs_bits(d)));
+    let bits = s.largest_i32(s.max_i32(ab, cd));
     let absmax = f32::from_bits(bits as u32);
     if bits >= f32::INFINITY.to_bits() as i32 || absmax < TINY {
         q.fill(0);
         return (if absmax < TINY { 0.0 } else { f32::NAN }, 0);
     }
     let inverse = s.splat(127.0 / absmax);
-    let rounded = x.map(
-        #[inline(always)]
-        |x| s.round(s.mul(x, inverse)),
-    );
-    for (rounded, q) in rounded.into_iter().zip(q.as_chunks_mut().0) {
+    let mut sum = s.round(s.splat(0.0));
+    for (x, q) in x.iter().zip(q.as_chunks_mut().0) {
+        let rounded = s.round(s.mul(*x, inverse));
         s.store_i8(rounded, q);
+        sum = s.add_i32(sum, rounded);
     }
-    let [a, b, c, d] = rounded;
-    (absmax / 127.0, s.sum_i32(s.add_i32(s.add_i32(a, b), s.add_i32(c, d))))
+    (absmax / 127.0, s.sum_i32(sum))
 }
 
 #[inline(always)]
@@ -235,11 +229,11 @@ pub(crate) fn rms_norm_quantize<S: Simd>(s: S, x: &[f32], weight: &[f32], eps: f
         out,
         #[inline(always)]
         |at, n| {
-            let (x, w) = (load_group(s, &x[at..at + n]), load_group(s, &weight[at..at + n]));
-            std::array::from_fn(
-                #[inline(always)]
-                |i| s.mul(s.mul(x[i], inverse), w[i]),
-            )
+            let (mut x, w) = (load_group(s, &x[at..at + n]), load_group(s, &weight[at..at + n]));
+            for (x, w) in x.iter_mut().zip(&w) {
+                *x = s.mul(s.mul(*x, inverse), *w);
+            }
+            x
         },
     );
 }
@@ -270,11 +264,11 @@ pub(crate) fn silu_mul_quantize<S: Simd>(s: S, gate: &[f32], up: &[f32], out: Qu
         out,
         #[inline(always)]
         |at, n| {
-            let (g, u) = (load_group(s, &gate[at..at + n]), load_group(s, &up[at..at + n]));
-            std::array::from_fn(
-                #[inline(always)]
-                |i| silu_mul_one(s, g[i], u[i]),
-            )
+            let (mut g, u) = (load_group(s, &gate[at..at + n]), load_group(s, &up[at..at + n]));
+            for (g, u) in g.iter_mut().zip(&u) {
+                *g = silu_mul_one(s, *g, *u);
+            }
+            g
         },
     );
 }
@@ -358,23 +352,20 @@ pub(crate) fn attn_scores_f16<S: Simd>(s: S, q: &[f32], keys: &[f16], scale: f32
 
 #[inline(always)]
 fn attn_scores<S: Simd, T: Load>(s: S, q: &[f32], keys: &[T], scale: f32, scores: &mut [f32]) {
-    // Four keys at a time share the loads of q and the shuffles of the fold.
+    // Four keys at a time share the steps of the fold.
+    let width = q.len();
     let (blocks, tail) = scores.as_chunks_mut::<4>();
-    let mut keys = keys.chunks_exact(q.len());
-    for scores in blocks {
-        let lanes = std::array::from_fn(
-            #[inline(always)]
-            |_| {
-                keys.next().map_or(
-                    s.splat(0.0),
-                    #[inline(always)]
-                    |key| dot_lanes(s, q, key),
-                )
-            },
-        );
-        *scores = s.fold_add4(lanes).map(|score| score * scale);
+    let (blocks_keys, tail_keys) = keys.split_at(4 * width * blocks.len());
+    for (scores, keys) in blocks.iter_mut().zip(blocks_keys.chunks_exact(4 * width)) {
+        let mut lanes = [s.splat(0.0); 4];
+        for (lanes, key) in lanes.iter_mut().zip(keys.chunks_exact(width)) {
+            *lanes = dot_lanes(s, q, key);
+        }
+        for (score, sum) in scores.iter_mut().zip(s.fold_add4(lanes)) {
+            *score = sum * scale;
+        }
     }
-    for (score, key) in tail.iter_mut().zip(keys) {
+    for (score, key) in tail.iter_mut().zip(tail_keys.chunks_exact(width)) {
         *score = s.fold_add(dot_lanes(s, q, key)) * scale;
     }
 }
@@ -463,8 +454,8 @@ fn accumulate_columns<S: Simd, T: Load, const N: usize>(
                 *reg = s.add(*reg, s.mul(p, T::load(s, v)));
             }
         }
-        for (reg, acc) in regs.into_iter().zip(acc.as_chunks_mut().0) {
-            s.store(reg, acc);
+        for (reg, acc) in regs.iter().zip(acc.as_chunks_mut().0) {
+            s.store(*reg, acc);
         }
     } else {
         let mut last: [f32; LANES] = padded(acc);

@@ -13,8 +13,8 @@ use std::ops::Range;
 /// Rows in a packed panel.
 pub(crate) const PANEL_ROWS: usize = 32;
 
-/// Groups in a packed panel: 32 rows × 8 groups are 16 KiB of weights, which stay in the first-level cache.
-const PANEL_GROUPS: usize = 8;
+/// Groups in a packed panel: 32 rows × 32 groups are 64 KiB of weights, which stay in the second-level cache.
+const PANEL_GROUPS: usize = 32;
 
 /// Groups of a row that [`gemv`] takes at once: 16 rows' products are 16 KiB.
 const RUN_GROUPS: usize = 256;
@@ -23,7 +23,10 @@ const RUN_GROUPS: usize = 256;
 pub(crate) type Group = [i8; GROUP];
 
 /// What an instruction set brings to an int8 matmul.
-pub(crate) trait Int8: Copy {
+///
+/// # Safety
+/// [`Int8::pack`] must initialise the panel.
+pub(crate) unsafe trait Int8: Copy {
     /// Its float lanes.
     type Lanes: Simd;
     /// One group of each row of a panel, in the order the tile reads it.
@@ -33,9 +36,6 @@ pub(crate) trait Int8: Copy {
     const GEMV_TOKENS: usize;
     /// Tokens in a full tile, at most 6.
     const TILE_TOKENS: usize;
-    /// Room for a panel.
-    const EMPTY: Self::Panel;
-
     /// The token of the float lanes.
     fn lanes(self) -> Self::Lanes;
 
@@ -43,8 +43,22 @@ pub(crate) trait Int8: Copy {
     /// the place to prefetch what follows it.
     fn dots(self, w: &[Group; LANES], x: &[Group; LANES], sums: &[i32; LANES]) -> <Self::Lanes as Simd>::I32;
 
-    /// Packs one group of each row.
-    fn pack(self, rows: &[&Group; PANEL_ROWS], panel: &mut Self::Panel);
+    /// `acc[r] += rows[r·n + g]` for each `g < n` in order; `rows` is `[16][n]`.
+    #[inline(always)]
+    fn sum_rows(self, rows: &[f32], n: usize, acc: &mut [f32; LANES]) {
+        for g in 0..n {
+            for (acc, row) in acc.iter_mut().zip(rows.chunks_exact(n)) {
+                *acc += row[g];
+            }
+        }
+    }
+
+    /// Asks for a group that is needed soon.
+    #[inline(always)]
+    fn prefetch(self, _: &Group) {}
+
+    /// Packs one group of each row: initialises `panel`.
+    fn pack(self, rows: &[&Group; PANEL_ROWS], panel: &mut MaybeUninit<Self::Panel>);
 
     /// `acc[t][r] += dot(panel[g] row r, x[t].values[g]) · (inverse[g][r] · x[t].scales[g])` for each `g` in order.
     fn tile<const N: usize>(
@@ -67,11 +81,14 @@ pub(crate) struct Block<'a> {
 impl<'a> Block<'a> {
     #[inline(always)]
     fn new(x: &Quantized<'a>, token: usize, groups: Range<usize>) -> Self {
-        let n = groups.len();
         let values = x.token_values(token).as_chunks().0;
-        let scales = &x.token_scales(token)[groups.clone()][..n];
-        let sums = &x.token_sums(token)[groups.clone()][..n];
-        Self { values: &values[groups][..n], scales, sums }
+        Self { values, scales: x.token_scales(token), sums: x.token_sums(token) }.part(groups)
+    }
+
+    #[inline(always)]
+    fn part(self, groups: Range<usize>) -> Self {
+        let (scales, sums) = (&self.scales[groups.clone()], &self.sums[groups.clone()]);
+        Self { values: &self.values[groups], scales, sums }
     }
 }
 
@@ -92,52 +109,109 @@ pub(crate) fn matmul_i8<K: Int8>(k: K, w: &QMatrix, rows: Range<usize>, x: &Quan
 #[inline(always)]
 fn gemv<K: Int8>(k: K, w: &QMatrix, rows: Range<usize>, x: &Quantized, token: usize, out: &mut [f32]) {
     let groups = w.cols() / GROUP;
-    let values = w.values().as_chunks::<GROUP>().0;
-    let mut products = [MaybeUninit::uninit(); LANES * RUN_GROUPS];
-    for (out, first) in out.chunks_mut(LANES).zip(rows.step_by(LANES)) {
-        let n = out.len();
-        let mut acc = [0.0; LANES];
-        for from in (0..groups).step_by(RUN_GROUPS) {
-            let run = from..(from + RUN_GROUPS).min(groups);
-            let (x, len) = (Block::new(x, token, run.clone()), run.len());
-            let products = &mut products[..n * len];
-            // Whole rows lie one after the other and make a single run.
-            let runs = if len == groups { 1 } else { n };
-            for (i, products) in products.chunks_exact_mut(n * len / runs).enumerate() {
-                let start = (first + i) * groups + from;
-                let part = start..start + products.len();
-                scaled_dots(k, &values[part.clone()], &w.scales()[part], &x, products);
-            }
-            // SAFETY: the calls have written all of it.
-            let products = unsafe { assume_init(products) };
-            for g in 0..len {
-                for (acc, row) in acc.iter_mut().zip(products.chunks_exact(len)) {
-                    *acc += row[g];
-                }
-            }
+    let whole = Block::new(x, token, 0..groups);
+    if groups <= RUN_GROUPS {
+        // Whole rows lie one after the other and make a single run.
+        let mut room = Extended::EMPTY;
+        let x = room.extend(whole);
+        for (out, first) in out.chunks_mut(LANES).zip(rows.step_by(LANES)) {
+            let mut acc = [0.0; LANES];
+            sixteen_rows(k, w, first * groups, groups, &x, groups, out.len(), &mut acc);
+            out.copy_from_slice(&acc[..out.len()]);
         }
-        out.copy_from_slice(&acc[..n]);
+    } else {
+        for (out, first) in out.chunks_mut(LANES).zip(rows.step_by(LANES)) {
+            let mut acc = [0.0; LANES];
+            for from in (0..groups).step_by(RUN_GROUPS) {
+                let run = from..(from + RUN_GROUPS).min(groups);
+                let x = whole.part(run.clone());
+                sixteen_rows(k, w, first * groups + from, groups, &x, run.len(), out.len(), &mut acc);
+            }
+            out.copy_from_slice(&acc[..out.len()]);
+        }
     }
 }
 
-/// # Safety
-/// Every element must have been written.
+/// Adds to `acc[r]`, in order, the scaled products of `period` groups of each of `n ≤ 16` rows, which begin at group
+/// `start` of the matrix and are `stride` groups apart.
 #[inline(always)]
-unsafe fn assume_init(x: &[MaybeUninit<f32>]) -> &[f32] {
-    // SAFETY: the layouts are the same, and the caller says that the elements are initialised.
-    unsafe { &*(std::ptr::from_ref(x) as *const [f32]) }
+#[allow(clippy::too_many_arguments, reason = "a step of gemv, not an interface")]
+fn sixteen_rows<K: Int8>(
+    k: K,
+    w: &QMatrix,
+    start: usize,
+    stride: usize,
+    x: &Block,
+    period: usize,
+    n: usize,
+    acc: &mut [f32; LANES],
+) {
+    let values = w.values().as_chunks::<GROUP>().0;
+    let mut products = [MaybeUninit::uninit(); LANES * RUN_GROUPS];
+    let products = &mut products[..n * period];
+    let runs = if stride == period { 1 } else { n };
+    for (i, products) in products.chunks_exact_mut(n * period / runs).enumerate() {
+        let run = start + i * stride..start + i * stride + products.len();
+        scaled_dots(k, &values[run.clone()], &w.scales()[run], x, period, products);
+    }
+    // SAFETY: the calls have written all of it.
+    let products = unsafe { assume_init(products) };
+    if n == LANES {
+        k.sum_rows(products, period, acc);
+    } else {
+        for (acc, row) in acc.iter_mut().zip(products.chunks_exact(period)) {
+            for product in row {
+                *acc += product;
+            }
+        }
+    }
 }
 
-/// `products[i] = dot(w[i], x[i mod n]) · (1/scales[i] · x_scale[i mod n])` with `n` the number of groups in `x`.
+/// The most groups that [`Extended`] repeats.
+const SHORT: usize = 32;
+
+/// A short token followed by its beginning, so that 16 groups can be read from any of its groups on.
+struct Extended {
+    values: [Group; SHORT + LANES],
+    scales: [f32; SHORT + LANES],
+    sums: [i32; SHORT + LANES],
+}
+
+impl Extended {
+    const EMPTY: Self =
+        Self { values: [[0; GROUP]; SHORT + LANES], scales: [0.0; SHORT + LANES], sums: [0; SHORT + LANES] };
+
+    #[inline(always)]
+    fn extend<'a>(&'a mut self, x: Block<'a>) -> Block<'a> {
+        let period = x.values.len();
+        if period > SHORT || period.is_multiple_of(LANES) {
+            return x;
+        }
+        let len = period + LANES - 1;
+        for i in 0..len {
+            let g = i % period;
+            (self.values[i], self.scales[i], self.sums[i]) = (x.values[g], x.scales[g], x.sums[g]);
+        }
+        Block { values: &self.values[..len], scales: &self.scales[..len], sums: &self.sums[..len] }
+    }
+}
+
+/// `products[i] = dot(w[i], x[i mod period]) · (1/scales[i] · x_scale[i mod period])`.
 #[inline(always)]
-fn scaled_dots<K: Int8>(k: K, w: &[Group], scales: &[f32], x: &Block, products: &mut [MaybeUninit<f32>]) {
-    let period = x.values.len();
+fn scaled_dots<K: Int8>(
+    k: K,
+    w: &[Group],
+    scales: &[f32],
+    x: &Block,
+    period: usize,
+    products: &mut [MaybeUninit<f32>],
+) {
     let (w, w_tail) = w.as_chunks::<LANES>();
     let (scales, scale_tail) = scales.as_chunks::<LANES>();
     let (products, product_tail) = products.as_chunks_mut::<LANES>();
     let mut at = 0;
     for ((w, scale), products) in w.iter().zip(scales).zip(products) {
-        *products = sixteen_dots(k, w, scale, x, at).map(MaybeUninit::new);
+        *products = sixteen_dots(k, w, scale, x, at, period).map(MaybeUninit::new);
         at += LANES;
         while at >= period {
             at -= period;
@@ -148,7 +222,7 @@ fn scaled_dots<K: Int8>(k: K, w: &[Group], scales: &[f32], x: &Block, products: 
         w[..w_tail.len()].copy_from_slice(w_tail);
         let mut scale = [1.0; LANES];
         scale[..w_tail.len()].copy_from_slice(scale_tail);
-        for (product, dot) in product_tail.iter_mut().zip(sixteen_dots(k, &w, &scale, x, at)) {
+        for (product, dot) in product_tail.iter_mut().zip(sixteen_dots(k, &w, &scale, x, at, period)) {
             product.write(dot);
         }
     }
@@ -162,16 +236,19 @@ fn sixteen_dots<K: Int8>(
     scale: &[f32; LANES],
     x: &Block,
     at: usize,
+    period: usize,
 ) -> [f32; LANES] {
     let s = k.lanes();
     let run = (x.values[at..].first_chunk(), x.scales[at..].first_chunk(), x.sums[at..].first_chunk());
     let (dots, x_scale) = if let (Some(values), Some(scales), Some(sums)) = run {
         (k.dots(w, values, sums), s.load(scales))
     } else {
-        let mut wrapped = (at..x.values.len()).chain((0..x.values.len()).cycle());
-        let index: [usize; LANES] = std::array::from_fn(|_| wrapped.next().unwrap_or(0));
-        let dots = k.dots(w, &index.map(|g| x.values[g]), &index.map(|g| x.sums[g]));
-        (dots, s.load(&index.map(|g| x.scales[g])))
+        let (mut values, mut scales, mut sums) = ([[0; GROUP]; LANES], [0.0; LANES], [0; LANES]);
+        for i in 0..LANES {
+            let g = (at + i) % period;
+            (values[i], scales[i], sums[i]) = (x.values[g], x.scales[g], x.sums[g]);
+        }
+        (k.dots(w, &values, &sums), s.load(&scales))
     };
     let inverse = s.div(s.splat(1.0), s.load(scale));
     let mut products = [0.0; LANES];
@@ -179,28 +256,32 @@ fn sixteen_dots<K: Int8>(
     products
 }
 
-/// Many tokens: panels of 32 rows × 8 groups are packed and meet every token.
+/// Many tokens: panels of 32 rows × up to 32 groups are packed, and each meets every token.
 #[inline(always)]
 fn gemm<K: Int8>(k: K, w: &QMatrix, rows: Range<usize>, x: &Quantized, mut out: MatMut<f32>) {
     let groups = w.cols() / GROUP;
     let values = w.values().as_chunks::<GROUP>().0;
-    let mut panel = [K::EMPTY; PANEL_GROUPS];
+    let mut panel = [const { MaybeUninit::uninit() }; PANEL_GROUPS];
     let mut inverse = [[0.0; PANEL_ROWS]; PANEL_GROUPS];
     for first in rows.clone().step_by(PANEL_ROWS) {
         let n = PANEL_ROWS.min(rows.end - first);
+        let columns = first - rows.start..first - rows.start + n;
         for from in (0..groups).step_by(PANEL_GROUPS) {
             let block = from..(from + PANEL_GROUPS).min(groups);
-            let len = block.len();
             for (i, g) in block.clone().enumerate() {
                 // A panel that is not full repeats its last row, whose results are then dropped.
                 let index = |r: usize| (first + r.min(n - 1)) * groups + g;
                 k.pack(&std::array::from_fn(|r| &values[index(r)]), &mut panel[i]);
                 inverse[i] = std::array::from_fn(|r| 1.0 / w.scales()[index(r)]);
             }
-            let columns = first - rows.start..first - rows.start + n;
+            // SAFETY: these have just been packed.
+            let panel = unsafe { assume_init(&panel[..block.len()]) };
+            let next = if block.end < groups { (first, block.end) } else { (first + PANEL_ROWS, 0) };
+            let mut ahead = block_groups(values, groups, next);
+            let share = (PANEL_ROWS * PANEL_GROUPS).div_ceil(x.tokens().div_ceil(K::TILE_TOKENS));
             for t in (0..x.tokens()).step_by(K::TILE_TOKENS) {
-                let (panel, inverse) = (&panel[..len], &inverse[..len]);
-                let args = (k, panel, inverse, x, block.clone(), t);
+                ahead.by_ref().take(share).for_each(|group| k.prefetch(group));
+                let args = (k, panel, &inverse[..block.len()], x, block.clone(), t);
                 match K::TILE_TOKENS.min(x.tokens() - t) {
                     6 if K::TILE_TOKENS >= 6 => tile::<K, 6>(args, &mut out, columns.clone()),
                     5 if K::TILE_TOKENS >= 5 => tile::<K, 5>(args, &mut out, columns.clone()),
@@ -214,6 +295,26 @@ fn gemm<K: Int8>(k: K, w: &QMatrix, rows: Range<usize>, x: &Quantized, mut out: 
     }
 }
 
+/// # Safety
+/// Every element must have been written.
+#[inline(always)]
+unsafe fn assume_init<T>(x: &[MaybeUninit<T>]) -> &[T] {
+    // SAFETY: the layouts are the same, and the caller says that the elements are initialised.
+    unsafe { &*(std::ptr::from_ref(x) as *const [T]) }
+}
+
+/// The groups of the 32 × 32 block at `(row, group)` that lie in the matrix, row by row.
+#[inline(always)]
+fn block_groups(
+    values: &[Group],
+    groups: usize,
+    (row, group): (usize, usize),
+) -> impl Iterator<Item = &Group> {
+    let len = PANEL_GROUPS.min(groups - group);
+    let rows = values.chunks_exact(groups).skip(row).take(PANEL_ROWS);
+    rows.flat_map(move |row| &row[group..group + len])
+}
+
 type TileArgs<'a, K> =
     (K, &'a [<K as Int8>::Panel], &'a [[f32; PANEL_ROWS]], &'a Quantized<'a>, Range<usize>, usize);
 
@@ -224,12 +325,20 @@ fn tile<K: Int8, const N: usize>(args: TileArgs<K>, out: &mut MatMut<f32>, colum
     let mut acc = [[0.0; PANEL_ROWS]; N];
     if groups.start > 0 {
         for (i, acc) in acc.iter_mut().enumerate() {
-            acc[..columns.len()].copy_from_slice(&out.row(token + i)[columns.clone()]);
+            let row = &out.row(token + i)[columns.clone()];
+            match row.first_chunk() {
+                Some(full) => *acc = *full,
+                None => acc[..row.len()].copy_from_slice(row),
+            }
         }
     }
     let x = std::array::from_fn(|i| Block::new(x, token + i, groups.clone()));
     k.tile(panel, inverse, &x, &mut acc);
     for (i, acc) in acc.iter().enumerate() {
-        out.row(token + i)[columns.clone()].copy_from_slice(&acc[..columns.len()]);
+        let row = &mut out.row(token + i)[columns.clone()];
+        match row.first_chunk_mut() {
+            Some(full) => *full = *acc,
+            None => row.copy_from_slice(&acc[..row.len()]),
+        }
     }
 }

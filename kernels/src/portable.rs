@@ -6,6 +6,7 @@ use crate::quant::GROUP;
 use crate::scalar::{self, LANES};
 use crate::simd::Simd;
 use std::array::from_fn;
+use std::mem::MaybeUninit;
 use wide::{f32x8, f32x16, i8x16, i16x16, i32x8, i32x16};
 
 /// Needs nothing.
@@ -137,12 +138,12 @@ impl Simd for Portable {
 #[repr(align(64))]
 pub(crate) struct Panel([[[i16; 2]; PANEL_ROWS]; GROUP / 2]);
 
-impl Int8 for Portable {
+// SAFETY: `pack` writes every row of every k.
+unsafe impl Int8 for Portable {
     type Lanes = Self;
     type Panel = Panel;
     const GEMV_TOKENS: usize = 2;
     const TILE_TOKENS: usize = 4;
-    const EMPTY: Panel = Panel([[[0; 2]; PANEL_ROWS]; GROUP / 2]);
 
     #[inline(always)]
     fn lanes(self) -> Self {
@@ -155,12 +156,14 @@ impl Int8 for Portable {
     }
 
     #[inline(always)]
-    fn pack(self, rows: &[&Group; PANEL_ROWS], panel: &mut Panel) {
+    fn pack(self, rows: &[&Group; PANEL_ROWS], panel: &mut MaybeUninit<Panel>) {
+        let mut pairs = [[[0; 2]; PANEL_ROWS]; GROUP / 2];
         for (r, row) in rows.iter().enumerate() {
-            for (k, pair) in row.as_chunks::<2>().0.iter().enumerate() {
-                panel.0[k][r] = pair.map(i16::from);
+            for (pairs, pair) in pairs.iter_mut().zip(row.as_chunks::<2>().0) {
+                pairs[r] = pair.map(i16::from);
             }
         }
+        panel.write(Panel(pairs));
     }
 
     #[inline(always)]

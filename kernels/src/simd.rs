@@ -46,8 +46,9 @@ pub(crate) trait Simd: Copy {
     /// Lane `i` takes lane `i + 8`, then `i + 4`, `i + 2`, `i + 1`, by `a + b`.
     fn fold_add(self, v: Self::F32) -> f32;
     /// The folds of four vectors.
+    #[inline(always)]
     fn fold_add4(self, v: [Self::F32; 4]) -> [f32; 4] {
-        v.map(|v| self.fold_add(v))
+        [self.fold_add(v[0]), self.fold_add(v[1]), self.fold_add(v[2]), self.fold_add(v[3])]
     }
 
     /// `v.to_bits() & 0x7fff_ffff`

@@ -1,1 +1,4 @@
 //! aarch64.
+
+pub(crate) mod dotprod;
+pub(crate) mod neon;

@@ -7,7 +7,7 @@ use crate::quant::GROUP;
 use crate::scalar::LANES;
 use crate::simd::Simd;
 use std::arch::x86_64::*;
-use std::array::from_fn;
+use std::mem::MaybeUninit;
 
 /// Exists only on a CPU with the features of [`Avx2::new`].
 #[derive(Clone, Copy)]
@@ -188,12 +188,12 @@ impl Simd for Avx2 {
 #[repr(align(64))]
 pub(crate) struct Panel([[[i16; 2]; PANEL_ROWS]; GROUP / 2]);
 
-impl Int8 for Avx2 {
+// SAFETY: `pack` writes every row of every k.
+unsafe impl Int8 for Avx2 {
     type Lanes = Self;
     type Panel = Panel;
     const GEMV_TOKENS: usize = 2;
     const TILE_TOKENS: usize = 4;
-    const EMPTY: Panel = Panel([[[0; 2]; PANEL_ROWS]; GROUP / 2]);
 
     #[inline(always)]
     fn lanes(self) -> Self {
@@ -202,19 +202,22 @@ impl Int8 for Avx2 {
 
     #[inline(always)]
     fn dots(self, w: &[Group; LANES], x: &[Group; LANES], _: &[i32; LANES]) -> [__m256i; 2] {
-        isa!({
-            let eight = |from: usize| sum_each(from_fn(|i| group_dot(&w[from + i], &x[from + i])));
-            [eight(0), eight(8)]
-        })
+        isa!([eight_dots(&w[..8], &x[..8]), eight_dots(&w[8..], &x[8..])])
     }
 
     #[inline(always)]
-    fn pack(self, rows: &[&Group; PANEL_ROWS], panel: &mut Panel) {
-        for (r, row) in rows.iter().enumerate() {
-            for (k, pair) in row.as_chunks::<2>().0.iter().enumerate() {
-                panel.0[k][r] = pair.map(i16::from);
-            }
-        }
+    fn sum_rows(self, rows: &[f32], n: usize, acc: &mut [f32; LANES]) {
+        isa!(sum_rows(rows, n, acc))
+    }
+
+    #[inline(always)]
+    fn prefetch(self, group: &Group) {
+        isa!(_mm_prefetch::<_MM_HINT_T1>(group.as_ptr()))
+    }
+
+    #[inline(always)]
+    fn pack(self, rows: &[&Group; PANEL_ROWS], panel: &mut MaybeUninit<Panel>) {
+        isa!(pack(rows, panel))
     }
 
     #[inline(always)]
@@ -231,6 +234,32 @@ impl Int8 for Avx2 {
     }
 }
 
+/// 16 bytes as i16.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn widen(x: &[i8; 16]) -> __m256i {
+    // SAFETY: 16 bytes.
+    _mm256_cvtepi8_epi16(unsafe { _mm_loadu_si128(x.as_ptr().cast()) })
+}
+
+/// 8 × 8 transposes of pairs.
+#[target_feature(enable = "avx2")]
+fn pack(rows: &[&Group; PANEL_ROWS], panel: &mut MaybeUninit<Panel>) {
+    let panel = panel.as_mut_ptr().cast::<f32>();
+    for (i, rows) in rows.as_chunks::<8>().0.iter().enumerate() {
+        for j in 0..GROUP / 16 {
+            let mut block = [_mm256_setzero_ps(); 8];
+            for (block, row) in block.iter_mut().zip(rows) {
+                *block = _mm256_castsi256_ps(widen(&row.as_chunks().0[j]));
+            }
+            for (k, column) in transpose(&block).into_iter().enumerate() {
+                // SAFETY: pair 8·j + k of eight of the 32 rows, aligned as Panel is.
+                unsafe { _mm256_store_ps(panel.add((8 * j + k) * PANEL_ROWS + 8 * i), column) };
+            }
+        }
+    }
+}
+
 /// One group of [`Int8::tile`]: 16 rows × `N` tokens at a time.
 #[inline]
 #[target_feature(enable = "avx2")]
@@ -240,20 +269,26 @@ fn tile_group<const N: usize>(
     x: [(&Group, f32); N],
     acc: &mut [[f32; PANEL_ROWS]; N],
 ) {
-    let wide: [[i16; GROUP]; N] = x.map(|(x, _)| x.map(i16::from));
+    let mut wide = [[0i16; GROUP]; N];
+    for (wide, (x, _)) in wide.iter_mut().zip(&x) {
+        for (wide, x) in wide.as_chunks_mut::<16>().0.iter_mut().zip(x.as_chunks::<16>().0) {
+            // SAFETY: 16 values.
+            unsafe { _mm256_storeu_si256(wide.as_mut_ptr().cast(), widen(x)) };
+        }
+    }
     for half in 0..PANEL_ROWS / 16 {
         let mut dots = [[_mm256_setzero_si256(); 2]; N];
         for (k, w) in panel.0.iter().enumerate() {
-            // SAFETY: 16 pairs from pair 16·half on, and a pair of x, all inside their arrays; Panel is aligned.
-            let (w, x): ([__m256i; 2], [__m256i; N]) = unsafe {
+            // SAFETY: 16 pairs of this half, aligned as Panel is.
+            let w = unsafe {
                 let w = w.as_ptr().add(16 * half).cast::<__m256i>();
-                let pair = |t: usize| wide[t].as_ptr().add(2 * k).cast::<i32>().read_unaligned();
-                ([_mm256_load_si256(w), _mm256_load_si256(w.add(1))], from_fn(|t| _mm256_set1_epi32(pair(t))))
+                [_mm256_load_si256(w), _mm256_load_si256(w.add(1))]
             };
-            for (dots, x) in dots.iter_mut().zip(x) {
-                for (dot, w) in dots.iter_mut().zip(w) {
-                    *dot = _mm256_add_epi32(*dot, _mm256_madd_epi16(w, x));
-                }
+            for (dots, x) in dots.iter_mut().zip(&wide) {
+                // SAFETY: two of 64 values.
+                let x = unsafe { _mm256_set1_epi32(x.as_ptr().add(2 * k).cast::<i32>().read_unaligned()) };
+                dots[0] = _mm256_add_epi32(dots[0], _mm256_madd_epi16(w[0], x));
+                dots[1] = _mm256_add_epi32(dots[1], _mm256_madd_epi16(w[1], x));
             }
         }
         for ((acc, dots), (_, x_scale)) in acc.iter_mut().zip(dots).zip(x) {
@@ -269,6 +304,17 @@ fn tile_group<const N: usize>(
             }
         }
     }
+}
+
+/// The dot products of eight groups.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn eight_dots(w: &[Group], x: &[Group]) -> __m256i {
+    let mut parts = [_mm256_setzero_si256(); 8];
+    for ((part, w), x) in parts.iter_mut().zip(w).zip(x) {
+        *part = group_dot(w, x);
+    }
+    sum_each(&parts)
 }
 
 /// Eight partial sums of one group's dot product.
@@ -291,13 +337,58 @@ fn group_dot(w: &Group, x: &Group) -> __m256i {
 /// Lane `i`: the sum of the lanes of `v[i]`.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn sum_each(v: [__m256i; 8]) -> __m256i {
-    let quad = |from: usize| {
-        let pair = |i| _mm256_hadd_epi32(v[from + i], v[from + i + 1]);
-        _mm256_hadd_epi32(pair(0), pair(2))
-    };
-    let (low, high) = (quad(0), quad(4));
+fn sum_each(v: &[__m256i; 8]) -> __m256i {
+    // Each step adds the halves of two vectors and puts the results side by side (`vphaddd` does the same, slower).
+    let pair = |a, b| _mm256_add_epi32(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
+    let quad = |a, b| _mm256_add_epi32(_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b));
+    let (low, high) = (quad(pair(v[0], v[1]), pair(v[2], v[3])), quad(pair(v[4], v[5]), pair(v[6], v[7])));
     let (even, odd) =
         (_mm256_permute2x128_si256::<0x20>(low, high), _mm256_permute2x128_si256::<0x31>(low, high));
     _mm256_add_epi32(even, odd)
+}
+
+/// Lane = row: eight groups of eight rows at a time, transposed.
+#[target_feature(enable = "avx2")]
+fn sum_rows(rows: &[f32], n: usize, acc: &mut [f32; LANES]) {
+    for (half, acc) in acc.as_chunks_mut::<8>().0.iter_mut().enumerate() {
+        let rows = &rows[8 * half * n..8 * (half + 1) * n];
+        // SAFETY: eight floats.
+        let mut sum = unsafe { _mm256_loadu_ps(acc.as_ptr()) };
+        let whole = n / 8 * 8;
+        for from in (0..whole).step_by(8) {
+            let mut block = [_mm256_setzero_ps(); 8];
+            for (block, row) in block.iter_mut().zip(rows.chunks_exact(n)) {
+                // SAFETY: eight floats from group `from ≤ n − 8` on.
+                *block = unsafe { _mm256_loadu_ps(row[from..].as_ptr()) };
+            }
+            for column in transpose(&block) {
+                sum = _mm256_add_ps(sum, column);
+            }
+        }
+        // SAFETY: eight floats.
+        unsafe { _mm256_storeu_ps(acc.as_mut_ptr(), sum) };
+        for (acc, row) in acc.iter_mut().zip(rows.chunks_exact(n)) {
+            for product in &row[whole..] {
+                *acc += product;
+            }
+        }
+    }
+}
+
+/// Lane `i` of vector `j` becomes lane `j` of vector `i`.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn transpose(v: &[__m256; 8]) -> [__m256; 8] {
+    // Lanes 4q + j of rows 0..4 (then 4..8) in half q, for j = 0..4.
+    let four = |v: &[__m256]| {
+        let (a, b) = (_mm256_unpacklo_ps(v[0], v[1]), _mm256_unpackhi_ps(v[0], v[1]));
+        let (c, d) = (_mm256_unpacklo_ps(v[2], v[3]), _mm256_unpackhi_ps(v[2], v[3]));
+        let (low, high) =
+            (_mm256_shuffle_ps::<0b01_00_01_00>(a, c), _mm256_shuffle_ps::<0b11_10_11_10>(a, c));
+        [low, high, _mm256_shuffle_ps::<0b01_00_01_00>(b, d), _mm256_shuffle_ps::<0b11_10_11_10>(b, d)]
+    };
+    let (a, b) = (four(&v[..4]), four(&v[4..]));
+    let low = |j: usize| _mm256_permute2f128_ps::<0x20>(a[j], b[j]);
+    let high = |j: usize| _mm256_permute2f128_ps::<0x31>(a[j], b[j]);
+    [low(0), low(1), low(2), low(3), high(0), high(1), high(2), high(3)]
 }

@@ -5,6 +5,7 @@ use crate::int8::{Block, Group, Int8, PANEL_ROWS};
 use crate::scalar::LANES;
 use crate::simd::Simd;
 use std::arch::x86_64::*;
+use std::mem::MaybeUninit;
 
 /// Exists only on a CPU with the features of [`Avx512Vnni::new`].
 #[derive(Clone, Copy)]
@@ -155,12 +156,12 @@ impl Simd for Avx512Vnni {
 #[repr(align(64))]
 pub(crate) struct Panel([[u32; PANEL_ROWS]; 16]);
 
-impl Int8 for Avx512Vnni {
+// SAFETY: `pack` writes every row of every k.
+unsafe impl Int8 for Avx512Vnni {
     type Lanes = Self;
     type Panel = Panel;
     const GEMV_TOKENS: usize = 2;
     const TILE_TOKENS: usize = 6;
-    const EMPTY: Panel = Panel([[0; PANEL_ROWS]; 16]);
 
     #[inline(always)]
     fn lanes(self) -> Self {
@@ -169,28 +170,22 @@ impl Int8 for Avx512Vnni {
 
     #[inline(always)]
     fn dots(self, w: &[Group; LANES], x: &[Group; LANES], sums: &[i32; LANES]) -> __m512i {
-        isa!({
-            let flip = _mm512_set1_epi8(-128);
-            let parts = std::array::from_fn(
-                #[inline(always)]
-                |i| {
-                    let w = _mm512_xor_si512(_mm512_loadu_si512(w[i].as_ptr().cast()), flip);
-                    _mm512_dpbusd_epi32(_mm512_setzero_si512(), w, _mm512_loadu_si512(x[i].as_ptr().cast()))
-                },
-            );
-            // Each w was 128 too large: take 128·Σx off.
-            let excess = _mm512_slli_epi32::<7>(_mm512_loadu_si512(sums.as_ptr().cast()));
-            _mm512_sub_epi32(sum_each(parts), excess)
-        })
+        isa!(dots(w, x, sums))
     }
 
     #[inline(always)]
-    fn pack(self, rows: &[&Group; PANEL_ROWS], panel: &mut Panel) {
-        for (r, row) in rows.iter().enumerate() {
-            for (k, quad) in row.as_chunks::<4>().0.iter().enumerate() {
-                panel.0[k][r] = u32::from_le_bytes(quad.map(|q| q as u8 ^ 0x80));
-            }
-        }
+    fn sum_rows(self, rows: &[f32], n: usize, acc: &mut [f32; LANES]) {
+        isa!(sum_rows(rows, n, acc))
+    }
+
+    #[inline(always)]
+    fn prefetch(self, group: &Group) {
+        isa!(_mm_prefetch::<_MM_HINT_T1>(group.as_ptr()))
+    }
+
+    #[inline(always)]
+    fn pack(self, rows: &[&Group; PANEL_ROWS], panel: &mut MaybeUninit<Panel>) {
+        isa!(pack(rows, panel))
     }
 
     #[inline(always)]
@@ -201,47 +196,177 @@ impl Int8 for Avx512Vnni {
         x: &[Block; N],
         acc: &mut [[f32; PANEL_ROWS]; N],
     ) {
-        isa!({
-            let load = |row: &[f32; PANEL_ROWS], half: usize| _mm512_loadu_ps(row.as_ptr().add(16 * half));
-            let mut sums: [[__m512; 2]; N] = std::array::from_fn(|t| [load(&acc[t], 0), load(&acc[t], 1)]);
-            for (g, (panel, inverse)) in panel.iter().zip(inverse).enumerate() {
-                // Each w is 128 too large: start at −128·Σx.
-                let mut dots: [[__m512i; 2]; N] = std::array::from_fn(|t| {
-                    let start = _mm512_set1_epi32(x[t].sums[g] * -128);
-                    [start, start]
-                });
-                for (k, w) in panel.0.iter().enumerate() {
-                    let w: [_; 2] = std::array::from_fn(|i| _mm512_load_si512(w.as_ptr().add(16 * i).cast()));
-                    for (dots, x) in dots.iter_mut().zip(x) {
-                        let x = x.values[g].as_ptr().add(4 * k).cast::<i32>().read_unaligned();
-                        let x = _mm512_set1_epi32(x);
-                        for (dot, w) in dots.iter_mut().zip(w) {
-                            *dot = _mm512_dpbusd_epi32(*dot, w, x);
-                        }
-                    }
-                }
-                for t in 0..N {
-                    let x_scale = _mm512_set1_ps(x[t].scales[g]);
-                    for i in 0..2 {
-                        let scale = _mm512_mul_ps(load(inverse, i), x_scale);
-                        sums[t][i] =
-                            _mm512_add_ps(sums[t][i], _mm512_mul_ps(_mm512_cvtepi32_ps(dots[t][i]), scale));
-                    }
-                }
-            }
-            for (acc, sums) in acc.iter_mut().zip(sums) {
-                for (i, sum) in sums.into_iter().enumerate() {
-                    _mm512_storeu_ps(acc.as_mut_ptr().add(16 * i), sum);
-                }
-            }
-        })
+        isa!(tile(panel, inverse, x, acc))
     }
+}
+
+/// Bytes that the second-level cache is asked to run ahead.
+const PREFETCH: usize = 4096;
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512vnni,avx512bw")]
+fn dots(w: &[Group; LANES], x: &[Group; LANES], sums: &[i32; LANES]) -> __m512i {
+    let flip = _mm512_set1_epi8(-128);
+    let mut parts = [_mm512_setzero_si512(); LANES];
+    for ((part, w), x) in parts.iter_mut().zip(w).zip(x) {
+        _mm_prefetch::<_MM_HINT_T1>(w.as_ptr().wrapping_add(PREFETCH));
+        // SAFETY: the 64 bytes of a group each.
+        let (w, x) =
+            unsafe { (_mm512_loadu_si512(w.as_ptr().cast()), _mm512_loadu_si512(x.as_ptr().cast())) };
+        *part = _mm512_dpbusd_epi32(*part, _mm512_xor_si512(w, flip), x);
+    }
+    // SAFETY: 16 sums.
+    let sums = unsafe { _mm512_loadu_si512(sums.as_ptr().cast()) };
+    // Each w was 128 too large: take 128·Σx off.
+    _mm512_sub_epi32(sum_each(&parts), _mm512_slli_epi32::<7>(sums))
+}
+
+/// Lane = row: 16 groups of 16 rows at a time, transposed.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn sum_rows(rows: &[f32], n: usize, acc: &mut [f32; LANES]) {
+    assert_eq!(rows.len(), LANES * n);
+    // SAFETY: 16 floats.
+    let mut sum = unsafe { _mm512_loadu_ps(acc.as_ptr()) };
+    for from in (0..n).step_by(LANES) {
+        let len = LANES.min(n - from);
+        let mask = 0xffff >> (LANES - len);
+        let mut block = [_mm512_setzero_si512(); LANES];
+        for (r, block) in block.iter_mut().enumerate() {
+            // SAFETY: `len` floats of row `r` from group `from` on; masked lanes are not read.
+            *block = unsafe { _mm512_maskz_loadu_epi32(mask, rows.as_ptr().add(r * n + from).cast()) };
+        }
+        for column in &transpose(block)[..len] {
+            sum = _mm512_add_ps(sum, _mm512_castsi512_ps(*column));
+        }
+    }
+    // SAFETY: 16 floats.
+    unsafe { _mm512_storeu_ps(acc.as_mut_ptr(), sum) };
+}
+
+/// Two transposes of 16 rows × 16 dwords.
+#[target_feature(enable = "avx512f,avx512bw")]
+fn pack(rows: &[&Group; PANEL_ROWS], panel: &mut MaybeUninit<Panel>) {
+    let panel = panel.as_mut_ptr().cast::<u32>();
+    let flip = _mm512_set1_epi8(-128);
+    for half in 0..2 {
+        let mut v = [_mm512_setzero_si512(); 16];
+        for (v, row) in v.iter_mut().zip(&rows[16 * half..]) {
+            // SAFETY: the 64 bytes of a group.
+            *v = _mm512_xor_si512(unsafe { _mm512_loadu_si512(row.as_ptr().cast()) }, flip);
+        }
+        for (k, v) in transpose(v).into_iter().enumerate() {
+            // SAFETY: dword k of half of the 32 rows, aligned as Panel is.
+            unsafe { _mm512_store_si512(panel.add(k * PANEL_ROWS + 16 * half).cast(), v) };
+        }
+    }
+}
+
+/// Lane `i` of vector `j` becomes lane `j` of vector `i`.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn transpose(v: [__m512i; 16]) -> [__m512i; 16] {
+    let mut a = v;
+    for i in (0..16).step_by(2) {
+        a[i] = _mm512_unpacklo_epi32(v[i], v[i + 1]);
+        a[i + 1] = _mm512_unpackhi_epi32(v[i], v[i + 1]);
+    }
+    // b[4i + j]: dword 4q + j of rows 4i..4i + 4 in each quarter q.
+    let mut b = a;
+    for i in (0..16).step_by(4) {
+        b[i] = _mm512_unpacklo_epi64(a[i], a[i + 2]);
+        b[i + 1] = _mm512_unpackhi_epi64(a[i], a[i + 2]);
+        b[i + 2] = _mm512_unpacklo_epi64(a[i + 1], a[i + 3]);
+        b[i + 3] = _mm512_unpackhi_epi64(a[i + 1], a[i + 3]);
+    }
+    // Then the quarters, as a 4 × 4 transpose for each j.
+    let mut c = b;
+    for j in 0..4 {
+        let low = _mm512_shuffle_i32x4::<0b01_00_01_00>(b[j], b[j + 4]);
+        let high = _mm512_shuffle_i32x4::<0b11_10_11_10>(b[j], b[j + 4]);
+        let low2 = _mm512_shuffle_i32x4::<0b01_00_01_00>(b[j + 8], b[j + 12]);
+        let high2 = _mm512_shuffle_i32x4::<0b11_10_11_10>(b[j + 8], b[j + 12]);
+        c[j] = _mm512_shuffle_i32x4::<0b10_00_10_00>(low, low2);
+        c[j + 4] = _mm512_shuffle_i32x4::<0b11_01_11_01>(low, low2);
+        c[j + 8] = _mm512_shuffle_i32x4::<0b10_00_10_00>(high, high2);
+        c[j + 12] = _mm512_shuffle_i32x4::<0b11_01_11_01>(high, high2);
+    }
+    c
+}
+
+#[target_feature(enable = "avx512f,avx512vnni")]
+fn tile<const N: usize>(
+    panel: &[Panel],
+    inverse: &[[f32; PANEL_ROWS]],
+    x: &[Block; N],
+    acc: &mut [[f32; PANEL_ROWS]; N],
+) {
+    let groups = panel.len();
+    assert_eq!(inverse.len(), groups);
+    for x in x {
+        assert_eq!((x.values.len(), x.scales.len(), x.sums.len()), (groups, groups, groups));
+    }
+    let mut sums = [[_mm512_setzero_ps(); 2]; N];
+    for (sums, acc) in sums.iter_mut().zip(acc.iter()) {
+        *sums = load(acc);
+    }
+    for g in 0..groups {
+        let (panel, inverse) = (&panel[g], &inverse[g]);
+        // Each w is 128 too large: start at −128·Σx.
+        let mut dots = [[_mm512_setzero_si512(); 2]; N];
+        for t in 0..N {
+            dots[t] = [_mm512_set1_epi32(x[t].sums[g] * -128); 2];
+        }
+        let mut values = [std::ptr::null::<[i8; 4]>(); N];
+        for t in 0..N {
+            values[t] = x[t].values[g].as_ptr().cast();
+        }
+        for (k, w) in panel.0.as_chunks::<4>().0.iter().enumerate() {
+            for (i, w) in w.iter().enumerate() {
+                // SAFETY: 32 rows, aligned as Panel is.
+                let w = unsafe {
+                    [_mm512_load_si512(w.as_ptr().cast()), _mm512_load_si512(w.as_ptr().add(16).cast())]
+                };
+                for t in 0..N {
+                    // SAFETY: four of the 64 bytes.
+                    let x =
+                        unsafe { _mm512_set1_epi32(values[t].add(4 * k + i).cast::<i32>().read_unaligned()) };
+                    dots[t][0] = _mm512_dpbusd_epi32(dots[t][0], w[0], x);
+                    dots[t][1] = _mm512_dpbusd_epi32(dots[t][1], w[1], x);
+                }
+            }
+        }
+        let inverse = load(inverse);
+        for t in 0..N {
+            let x_scale = _mm512_set1_ps(x[t].scales[g]);
+            for i in 0..2 {
+                let scale = _mm512_mul_ps(inverse[i], x_scale);
+                let product = _mm512_mul_ps(_mm512_cvtepi32_ps(dots[t][i]), scale);
+                sums[t][i] = _mm512_add_ps(sums[t][i], product);
+            }
+        }
+    }
+    for (sums, acc) in sums.iter().zip(acc) {
+        // SAFETY: 32 floats.
+        unsafe {
+            _mm512_storeu_ps(acc.as_mut_ptr(), sums[0]);
+            _mm512_storeu_ps(acc.as_mut_ptr().add(16), sums[1]);
+        }
+    }
+}
+
+/// Both halves of a panel's rows.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn load(rows: &[f32; PANEL_ROWS]) -> [__m512; 2] {
+    // SAFETY: 32 floats.
+    unsafe { [_mm512_loadu_ps(rows.as_ptr()), _mm512_loadu_ps(rows.as_ptr().add(16))] }
 }
 
 /// Lane `i`: the sum of the lanes of `v[i]`.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn sum_each(v: [__m512i; 16]) -> __m512i {
+fn sum_each(v: &[__m512i; 16]) -> __m512i {
     // Each step adds the two halves of two vectors and puts the results side by side: 16 → 8 → 4 → 2 → 1 vectors.
     let pair = |a, b| _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
     let quad = |a, b| _mm512_add_epi32(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b));
@@ -251,7 +376,6 @@ fn sum_each(v: [__m512i; 16]) -> __m512i {
             _mm512_shuffle_i32x4::<0b11_01_11_01>(a, b),
         )
     };
-    let q: [__m512i; 4] =
-        std::array::from_fn(|i| quad(pair(v[4 * i], v[4 * i + 1]), pair(v[4 * i + 2], v[4 * i + 3])));
-    eight(eight(q[0], q[1]), eight(q[2], q[3]))
+    let four = |v: &[__m512i]| quad(pair(v[0], v[1]), pair(v[2], v[3]));
+    eight(eight(four(&v[..4]), four(&v[4..8])), eight(four(&v[8..12]), four(&v[12..])))
 }

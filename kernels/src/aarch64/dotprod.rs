@@ -1,0 +1,178 @@
+//! NEON with the dot product instructions: `sdot` multiplies 16 pairs of signed bytes and adds each four to an i32.
+//! Everything but the int8 matmul is [`neon`](super::neon)'s.
+
+use super::neon::{self, Neon, Panel};
+use crate::int8::{self, Block, Group, Int8, PANEL_ROWS};
+use crate::mat::MatMut;
+use crate::quant::{QMatrix, Quantized};
+use crate::scalar::LANES;
+use crate::table::Table;
+use std::arch::aarch64::*;
+use std::arch::asm;
+use std::mem::MaybeUninit;
+use std::ops::Range;
+
+/// Exists only on a CPU with the features of [`DotProd::new`].
+#[derive(Clone, Copy)]
+struct DotProd(());
+
+impl DotProd {
+    #[target_feature(enable = "neon,dotprod")]
+    fn new() -> Self {
+        Self(())
+    }
+}
+
+pub(crate) fn is_available() -> bool {
+    neon::is_available() && std::arch::is_aarch64_feature_detected!("dotprod")
+}
+
+pub(crate) static TABLE: Table = Table { matmul_i8, ..neon::TABLE };
+
+#[target_feature(enable = "neon,dotprod")]
+fn matmul_i8(w: &QMatrix, rows: Range<usize>, x: &Quantized, out: MatMut<f32>) {
+    int8::matmul_i8(DotProd::new(), w, rows, x, out);
+}
+
+/// Runs intrinsics.
+macro_rules! isa {
+    ($($body:tt)*) => {
+        // SAFETY: the token proves that the CPU has the features.
+        unsafe { $($body)* }
+    };
+}
+
+// SAFETY: `pack` writes every row of every k.
+unsafe impl Int8 for DotProd {
+    type Lanes = Neon;
+    type Panel = Panel;
+    const GEMV_TOKENS: usize = 2;
+    const TILE_TOKENS: usize = 4;
+
+    #[inline(always)]
+    fn lanes(self) -> Neon {
+        isa!(Neon::new())
+    }
+
+    #[inline(always)]
+    fn dots(self, w: &[Group; LANES], x: &[Group; LANES], _: &[i32; LANES]) -> [int32x4_t; 4] {
+        let mut dots = isa!([vdupq_n_s32(0); 4]);
+        let groups = w.as_chunks::<4>().0.iter().zip(x.as_chunks::<4>().0);
+        for (dots, (w, x)) in dots.iter_mut().zip(groups) {
+            *dots = isa!(neon::add_pairs([
+                group_dot(&w[0], &x[0]),
+                group_dot(&w[1], &x[1]),
+                group_dot(&w[2], &x[2]),
+                group_dot(&w[3], &x[3]),
+            ]));
+        }
+        dots
+    }
+
+    #[inline(always)]
+    fn sum_rows(self, rows: &[f32], n: usize, acc: &mut [f32; LANES]) {
+        isa!(neon::sum_rows(rows, n, acc))
+    }
+
+    #[inline(always)]
+    fn pack(self, rows: &[&Group; PANEL_ROWS], panel: &mut MaybeUninit<Panel>) {
+        isa!(neon::pack(rows, panel))
+    }
+
+    #[inline(always)]
+    fn tile<const N: usize>(
+        self,
+        panel: &[Panel],
+        inverse: &[[f32; PANEL_ROWS]],
+        x: &[Block; N],
+        acc: &mut [[f32; PANEL_ROWS]; N],
+    ) {
+        for (g, (panel, inverse)) in panel.iter().zip(inverse).enumerate() {
+            for first in (0..PANEL_ROWS).step_by(16) {
+                let dots = isa!(sixteen_rows(panel, first, x, g));
+                for t in 0..N {
+                    isa!(neon::add_scaled(&dots[t], &inverse[first..], x[t].scales[g], &mut acc[t][first..]));
+                }
+            }
+        }
+    }
+}
+
+/// The dot products of 16 rows of a panel with `N` tokens.
+#[inline]
+#[target_feature(enable = "neon,dotprod")]
+fn sixteen_rows<const N: usize>(
+    panel: &Panel,
+    first: usize,
+    x: &[Block; N],
+    g: usize,
+) -> [[int32x4_t; 4]; N] {
+    let mut dots = [[vdupq_n_s32(0); 4]; N];
+    for (k, w) in panel.0.as_chunks::<4>().0.iter().enumerate() {
+        let mut quads = [vdupq_n_s8(0); N];
+        for (quads, x) in quads.iter_mut().zip(x) {
+            // SAFETY: 16 of 64 values.
+            *quads = unsafe { vld1q_s8(x.values[g].as_ptr().add(16 * k)) };
+        }
+        step::<0, N>(&w[0], first, &quads, &mut dots);
+        step::<1, N>(&w[1], first, &quads, &mut dots);
+        step::<2, N>(&w[2], first, &quads, &mut dots);
+        step::<3, N>(&w[3], first, &quads, &mut dots);
+    }
+    dots
+}
+
+/// Four values of 16 rows times quad `QUAD` of each token's 16 values.
+#[inline]
+#[target_feature(enable = "neon,dotprod")]
+fn step<const QUAD: i32, const N: usize>(
+    w: &[[i8; 4]; PANEL_ROWS],
+    first: usize,
+    quads: &[int8x16_t; N],
+    dots: &mut [[int32x4_t; 4]; N],
+) {
+    // SAFETY: rows first..first + 16 of 32, four bytes each.
+    let w = unsafe { vld1q_s8_x4(w.as_ptr().add(first).cast()) };
+    for (dots, quads) in dots.iter_mut().zip(quads) {
+        dots[0] = sdot_lane::<QUAD>(dots[0], w.0, *quads);
+        dots[1] = sdot_lane::<QUAD>(dots[1], w.1, *quads);
+        dots[2] = sdot_lane::<QUAD>(dots[2], w.2, *quads);
+        dots[3] = sdot_lane::<QUAD>(dots[3], w.3, *quads);
+    }
+}
+
+/// Four partial sums of one group's dot product.
+#[inline]
+#[target_feature(enable = "neon,dotprod")]
+fn group_dot(w: &Group, x: &Group) -> int32x4_t {
+    let mut sum = vdupq_n_s32(0);
+    for (w, x) in w.as_chunks::<16>().0.iter().zip(x.as_chunks::<16>().0) {
+        // SAFETY: 16 bytes each.
+        sum = unsafe { sdot(sum, vld1q_s8(w.as_ptr()), vld1q_s8(x.as_ptr())) };
+    }
+    sum
+}
+
+/// `acc[i] += Σ_j a[4i + j]·b[4i + j]`: `vdotq_s32`, which stable Rust does not have yet.
+#[inline]
+#[target_feature(enable = "neon,dotprod")]
+fn sdot(mut acc: int32x4_t, a: int8x16_t, b: int8x16_t) -> int32x4_t {
+    // SAFETY: the features are switched on; the instruction touches registers only.
+    unsafe {
+        asm!("sdot {0:v}.4s, {1:v}.16b, {2:v}.16b", inout(vreg) acc, in(vreg) a, in(vreg) b,
+             options(pure, nomem, nostack, preserves_flags));
+    }
+    acc
+}
+
+/// `acc[i] += Σ_j a[4i + j]·b[4·QUAD + j]`: `vdotq_laneq_s32`.
+#[inline]
+#[target_feature(enable = "neon,dotprod")]
+fn sdot_lane<const QUAD: i32>(mut acc: int32x4_t, a: int8x16_t, b: int8x16_t) -> int32x4_t {
+    // SAFETY: the features are switched on; the instruction touches registers only.
+    unsafe {
+        asm!("sdot {0:v}.4s, {1:v}.16b, {2:v}.4b[{3}]", inout(vreg) acc, in(vreg) a, in(vreg) b, const QUAD,
+             options(pure, nomem, nostack, preserves_flags));
+    }
+    acc
+}

@@ -1,0 +1,396 @@
+//! NEON as every aarch64 CPU has it: 16 lanes are four registers. `smull` and `smlal` add two products of bytes in
+//! i16 (2·128·127 fits), `sadalp` adds pairs of those to i32.
+
+use crate::half::f16;
+use crate::int8::{Block, Group, Int8, PANEL_ROWS};
+use crate::quant::GROUP;
+use crate::scalar::LANES;
+use crate::simd::Simd;
+use std::arch::aarch64::*;
+use std::arch::asm;
+use std::mem::MaybeUninit;
+
+/// Exists only on a CPU with the features of [`Neon::new`].
+#[derive(Clone, Copy)]
+pub(crate) struct Neon(());
+
+impl Neon {
+    #[target_feature(enable = "neon")]
+    pub(crate) fn new() -> Self {
+        Self(())
+    }
+}
+
+pub(crate) fn is_available() -> bool {
+    std::arch::is_aarch64_feature_detected!("neon")
+}
+
+crate::table::table!(Neon, [target_feature(enable = "neon")]);
+
+/// Runs intrinsics.
+macro_rules! isa {
+    ($($body:tt)*) => {
+        // SAFETY: the token proves that the CPU has the features; pointers come from references to whole arrays.
+        unsafe { $($body)* }
+    };
+}
+
+/// All four quarters of a vector.
+macro_rules! quarters {
+    ($op:expr, $a:expr $(, $b:expr)*) => {
+        isa!([$op($a[0] $(, $b[0])*), $op($a[1] $(, $b[1])*), $op($a[2] $(, $b[2])*), $op($a[3] $(, $b[3])*)])
+    };
+}
+
+type F32 = [float32x4_t; 4];
+type I32 = [int32x4_t; 4];
+
+impl Simd for Neon {
+    type F32 = F32;
+    type I32 = I32;
+
+    #[inline(always)]
+    fn splat(self, v: f32) -> F32 {
+        isa!([vdupq_n_f32(v); 4])
+    }
+    #[inline(always)]
+    fn load(self, x: &[f32; LANES]) -> F32 {
+        let x = x.as_ptr();
+        isa!([vld1q_f32(x), vld1q_f32(x.add(4)), vld1q_f32(x.add(8)), vld1q_f32(x.add(12))])
+    }
+    #[inline(always)]
+    fn load_f16(self, x: &[f16; LANES]) -> F32 {
+        let x = x.as_ptr().cast::<u16>();
+        let halves = isa!([vld1_u16(x), vld1_u16(x.add(4)), vld1_u16(x.add(8)), vld1_u16(x.add(12))]);
+        quarters!(widen_f16, halves)
+    }
+    #[inline(always)]
+    fn load_i8(self, x: &[i8; LANES]) -> F32 {
+        isa!({
+            let x = vld1q_s8(x.as_ptr());
+            let (low, high) = (vmovl_s8(vget_low_s8(x)), vmovl_high_s8(x));
+            let quarters = [
+                vmovl_s16(vget_low_s16(low)),
+                vmovl_high_s16(low),
+                vmovl_s16(vget_low_s16(high)),
+                vmovl_high_s16(high),
+            ];
+            self.to_f32(quarters)
+        })
+    }
+    #[inline(always)]
+    fn store(self, v: F32, out: &mut [f32; LANES]) {
+        for (v, out) in v.iter().zip(out.as_chunks_mut::<4>().0) {
+            isa!(vst1q_f32(out.as_mut_ptr(), *v));
+        }
+    }
+    #[inline(always)]
+    fn store_f16(self, v: F32, out: &mut [f16; LANES]) {
+        for (v, out) in v.iter().zip(out.as_chunks_mut::<4>().0) {
+            isa!(vst1_u16(out.as_mut_ptr().cast(), narrow_f16(*v)));
+        }
+    }
+    #[inline(always)]
+    fn add(self, a: F32, b: F32) -> F32 {
+        quarters!(vaddq_f32, a, b)
+    }
+    #[inline(always)]
+    fn sub(self, a: F32, b: F32) -> F32 {
+        quarters!(vsubq_f32, a, b)
+    }
+    #[inline(always)]
+    fn mul(self, a: F32, b: F32) -> F32 {
+        quarters!(vmulq_f32, a, b)
+    }
+    #[inline(always)]
+    fn div(self, a: F32, b: F32) -> F32 {
+        quarters!(vdivq_f32, a, b)
+    }
+    #[inline(always)]
+    fn max(self, a: F32, b: F32) -> F32 {
+        let greater = quarters!(vcgtq_f32, a, b);
+        quarters!(vbslq_f32, greater, a, b)
+    }
+    #[inline(always)]
+    fn min(self, a: F32, b: F32) -> F32 {
+        let less = quarters!(vcltq_f32, a, b);
+        quarters!(vbslq_f32, less, a, b)
+    }
+    #[inline(always)]
+    fn keep_where_ge(self, v: F32, x: F32, bound: F32) -> F32 {
+        let keep = quarters!(vcgeq_f32, x, bound);
+        quarters!(vbslq_f32, keep, v, self.splat(0.0))
+    }
+    #[inline(always)]
+    fn any_eq(self, a: F32, b: F32) -> bool {
+        let equal = quarters!(vceqq_f32, a, b);
+        isa!(vmaxvq_u32(vorrq_u32(vorrq_u32(equal[0], equal[1]), vorrq_u32(equal[2], equal[3]))) != 0)
+    }
+    #[inline(always)]
+    fn exponent(self, v: F32, bias: i32) -> F32 {
+        let bias = isa!([vdupq_n_s32(bias); 4]);
+        let bits = quarters!(vreinterpretq_s32_f32, v);
+        let biased = quarters!(vaddq_s32, bits, bias);
+        let shifted = quarters!(vshlq_n_s32::<23>, biased);
+        quarters!(vreinterpretq_f32_s32, shifted)
+    }
+    #[inline(always)]
+    fn fold_add(self, v: F32) -> f32 {
+        isa!({
+            let v = vaddq_f32(vaddq_f32(v[0], v[2]), vaddq_f32(v[1], v[3]));
+            let v = vadd_f32(vget_low_f32(v), vget_high_f32(v));
+            vget_lane_f32::<0>(v) + vget_lane_f32::<1>(v)
+        })
+    }
+    #[inline(always)]
+    fn abs_bits(self, v: F32) -> I32 {
+        let mask = isa!([vdupq_n_s32(0x7fff_ffff); 4]);
+        let bits = quarters!(vreinterpretq_s32_f32, v);
+        quarters!(vandq_s32, bits, mask)
+    }
+    #[inline(always)]
+    fn round(self, v: F32) -> I32 {
+        quarters!(vcvtnq_s32_f32, v)
+    }
+    #[inline(always)]
+    fn to_f32(self, v: I32) -> F32 {
+        quarters!(vcvtq_f32_s32, v)
+    }
+    #[inline(always)]
+    fn add_i32(self, a: I32, b: I32) -> I32 {
+        quarters!(vaddq_s32, a, b)
+    }
+    #[inline(always)]
+    fn max_i32(self, a: I32, b: I32) -> I32 {
+        quarters!(vmaxq_s32, a, b)
+    }
+    #[inline(always)]
+    fn sum_i32(self, v: I32) -> i32 {
+        isa!(vaddvq_s32(vaddq_s32(vaddq_s32(v[0], v[1]), vaddq_s32(v[2], v[3]))))
+    }
+    #[inline(always)]
+    fn largest_i32(self, v: I32) -> i32 {
+        isa!(vmaxvq_s32(vmaxq_s32(vmaxq_s32(v[0], v[1]), vmaxq_s32(v[2], v[3]))))
+    }
+    #[inline(always)]
+    fn store_i8(self, v: I32, out: &mut [i8; LANES]) {
+        isa!({
+            let low = vmovn_s16(vcombine_s16(vmovn_s32(v[0]), vmovn_s32(v[1])));
+            let high = vmovn_s16(vcombine_s16(vmovn_s32(v[2]), vmovn_s32(v[3])));
+            vst1q_s8(out.as_mut_ptr(), vcombine_s8(low, high));
+        })
+    }
+}
+
+/// `fcvtl`: the intrinsic is younger than the oldest compiler this crate supports.
+#[inline]
+#[target_feature(enable = "neon")]
+fn widen_f16(x: uint16x4_t) -> float32x4_t {
+    let wide;
+    // SAFETY: the instruction is part of NEON and touches registers only.
+    unsafe {
+        asm!("fcvtl {0:v}.4s, {1:v}.4h", out(vreg) wide, in(vreg) x, options(pure, nomem, nostack, preserves_flags));
+    }
+    wide
+}
+
+/// `fcvtn`: see [`widen_f16`].
+#[inline]
+#[target_feature(enable = "neon")]
+fn narrow_f16(x: float32x4_t) -> uint16x4_t {
+    let narrow;
+    // SAFETY: the instruction is part of NEON and touches registers only.
+    unsafe {
+        asm!("fcvtn {0:v}.4h, {1:v}.4s", out(vreg) narrow, in(vreg) x, options(pure, nomem, nostack, preserves_flags));
+    }
+    narrow
+}
+
+/// `[k / 4][row]`: four values of one row.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+pub(crate) struct Panel(pub(super) [[[i8; 4]; PANEL_ROWS]; GROUP / 4]);
+
+// SAFETY: `pack` writes every row of every k.
+unsafe impl Int8 for Neon {
+    type Lanes = Self;
+    type Panel = Panel;
+    const GEMV_TOKENS: usize = 2;
+    const TILE_TOKENS: usize = 4;
+
+    #[inline(always)]
+    fn lanes(self) -> Self {
+        self
+    }
+
+    #[inline(always)]
+    fn dots(self, w: &[Group; LANES], x: &[Group; LANES], _: &[i32; LANES]) -> I32 {
+        let mut dots = isa!([vdupq_n_s32(0); 4]);
+        let groups = w.as_chunks::<4>().0.iter().zip(x.as_chunks::<4>().0);
+        for (dots, (w, x)) in dots.iter_mut().zip(groups) {
+            *dots = isa!(add_pairs([
+                group_dot(&w[0], &x[0]),
+                group_dot(&w[1], &x[1]),
+                group_dot(&w[2], &x[2]),
+                group_dot(&w[3], &x[3]),
+            ]));
+        }
+        dots
+    }
+
+    #[inline(always)]
+    fn sum_rows(self, rows: &[f32], n: usize, acc: &mut [f32; LANES]) {
+        isa!(sum_rows(rows, n, acc))
+    }
+
+    #[inline(always)]
+    fn pack(self, rows: &[&Group; PANEL_ROWS], panel: &mut MaybeUninit<Panel>) {
+        isa!(pack(rows, panel))
+    }
+
+    #[inline(always)]
+    fn tile<const N: usize>(
+        self,
+        panel: &[Panel],
+        inverse: &[[f32; PANEL_ROWS]],
+        x: &[Block; N],
+        acc: &mut [[f32; PANEL_ROWS]; N],
+    ) {
+        for (g, (panel, inverse)) in panel.iter().zip(inverse).enumerate() {
+            for first in (0..PANEL_ROWS).step_by(8) {
+                let dots = isa!(eight_rows(panel, first, x, g));
+                for t in 0..N {
+                    isa!(add_scaled(&dots[t], &inverse[first..], x[t].scales[g], &mut acc[t][first..]));
+                }
+            }
+        }
+    }
+}
+
+/// Four partial sums of one group's dot product.
+#[inline]
+#[target_feature(enable = "neon")]
+fn group_dot(w: &Group, x: &Group) -> int32x4_t {
+    let mut sum = vdupq_n_s32(0);
+    for (w, x) in w.as_chunks::<16>().0.iter().zip(x.as_chunks::<16>().0) {
+        // SAFETY: 16 bytes each.
+        let (w, x) = unsafe { (vld1q_s8(w.as_ptr()), vld1q_s8(x.as_ptr())) };
+        let products = vmull_s8(vget_low_s8(w), vget_low_s8(x));
+        sum = vpadalq_s16(sum, vmlal_s8(products, vget_high_s8(w), vget_high_s8(x)));
+    }
+    sum
+}
+
+/// Lane `i`: the sum of the lanes of `v[i]`.
+#[inline]
+#[target_feature(enable = "neon")]
+pub(super) fn add_pairs(v: [int32x4_t; 4]) -> int32x4_t {
+    vpaddq_s32(vpaddq_s32(v[0], v[1]), vpaddq_s32(v[2], v[3]))
+}
+
+/// The dot products of eight rows of a panel with `N` tokens.
+#[inline]
+#[target_feature(enable = "neon")]
+fn eight_rows<const N: usize>(panel: &Panel, first: usize, x: &[Block; N], g: usize) -> [[int32x4_t; 2]; N] {
+    // Two rows a register, two lanes a row.
+    let mut sums = [[vdupq_n_s32(0); 4]; N];
+    for (k, w) in panel.0.as_chunks::<2>().0.iter().enumerate() {
+        // Rows in pairs, for an even and an odd k.
+        // SAFETY: rows first..first + 8 of 32, four bytes each.
+        let (even, odd) = unsafe {
+            let at = |w: &[[i8; 4]; PANEL_ROWS]| vld1q_s8_x2(w.as_ptr().add(first).cast());
+            (at(&w[0]), at(&w[1]))
+        };
+        for (sums, x) in sums.iter_mut().zip(x) {
+            // SAFETY: eight of 64 values.
+            let quads = unsafe { vld1_s32(x.values[g].as_ptr().add(8 * k).cast()) };
+            let x_even = vreinterpret_s8_s32(vdup_lane_s32::<0>(quads));
+            let x_odd = vreinterpret_s8_s32(vdup_lane_s32::<1>(quads));
+            let mut add = |i: usize, even: int8x8_t, odd: int8x8_t| {
+                sums[i] = vpadalq_s16(sums[i], vmlal_s8(vmull_s8(even, x_even), odd, x_odd));
+            };
+            add(0, vget_low_s8(even.0), vget_low_s8(odd.0));
+            add(1, vget_high_s8(even.0), vget_high_s8(odd.0));
+            add(2, vget_low_s8(even.1), vget_low_s8(odd.1));
+            add(3, vget_high_s8(even.1), vget_high_s8(odd.1));
+        }
+    }
+    let mut dots = [[vdupq_n_s32(0); 2]; N];
+    for (dots, sums) in dots.iter_mut().zip(&sums) {
+        *dots = [vpaddq_s32(sums[0], sums[1]), vpaddq_s32(sums[2], sums[3])];
+    }
+    dots
+}
+
+/// `acc[r] += dots[r] · (inverse[r] · x_scale)`, as many rows as there are dots.
+#[inline]
+#[target_feature(enable = "neon")]
+pub(super) fn add_scaled(dots: &[int32x4_t], inverse: &[f32], x_scale: f32, acc: &mut [f32]) {
+    let x_scale = vdupq_n_f32(x_scale);
+    for ((dots, inverse), acc) in dots.iter().zip(inverse.as_chunks::<4>().0).zip(acc.as_chunks_mut::<4>().0)
+    {
+        // SAFETY: four floats each.
+        unsafe {
+            let scale = vmulq_f32(vld1q_f32(inverse.as_ptr()), x_scale);
+            let product = vmulq_f32(vcvtq_f32_s32(*dots), scale);
+            vst1q_f32(acc.as_mut_ptr(), vaddq_f32(vld1q_f32(acc.as_ptr()), product));
+        }
+    }
+}
+
+/// Lane = row: four groups of four rows at a time, transposed.
+#[target_feature(enable = "neon")]
+pub(super) fn sum_rows(rows: &[f32], n: usize, acc: &mut [f32; LANES]) {
+    for (acc, rows) in acc.as_chunks_mut::<4>().0.iter_mut().zip(rows.chunks_exact(4 * n)) {
+        // SAFETY: four floats.
+        let mut sum = unsafe { vld1q_f32(acc.as_ptr()) };
+        let whole = n / 4 * 4;
+        for from in (0..whole).step_by(4) {
+            let mut block = [vdupq_n_f32(0.0); 4];
+            for (block, row) in block.iter_mut().zip(rows.chunks_exact(n)) {
+                // SAFETY: four floats from group `from ≤ n − 4` on.
+                *block = unsafe { vld1q_f32(row[from..].as_ptr()) };
+            }
+            for column in transpose(block) {
+                sum = vaddq_f32(sum, column);
+            }
+        }
+        // SAFETY: four floats.
+        unsafe { vst1q_f32(acc.as_mut_ptr(), sum) };
+        for (acc, row) in acc.iter_mut().zip(rows.chunks_exact(n)) {
+            for product in &row[whole..] {
+                *acc += product;
+            }
+        }
+    }
+}
+
+/// 4 × 4 transposes of quads.
+#[target_feature(enable = "neon")]
+pub(super) fn pack(rows: &[&Group; PANEL_ROWS], panel: &mut MaybeUninit<Panel>) {
+    let panel = panel.as_mut_ptr().cast::<f32>();
+    for (i, rows) in rows.as_chunks::<4>().0.iter().enumerate() {
+        for j in 0..GROUP / 16 {
+            let mut block = [vdupq_n_f32(0.0); 4];
+            for (block, row) in block.iter_mut().zip(rows) {
+                // SAFETY: 16 of the 64 bytes.
+                *block = vreinterpretq_f32_s8(unsafe { vld1q_s8(row.as_ptr().add(16 * j)) });
+            }
+            for (k, column) in transpose(block).into_iter().enumerate() {
+                // SAFETY: quad 4·j + k of four of the 32 rows.
+                unsafe { vst1q_f32(panel.add((4 * j + k) * PANEL_ROWS + 4 * i), column) };
+            }
+        }
+    }
+}
+
+/// Lane `i` of vector `j` becomes lane `j` of vector `i`.
+#[inline]
+#[target_feature(enable = "neon")]
+fn transpose(v: [float32x4_t; 4]) -> [float32x4_t; 4] {
+    let wide = |v| vreinterpretq_f64_f32(v);
+    let (a, b) = (wide(vtrn1q_f32(v[0], v[1])), wide(vtrn2q_f32(v[0], v[1])));
+    let (c, d) = (wide(vtrn1q_f32(v[2], v[3])), wide(vtrn2q_f32(v[2], v[3])));
+    let back = |v| vreinterpretq_f32_f64(v);
+    [back(vtrn1q_f64(a, c)), back(vtrn1q_f64(b, d)), back(vtrn2q_f64(a, c)), back(vtrn2q_f64(b, d))]
+}
