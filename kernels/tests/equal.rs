@@ -275,6 +275,24 @@ fn attention() {
     }
 }
 
+/// All f16 values, widened; and all f32 values around the ties between two of them, narrowed.
+#[test]
+#[cfg_attr(miri, ignore = "slow")]
+fn every_f16() {
+    let all: Vec<f16> = (0..=u16::MAX).map(f16::from_bits).collect();
+    assert_equal(&"widened", |k| updated(&vec![0.0; all.len()], |acc| k.attn_accumulate(&[1.0], &all, acc)));
+    let ties = all.windows(2).flat_map(|pair| {
+        let tie = (pair[0].to_f32() + pair[1].to_f32()) / 2.0;
+        [pair[0].to_f32(), tie.next_down(), tie, tie.next_up()]
+    });
+    let ties: Vec<f32> = ties.chain([65519.99, 65520.0, -65520.0, 1e38]).collect();
+    assert_equal(&"narrowed", |k| {
+        let mut out = vec![f16::ZERO; ties.len()];
+        k.narrow(&ties, &mut out);
+        out
+    });
+}
+
 #[test]
 fn matmul_f32() {
     for &sort in FLOATS {
