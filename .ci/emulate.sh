@@ -15,6 +15,7 @@ binary() {
 on() {
   echo "== $1: $2"
   TORCHLESS_EXPECT_ISAS=$2 "${@:3}"
+  TORCHLESS_ISA=portable "${@:3}" a_choice_is_never_replaced
 }
 
 x86=$(binary)

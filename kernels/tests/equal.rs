@@ -506,6 +506,9 @@ fn a_choice_is_never_replaced() {
             }
         }
     }
+    // Without a choice the environment's is taken, and without that the fastest.
+    let forced = std::env::var("TORCHLESS_ISA").unwrap_or_else(|_| all().last().unwrap().isa().to_string());
+    assert_eq!(Kernels::choose(None).unwrap().isa().name(), forced);
     let e = Kernels::choose(Some("sse9")).unwrap_err().to_string();
     assert!(e.contains("sse9") && e.contains("avx2") && e.contains("dotprod"), "{e}");
 }
