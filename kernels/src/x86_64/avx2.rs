@@ -218,7 +218,7 @@ pub(crate) struct Panel([[[i16; 2]; PANEL_ROWS]; GROUP / 2]);
 unsafe impl Int8 for Avx2 {
     type Lanes = Self;
     type Panel = Panel;
-    const GEMV_TOKENS: usize = 2;
+    const GEMV_TOKENS: usize = 6;
     const TILE_TOKENS: usize = 4;
 
     #[inline(always)]
