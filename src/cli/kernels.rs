@@ -106,36 +106,72 @@ trait Task {
 
 /// The rows of one case: the reference, and the others compared with it.
 fn measure(kernel: &'static str, mut case: Case, kernels: &[Kernels], budget: Duration) -> Vec<Row> {
-    let mut rows = Vec::new();
-    let row = |kernel, isa, max_ulp, seconds: f64, speedup| {
-        let (shape, unit) = (case.shape.clone(), case.unit);
-        Row { kernel, isa, shape, max_ulp, throughput: case.work / seconds, unit, speedup }
-    };
-    if case.task.read().is_some() {
-        let seconds = fastest(budget, || _ = black_box(case.task.read()));
-        rows.push(row("read", Isa::Scalar.name(), 0, seconds, 1.0));
-    }
     let mut reference = None;
+    let mut timed = Vec::new();
+    if case.task.read().is_some() {
+        timed.push(("read", Isa::Scalar, 0, Timer::default()));
+    }
     for &k in kernels {
         case.task.run(k);
         let results = case.task.results();
-        let seconds = fastest(budget, || case.task.run(k));
-        let (expected, slowest) = reference.get_or_insert_with(|| (results.clone(), seconds));
-        rows.push(row(kernel, k.isa().name(), max_ulp(&results, expected), seconds, *slowest / seconds));
+        let expected = reference.get_or_insert_with(|| results.clone());
+        timed.push((kernel, k.isa(), max_ulp(&results, expected), Timer::default()));
     }
-    rows
+    // In turns, so that what else the machine does falls on all alike.
+    while timed.iter().any(|(.., timer)| timer.wants_more(budget)) {
+        for (name, isa, _, timer) in timed.iter_mut().filter(|(.., timer)| timer.wants_more(budget)) {
+            match kernels.iter().find(|k| *name == kernel && k.isa() == *isa) {
+                Some(&k) => timer.sample(|| case.task.run(k)),
+                None => timer.sample(|| _ = black_box(case.task.read())),
+            }
+        }
+    }
+    let slowest = timed.iter().find(|(name, ..)| *name == kernel).map_or(1.0, |(.., timer)| timer.fastest);
+    let row = |(name, isa, max_ulp, timer): (&'static str, Isa, u32, Timer)| Row {
+        kernel: name,
+        isa: isa.name(),
+        shape: case.shape.clone(),
+        max_ulp,
+        throughput: case.work / timer.fastest,
+        unit: case.unit,
+        speedup: if name == kernel { slowest / timer.fastest } else { 1.0 },
+    };
+    timed.into_iter().map(row).collect()
 }
 
-/// The shortest of the runs that fit into `budget`, at least two. The shortest is what the neighbours disturbed least.
-fn fastest(budget: Duration, mut f: impl FnMut()) -> f64 {
-    let (start, mut best, mut runs) = (Instant::now(), f64::INFINITY, 0);
-    while runs < 2 || start.elapsed() < budget {
-        let run = Instant::now();
-        f();
-        best = best.min(run.elapsed().as_secs_f64());
-        runs += 1;
+/// Keeps the shortest time: it is the one that the neighbours disturbed least.
+struct Timer {
+    fastest: f64,
+    spent: Duration,
+    samples: u32,
+    /// Runs a sample takes, so that a sample is long beside the clock's steps.
+    runs: u32,
+}
+
+impl Default for Timer {
+    fn default() -> Self {
+        Self { fastest: f64::INFINITY, spent: Duration::ZERO, samples: 0, runs: 1 }
     }
-    best
+}
+
+impl Timer {
+    fn wants_more(&self, budget: Duration) -> bool {
+        self.samples < 2 || self.spent < budget
+    }
+
+    fn sample(&mut self, mut run: impl FnMut()) {
+        let start = Instant::now();
+        for _ in 0..self.runs {
+            run();
+        }
+        let time = start.elapsed();
+        self.spent += time;
+        self.samples += 1;
+        self.fastest = self.fastest.min(time.as_secs_f64() / f64::from(self.runs));
+        if time < Duration::from_micros(20) {
+            self.runs *= 2;
+        }
+    }
 }
 
 /// How many floats lie between the two vectors' elements at most; NaNs are equal.
