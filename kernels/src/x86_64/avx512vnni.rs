@@ -232,6 +232,7 @@ fn dots(w: &[Group; LANES], x: &[Group; LANES], sums: &[i32; LANES]) -> __m512i 
     let mut parts = [_mm512_setzero_si512(); LANES];
     for ((part, w), x) in parts.iter_mut().zip(w).zip(x) {
         _mm_prefetch::<_MM_HINT_T1>(w.as_ptr().wrapping_add(PREFETCH));
+        _mm_prefetch::<_MM_HINT_T0>(w.as_ptr().wrapping_add(PREFETCH / 8));
         // SAFETY: the 64 bytes of a group each.
         let (w, x) =
             unsafe { (_mm512_loadu_si512(w.as_ptr().cast()), _mm512_loadu_si512(x.as_ptr().cast())) };
