@@ -97,8 +97,13 @@ pub(crate) fn matmul_i8<K: Int8>(k: K, w: &QMatrix, rows: Range<usize>, x: &Quan
     if !w.is_aligned() || w.cols() == 0 {
         scalar::matmul_i8(w, rows, x, out);
     } else if x.tokens() <= K::GEMV_TOKENS {
-        for t in 0..x.tokens() {
-            gemv(k, w, rows.clone(), x, t, out.row(t));
+        // The second token finds the rows in the cache.
+        for first in rows.clone().step_by(PANEL_ROWS) {
+            let panel = first..(first + PANEL_ROWS).min(rows.end);
+            for t in 0..x.tokens() {
+                let out = &mut out.row(t)[panel.start - rows.start..panel.end - rows.start];
+                gemv(k, w, panel.clone(), x, t, out);
+            }
         }
     } else {
         gemm(k, w, rows, x, out);

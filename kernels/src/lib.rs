@@ -53,6 +53,9 @@ impl Kernels {
     /// `out[t][i] = w[rows.start + i] · x[t]` for int8 weights and activations: see [`scalar::matmul_i8`].
     ///
     /// `out` is `[tokens][rows.len()]`. Neither the split into `rows` nor the number of tokens changes a bit.
+    ///
+    /// Any split works; fast ones give whole panels of 32 rows (16 for a single token), some panels a call, adjacent
+    /// ones to one thread. Up to 160 KiB of stack are used, nothing is allocated.
     pub fn matmul_i8(self, w: &QMatrix, rows: Range<usize>, x: &Quantized, out: MatMut<f32>) {
         assert!(rows.start <= rows.end && rows.end <= w.rows(), "rows {rows:?} of {}", w.rows());
         assert_eq!(x.cols(), w.cols(), "activations a token");

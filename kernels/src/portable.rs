@@ -21,6 +21,31 @@ impl Portable {
 
 crate::table::table!(Portable, [inline(never)]);
 
+/// f16 → f32, exactly, in steps that the compiler can take for many values at once.
+#[inline(always)]
+fn widen_f16(x: f16) -> f32 {
+    let bits = u32::from(x.to_bits());
+    // Exponent and mantissa in f32's places; the exponents' biases differ by 112.
+    let magnitude = (f32::from_bits((bits & 0x7fff) << 13) * f32::from_bits((127 + 112) << 23)).to_bits();
+    let special = if bits & 0x7c00 == 0x7c00 { 0x7f80_0000 } else { 0 };
+    f32::from_bits(magnitude | special | (bits & 0x8000) << 16)
+}
+
+/// f32 → f16, ties to even, in steps that the compiler can take for many values at once.
+#[inline(always)]
+fn narrow_f16(x: f32) -> f16 {
+    let bits = x.to_bits();
+    let magnitude = bits & 0x7fff_ffff;
+    // Half an f16 mantissa step, a little less where the result is even, and the biases' difference.
+    let normal = (magnitude.wrapping_add(0xfff + (magnitude >> 13 & 1)).wrapping_sub(112 << 23)) >> 13;
+    // Adding ½ leaves multiples of 2⁻²⁴, the subnormal step, in the low mantissa bits.
+    let subnormal = (f32::from_bits(magnitude) + 0.5).to_bits().wrapping_sub(0.5f32.to_bits());
+    let finite = if magnitude < 113 << 23 { subnormal } else { normal };
+    let infinite = if magnitude > 0x7f80_0000 { 0x7e00 } else { 0x7c00 };
+    let overflows = magnitude >= 0x477f_f000;
+    f16::from_bits((if overflows { infinite } else { finite } | (bits >> 16 & 0x8000)) as u16)
+}
+
 fn to_bits(v: f32x16) -> i32x16 {
     i32x16::from_ne_bytes(v.to_ne_bytes())
 }
@@ -43,7 +68,7 @@ impl Simd for Portable {
     }
     #[inline(always)]
     fn load_f16(self, x: &[f16; LANES]) -> f32x16 {
-        f32x16::new(x.map(f16::to_f32))
+        f32x16::new(x.map(widen_f16))
     }
     #[inline(always)]
     fn load_i8(self, x: &[i8; LANES]) -> f32x16 {
@@ -55,7 +80,7 @@ impl Simd for Portable {
     }
     #[inline(always)]
     fn store_f16(self, v: f32x16, out: &mut [f16; LANES]) {
-        *out = v.to_array().map(f16::from_f32);
+        *out = v.to_array().map(narrow_f16);
     }
     #[inline(always)]
     fn add(self, a: f32x16, b: f32x16) -> f32x16 {
@@ -142,7 +167,7 @@ pub(crate) struct Panel([[[i16; 2]; PANEL_ROWS]; GROUP / 2]);
 unsafe impl Int8 for Portable {
     type Lanes = Self;
     type Panel = Panel;
-    const GEMV_TOKENS: usize = 2;
+    const GEMV_TOKENS: usize = 8;
     const TILE_TOKENS: usize = 4;
 
     #[inline(always)]

@@ -46,7 +46,7 @@ macro_rules! isa {
 unsafe impl Int8 for DotProd {
     type Lanes = Neon;
     type Panel = Panel;
-    const GEMV_TOKENS: usize = 2;
+    const GEMV_TOKENS: usize = 4;
     const TILE_TOKENS: usize = 4;
 
     #[inline(always)]

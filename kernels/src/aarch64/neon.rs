@@ -215,7 +215,7 @@ pub(crate) struct Panel(pub(super) [[[i8; 4]; PANEL_ROWS]; GROUP / 4]);
 unsafe impl Int8 for Neon {
     type Lanes = Self;
     type Panel = Panel;
-    const GEMV_TOKENS: usize = 2;
+    const GEMV_TOKENS: usize = 4;
     const TILE_TOKENS: usize = 4;
 
     #[inline(always)]

@@ -1,6 +1,7 @@
 //! AVX2 (with F16C): 16 lanes are two registers. There is no product of bytes that cannot saturate, so the tiles widen
 //! to i16, and the dot products of whole groups move w's sign over to x.
 
+use super::PREFETCH;
 use crate::half::f16;
 use crate::int8::{Block, Group, Int8, PANEL_ROWS};
 use crate::quant::GROUP;
@@ -133,6 +134,10 @@ impl Simd for Avx2 {
         })
     }
     #[inline(always)]
+    fn fold_add4(self, v: [[__m256; 2]; 4]) -> [f32; 4] {
+        isa!(fold_add4(v))
+    }
+    #[inline(always)]
     fn abs_bits(self, v: [__m256; 2]) -> [__m256i; 2] {
         let mask = isa!(_mm256_set1_epi32(0x7fff_ffff));
         let bits = halves!(_mm256_castps_si256, v);
@@ -183,6 +188,27 @@ impl Simd for Avx2 {
     }
 }
 
+/// The folds of four vectors side by side: the steps of [`Simd::fold_add`] for all of them at once.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn fold_add4([a, b, c, d]: [[__m256; 2]; 4]) -> [f32; 4] {
+    let eight = |v: [__m256; 2]| _mm256_add_ps(v[0], v[1]);
+    let (a, b, c, d) = (eight(a), eight(b), eight(c), eight(d));
+    let four = |a, b| {
+        let low = _mm256_permute2f128_ps::<0x20>(a, b);
+        _mm256_add_ps(low, _mm256_permute2f128_ps::<0x31>(a, b))
+    };
+    let (ab, cd) = (four(a, b), four(c, d));
+    let low = _mm256_shuffle_ps::<0b01_00_01_00>(ab, cd);
+    let v = _mm256_add_ps(low, _mm256_shuffle_ps::<0b11_10_11_10>(ab, cd));
+    let v = _mm256_add_ps(v, _mm256_permute_ps::<0b10_11_00_01>(v));
+    // a and c, then b and d, in the even lanes.
+    let mut lanes = [0.0; 8];
+    // SAFETY: eight floats.
+    unsafe { _mm256_storeu_ps(lanes.as_mut_ptr(), v) };
+    [lanes[0], lanes[4], lanes[2], lanes[6]]
+}
+
 /// `[k / 2][row]`: two values of one row, as i16.
 #[derive(Clone, Copy)]
 #[repr(align(64))]
@@ -192,7 +218,7 @@ pub(crate) struct Panel([[[i16; 2]; PANEL_ROWS]; GROUP / 2]);
 unsafe impl Int8 for Avx2 {
     type Lanes = Self;
     type Panel = Panel;
-    const GEMV_TOKENS: usize = 2;
+    const GEMV_TOKENS: usize = 6;
     const TILE_TOKENS: usize = 4;
 
     #[inline(always)]
@@ -312,6 +338,7 @@ fn tile_group<const N: usize>(
 fn eight_dots(w: &[Group], x: &[Group]) -> __m256i {
     let mut parts = [_mm256_setzero_si256(); 8];
     for ((part, w), x) in parts.iter_mut().zip(w).zip(x) {
+        _mm_prefetch::<_MM_HINT_T1>(w.as_ptr().wrapping_add(PREFETCH));
         *part = group_dot(w, x);
     }
     sum_each(&parts)

@@ -1,5 +1,6 @@
 //! AVX-512 with VNNI: 16 lanes are one register, and `vpdpbusd` multiplies 64 pairs of bytes.
 
+use super::PREFETCH;
 use crate::half::f16;
 use crate::int8::{Block, Group, Int8, PANEL_ROWS};
 use crate::scalar::LANES;
@@ -118,6 +119,10 @@ impl Simd for Avx512Vnni {
         })
     }
     #[inline(always)]
+    fn fold_add4(self, v: [__m512; 4]) -> [f32; 4] {
+        isa!(fold_add4(v))
+    }
+    #[inline(always)]
     fn abs_bits(self, v: __m512) -> __m512i {
         isa!(_mm512_and_si512(_mm512_castps_si512(v), _mm512_set1_epi32(0x7fff_ffff)))
     }
@@ -151,6 +156,26 @@ impl Simd for Avx512Vnni {
     }
 }
 
+/// The folds of four vectors side by side: the steps of [`Simd::fold_add`] for all of them at once.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn fold_add4([a, b, c, d]: [__m512; 4]) -> [f32; 4] {
+    let lower = |a, b| _mm512_shuffle_f32x4::<0b01_00_01_00>(a, b);
+    let upper = |a, b| _mm512_shuffle_f32x4::<0b11_10_11_10>(a, b);
+    let ab = _mm512_add_ps(lower(a, b), upper(a, b));
+    let cd = _mm512_add_ps(lower(c, d), upper(c, d));
+    let even = _mm512_shuffle_f32x4::<0b10_00_10_00>(ab, cd);
+    let v = _mm512_add_ps(even, _mm512_shuffle_f32x4::<0b11_01_11_01>(ab, cd));
+    let v = _mm512_add_ps(v, _mm512_permute_ps::<0b01_00_11_10>(v));
+    let v = _mm512_add_ps(v, _mm512_permute_ps::<0b10_11_00_01>(v));
+    // Every fourth lane holds a fold.
+    let v = _mm512_castps512_ps128(_mm512_maskz_compress_ps(0x1111, v));
+    let mut folds = [0.0; 4];
+    // SAFETY: four floats.
+    unsafe { _mm_storeu_ps(folds.as_mut_ptr(), v) };
+    folds
+}
+
 /// `[k / 4][row]`: four bytes of one row, 128 added to each.
 #[derive(Clone, Copy)]
 #[repr(align(64))]
@@ -160,7 +185,7 @@ pub(crate) struct Panel([[u32; PANEL_ROWS]; 16]);
 unsafe impl Int8 for Avx512Vnni {
     type Lanes = Self;
     type Panel = Panel;
-    const GEMV_TOKENS: usize = 2;
+    const GEMV_TOKENS: usize = 4;
     const TILE_TOKENS: usize = 6;
 
     #[inline(always)]
@@ -200,9 +225,6 @@ unsafe impl Int8 for Avx512Vnni {
     }
 }
 
-/// Bytes that the second-level cache is asked to run ahead.
-const PREFETCH: usize = 4096;
-
 #[inline]
 #[target_feature(enable = "avx512f,avx512vnni,avx512bw")]
 fn dots(w: &[Group; LANES], x: &[Group; LANES], sums: &[i32; LANES]) -> __m512i {
@@ -210,6 +232,7 @@ fn dots(w: &[Group; LANES], x: &[Group; LANES], sums: &[i32; LANES]) -> __m512i 
     let mut parts = [_mm512_setzero_si512(); LANES];
     for ((part, w), x) in parts.iter_mut().zip(w).zip(x) {
         _mm_prefetch::<_MM_HINT_T1>(w.as_ptr().wrapping_add(PREFETCH));
+        _mm_prefetch::<_MM_HINT_T0>(w.as_ptr().wrapping_add(PREFETCH / 8));
         // SAFETY: the 64 bytes of a group each.
         let (w, x) =
             unsafe { (_mm512_loadu_si512(w.as_ptr().cast()), _mm512_loadu_si512(x.as_ptr().cast())) };
