@@ -18,3 +18,7 @@ pub use torchless_kernels as kernels;
 
 #[cfg(target_endian = "big")]
 compile_error!("weights are used as they lie in the file, which is little-endian");
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -213,7 +213,7 @@ fn wrong_usage_is_exit_code_2() {
 
 #[test]
 fn help_of_every_command_has_an_example() {
-    for command in ["generate", "perplexity", "tokenize", "inspect", "convert", "pull"] {
+    for command in ["generate", "perplexity", "tokenize", "inspect", "convert", "pull", "kernels"] {
         let output = torchless(&[command, "--help"]);
         let help = String::from_utf8(output.stdout).unwrap();
         assert!(help.contains(&format!("torchless {command}")) && help.contains("Example"), "{help}");

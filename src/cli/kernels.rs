@@ -5,22 +5,31 @@ use half::f16;
 use serde::Serialize;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
+
+use super::output::{emit_json, emit_line};
 use torchless_kernels::{CacheElement, GROUP, Isa, Kernels, MatMut, QMatrix, QuantizedBuf};
 
-/// Check each kernel of each instruction set of this CPU against the scalar reference, and time it on one core.
+/// Compare every kernel with the scalar reference: equal or not, and how fast
+///
+/// All instruction sets of this CPU, on one core. The rows named read are a plain loop over the same memory, timed in turns
+/// with the kernels.
 #[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:\n  torchless kernels\n  torchless kernels gemm --only avx2 --json")]
 pub struct Args {
-    /// Only kernels whose name contains this, e.g. "gemm" or "attn".
+    /// Only kernels whose name contains this, e.g. gemm or attn
     filter: Option<String>,
-    /// Only these instruction sets (comma-separated); the reference is always among them.
+    /// Only these instruction sets (comma-separated); the reference is always among them
     #[arg(long, value_delimiter = ',', value_name = "ISA")]
     only: Vec<String>,
-    /// Batched products of every matrix, not only of three: takes a minute.
+    /// Batched products of every matrix, not only of three: takes a minute
     #[arg(long)]
     all: bool,
-    /// Seconds to measure each row for.
+    /// Seconds to measure each row for
     #[arg(long, default_value_t = 0.05, value_name = "SECONDS")]
     time: f64,
+    /// Print the rows as a JSON array
+    #[arg(long)]
+    json: bool,
 }
 
 /// One kernel of one instruction set.
@@ -36,32 +45,32 @@ pub struct Row {
     speedup: f64,
 }
 
-/// Prints the table, or with `json` the rows.
+/// Prints the table, or the rows as JSON.
 ///
 /// # Errors
 /// If an instruction set is not to be had here, or the results of one differ from the reference.
-pub fn run(args: &Args, json: bool) -> anyhow::Result<()> {
+pub fn run(args: &Args) -> anyhow::Result<()> {
     let kernels = chosen(&args.only)?;
     let budget = Duration::try_from_secs_f64(args.time).context("--time")?;
     let mut rows = Vec::new();
-    if !json {
-        println!(
+    if !args.json {
+        emit_line(&format!(
             "{:<20} {:>16} {:<11} {:>7} {:>10} {:<6} {:>8}",
             "kernel", "shape", "isa", "max ulp", "throughput", "unit", "speed-up"
-        );
+        ))?;
     }
     for (kernel, make) in cases(args.all) {
         if args.filter.as_ref().is_none_or(|f| kernel.contains(f.as_str())) {
             for row in measure(kernel, make(), &kernels, budget) {
-                if !json {
-                    print_row(&row);
+                if !args.json {
+                    emit_line(&row.to_line())?;
                 }
                 rows.push(row);
             }
         }
     }
-    if json {
-        println!("{}", serde_json::to_string_pretty(&rows)?);
+    if args.json {
+        emit_json(&rows)?;
     }
     let wrong = rows.iter().filter(|row| row.max_ulp != 0).count();
     anyhow::ensure!(wrong == 0, "{wrong} of {} results differ from the scalar reference", rows.len());
@@ -81,9 +90,13 @@ fn chosen(only: &[String]) -> anyhow::Result<Vec<Kernels>> {
     Ok(chosen)
 }
 
-fn print_row(row: &Row) {
-    let Row { kernel, isa, shape, max_ulp, throughput, unit, speedup } = row;
-    println!("{kernel:<20} {shape:>16} {isa:<11} {max_ulp:>7} {throughput:>10.2} {unit:<6} {speedup:>7.1}×");
+impl Row {
+    fn to_line(&self) -> String {
+        let Row { kernel, isa, shape, max_ulp, throughput, unit, speedup } = self;
+        format!(
+            "{kernel:<20} {shape:>16} {isa:<11} {max_ulp:>7} {throughput:>10.2} {unit:<6} {speedup:>7.1}×"
+        )
+    }
 }
 
 /// A kernel on fixed inputs.

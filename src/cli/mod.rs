@@ -4,6 +4,7 @@ mod convert;
 mod generate;
 mod inspect;
 mod interrupt;
+mod kernels;
 mod model;
 mod output;
 mod perplexity;
@@ -15,8 +16,10 @@ use std::ffi::OsString;
 use std::io;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::LazyLock;
 
 use clap::{CommandFactory, Parser, Subcommand};
+use torchless::kernels::{Isa, Kernels};
 
 /// Runs language models of the Mistral and Llama families on the CPU.
 ///
@@ -25,10 +28,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 #[command(
     name = "torchless",
     version,
-    long_version = concat!(
-        env!("CARGO_PKG_VERSION"), " (", env!("TORCHLESS_REVISION"), ")\n",
-        env!("TORCHLESS_RUSTC"), "\n", env!("TORCHLESS_TARGET"),
-    ),
+    long_version = LONG_VERSION.as_str(),
     override_usage = "torchless <COMMAND> [OPTIONS]\n       torchless <MODEL> <PROMPT> [OPTIONS]   short for: torchless generate -m MODEL PROMPT",
     after_help = "Examples:\n  \
         torchless generate \"The capital of France is\"\n  \
@@ -50,7 +50,21 @@ enum Command {
     Inspect(inspect::Args),
     Convert(convert::Args),
     Pull(pull::Args),
+    Kernels(kernels::Args),
 }
+
+/// What `--version` says: everything a bug report needs.
+static LONG_VERSION: LazyLock<String> = LazyLock::new(|| {
+    let (version, revision) = (env!("CARGO_PKG_VERSION"), env!("TORCHLESS_REVISION"));
+    let (rustc, target) = (env!("TORCHLESS_RUSTC"), env!("TORCHLESS_TARGET"));
+    let available: Vec<_> = Isa::ALL.into_iter().filter(|isa| isa.is_available()).map(Isa::name).collect();
+    let chosen = match Kernels::choose(None) {
+        Ok(kernels) => kernels.isa().name().to_owned(),
+        Err(e) => e.to_string(),
+    };
+    let kernels = format!("kernels: {chosen} (this CPU has {})", available.join(", "));
+    format!("{version} ({revision})\n{rustc}, {target}\n{kernels}")
+});
 
 /// The exit code after Ctrl-C: 128 + SIGINT, as shells have it.
 const INTERRUPTED: u8 = 130;
@@ -66,6 +80,7 @@ pub fn main() -> ExitCode {
         Command::Inspect(args) => inspect::run(args),
         Command::Convert(args) => convert::run(args),
         Command::Pull(args) => pull::run(args),
+        Command::Kernels(args) => kernels::run(&args),
     };
     match result {
         Ok(()) if interrupt::happened() => ExitCode::from(INTERRUPTED),
