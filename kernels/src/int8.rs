@@ -300,8 +300,7 @@ fn sixteen_dots<K: Int8>(
 #[inline(always)]
 pub(crate) fn any_outlier<'a>(outliers: impl IntoIterator<Item = &'a Outlier>) -> bool {
     // Without a branch for each.
-    let high = outliers.into_iter().fold(0, |any, o| any | u32::from_ne_bytes(o.high.map(|h| h as u8)));
-    high != 0
+    outliers.into_iter().fold(0, |any, outlier| any | outlier.high_bits()) != 0
 }
 
 /// Many tokens: panels of 32 rows × up to 32 groups are packed, and each meets every token.

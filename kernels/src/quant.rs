@@ -48,6 +48,12 @@ impl Outlier {
         self.high == [0; QUAD]
     }
 
+    /// The high parts as they lie in memory.
+    #[inline(always)]
+    pub(crate) fn high_bits(&self) -> i32 {
+        i32::from_ne_bytes(self.high.map(|h| h as u8))
+    }
+
     /// The position in the group of its first value.
     #[inline(always)]
     pub(crate) fn start(&self) -> usize {
@@ -82,7 +88,8 @@ impl Outlier {
     /// The four weights of a group that meet the high parts.
     #[inline(always)]
     pub(crate) fn weights(&self, w: &[i8; GROUP]) -> [i8; QUAD] {
-        w.as_chunks().0[self.quad as usize]
+        // The remainder spares the check of the index.
+        w.as_chunks().0[self.quad as usize % (GROUP / QUAD)]
     }
 }
 

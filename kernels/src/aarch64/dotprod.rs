@@ -133,7 +133,7 @@ fn sixteen_rows<const N: usize>(
 #[inline]
 #[target_feature(enable = "neon,dotprod")]
 fn outlier_rows(w: &[[i8; 4]; PANEL_ROWS], first: usize, outlier: &Outlier) -> [int32x4_t; 4] {
-    let high = vreinterpretq_s8_s32(vdupq_n_s32(i32::from_ne_bytes(outlier.high.map(|h| h as u8))));
+    let high = vreinterpretq_s8_s32(vdupq_n_s32(outlier.high_bits()));
     let mut dots = [vdupq_n_s32(0); 4];
     for (dots, w) in dots.iter_mut().zip(w[first..].as_chunks::<4>().0) {
         // SAFETY: four rows of four bytes.

@@ -368,7 +368,7 @@ fn eight_rows<const N: usize>(panel: &Panel, first: usize, x: &[Block; N], g: us
 #[inline]
 #[target_feature(enable = "neon")]
 fn add_outlier(w: &[[i8; 4]; PANEL_ROWS], first: usize, outlier: &Outlier, sums: &mut [int32x4_t; 4]) {
-    let high = vreinterpret_s8_s32(vdup_n_s32(i32::from_ne_bytes(outlier.high.map(|h| h as u8))));
+    let high = vreinterpret_s8_s32(vdup_n_s32(outlier.high_bits()));
     for (sums, w) in sums.iter_mut().zip(w[first..].as_chunks::<2>().0) {
         // SAFETY: two rows of four bytes.
         let products = vmull_s8(unsafe { vld1_s8(w.as_ptr().cast()) }, high);

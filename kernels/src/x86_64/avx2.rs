@@ -378,7 +378,7 @@ fn eight_dots(w: &[Group; 8], x: &[Group; 8], outliers: &[Outlier; 8]) -> __m256
 #[target_feature(enable = "avx2")]
 fn outlier_dots(w: &[Group; 8], outliers: &[Outlier; 8]) -> __m256i {
     let w = |i: usize| i32::from_ne_bytes(outliers[i].weights(&w[i]).map(|w| w as u8));
-    let high = |i: usize| i32::from_ne_bytes(outliers[i].high.map(|h| h as u8));
+    let high = |i: usize| outliers[i].high_bits();
     let w = _mm256_setr_epi32(w(0), w(1), w(2), w(3), w(4), w(5), w(6), w(7));
     let high = _mm256_setr_epi32(high(0), high(1), high(2), high(3), high(4), high(5), high(6), high(7));
     _mm256_slli_epi32::<7>(quad_dots(w, high))

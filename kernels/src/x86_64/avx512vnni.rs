@@ -2,7 +2,7 @@
 
 use super::PREFETCH;
 use crate::half::f16;
-use crate::int8::{Block, Group, Int8, PANEL_ROWS, Sixteen, any_outlier};
+use crate::int8::{Block, Group, Int8, PANEL_ROWS, Sixteen};
 use crate::quant::Outlier;
 use crate::scalar::LANES;
 use crate::simd::Simd;
@@ -249,13 +249,23 @@ fn dots(w: &[Group; LANES], x: &Sixteen) -> __m512i {
     }
     // SAFETY: 16 sums.
     let sums = unsafe { _mm512_loadu_si512(x.sums.as_ptr().cast()) };
-    // Each w was 128 too large: take 128·Σx off. The outliers' high parts count 128 times as well.
-    let mut times128 = _mm512_sub_epi32(_mm512_setzero_si512(), sums);
-    if any_outlier(x.outliers) {
-        let w = _mm512_xor_si512(outlier_weights(w, x.outliers), flip);
-        times128 = _mm512_dpbusd_epi32(times128, w, high_parts(x.outliers));
+    // Each w was 128 too large: take 128·Σx off.
+    let dots = _mm512_sub_epi32(sum_each(&parts), _mm512_slli_epi32::<7>(sums));
+    let high = high_parts(x.outliers);
+    match _mm512_test_epi32_mask(high, high) {
+        0 => dots,
+        _ => add_outliers(dots, w, x.outliers, high),
     }
-    _mm512_add_epi32(sum_each(&parts), _mm512_slli_epi32::<7>(times128))
+}
+
+/// Adds the products of the high parts, 128 times. Not inlined: the compiler would load the weights before asking
+/// whether they are needed.
+#[inline(never)]
+#[target_feature(enable = "avx512f,avx512vnni,avx512bw")]
+fn add_outliers(dots: __m512i, w: &[Group; LANES], outliers: &[Outlier; LANES], high: __m512i) -> __m512i {
+    let w = _mm512_xor_si512(outlier_weights(w, outliers), _mm512_set1_epi8(-128));
+    let products = _mm512_dpbusd_epi32(_mm512_setzero_si512(), w, high);
+    _mm512_add_epi32(dots, _mm512_slli_epi32::<7>(products))
 }
 
 /// Lane `i`: the quad of `w[i]` that meets the high parts of `outliers[i]`.
@@ -374,20 +384,10 @@ fn tile<const N: usize>(
     }
     for g in 0..groups {
         let (panel, inverse) = (&panel[g], &inverse[g]);
-        // Each w is 128 too large: start at −128·Σx, and add the products of the outliers' high parts.
+        // Each w is 128 too large: start at −128·Σx.
         let mut dots = [[_mm512_setzero_si512(); 2]; N];
         for t in 0..N {
             dots[t] = [_mm512_set1_epi32(x[t].sums[g] * -128); 2];
-        }
-        // One branch for all tokens: one for each is harder to predict than two instructions are slow.
-        let mut outliers = [Outlier::default(); N];
-        for t in 0..N {
-            outliers[t] = x[t].outliers[g];
-        }
-        if any_outlier(&outliers) {
-            for t in 0..N {
-                dots[t] = start(panel, x[t].sums[g], &outliers[t]);
-            }
         }
         let mut values = [std::ptr::null::<[i8; 4]>(); N];
         for t in 0..N {
@@ -406,6 +406,16 @@ fn tile<const N: usize>(
                     dots[t][0] = _mm512_dpbusd_epi32(dots[t][0], w[0], x);
                     dots[t][1] = _mm512_dpbusd_epi32(dots[t][1], w[1], x);
                 }
+            }
+        }
+        // One branch for all tokens: one for each is harder to predict than two instructions are slow.
+        let mut any = 0;
+        for t in 0..N {
+            any |= x[t].outliers[g].high_bits();
+        }
+        if any != 0 {
+            for t in 0..N {
+                add_outlier(panel, &x[t].outliers[g], &mut dots[t]);
             }
         }
         let inverse = load(inverse);
@@ -427,19 +437,18 @@ fn tile<const N: usize>(
     }
 }
 
-/// `128·(Σ_j w[4·quad + j]·high[j] − sum)` of a panel's rows.
+/// Adds `128·Σ_j w[4·quad + j]·high[j]` to the dot products of a panel's rows.
 #[inline]
 #[target_feature(enable = "avx512f,avx512vnni")]
-fn start(panel: &Panel, sum: i32, outlier: &Outlier) -> [__m512i; 2] {
-    let high = _mm512_set1_epi32(i32::from_ne_bytes(outlier.high.map(|h| h as u8)));
-    let w = &panel.0[outlier.quad as usize];
+fn add_outlier(panel: &Panel, outlier: &Outlier, dots: &mut [__m512i; 2]) {
+    let high = _mm512_set1_epi32(outlier.high_bits());
+    let w = &panel.0[outlier.quad as usize % 16];
     // SAFETY: 32 rows, aligned as Panel is.
     let w = unsafe { [_mm512_load_si512(w.as_ptr().cast()), _mm512_load_si512(w.as_ptr().add(16).cast())] };
-    let sum = _mm512_set1_epi32(-sum);
-    [
-        _mm512_slli_epi32::<7>(_mm512_dpbusd_epi32(sum, w[0], high)),
-        _mm512_slli_epi32::<7>(_mm512_dpbusd_epi32(sum, w[1], high)),
-    ]
+    for (dots, w) in dots.iter_mut().zip(w) {
+        let products = _mm512_dpbusd_epi32(_mm512_setzero_si512(), w, high);
+        *dots = _mm512_add_epi32(*dots, _mm512_slli_epi32::<7>(products));
+    }
 }
 
 /// Both halves of a panel's rows.
