@@ -376,7 +376,8 @@ fn tile<const N: usize>(
     let groups = panel.len();
     assert_eq!(inverse.len(), groups);
     for x in x {
-        assert_eq!([x.values.len(), x.scales.len(), x.sums.len(), x.outliers.len()], [groups; 4]);
+        assert_eq!((x.values.len(), x.scales.len()), (groups, groups));
+        assert_eq!((x.sums.len(), x.outliers.len()), (groups, groups));
     }
     let mut sums = [[_mm512_setzero_ps(); 2]; N];
     for (sums, acc) in sums.iter_mut().zip(acc.iter()) {
@@ -384,10 +385,21 @@ fn tile<const N: usize>(
     }
     for g in 0..groups {
         let (panel, inverse) = (&panel[g], &inverse[g]);
-        // Each w is 128 too large: start at −128·Σx.
-        let mut dots = [[_mm512_setzero_si512(); 2]; N];
+        // One branch for all tokens: one for each is harder to predict than two instructions are slow.
+        let mut any = 0;
         for t in 0..N {
-            dots[t] = [_mm512_set1_epi32(x[t].sums[g] * -128); 2];
+            any |= x[t].outliers[g].high_bits();
+        }
+        // Each w is 128 too large: start at −128·Σx, and with what the outliers' high parts add.
+        let mut dots = [[_mm512_setzero_si512(); 2]; N];
+        if any == 0 {
+            for t in 0..N {
+                dots[t] = [_mm512_set1_epi32(x[t].sums[g] * -128); 2];
+            }
+        } else {
+            for t in 0..N {
+                dots[t] = start(panel, x[t].sums[g], &x[t].outliers[g]);
+            }
         }
         let mut values = [std::ptr::null::<[i8; 4]>(); N];
         for t in 0..N {
@@ -406,16 +418,6 @@ fn tile<const N: usize>(
                     dots[t][0] = _mm512_dpbusd_epi32(dots[t][0], w[0], x);
                     dots[t][1] = _mm512_dpbusd_epi32(dots[t][1], w[1], x);
                 }
-            }
-        }
-        // One branch for all tokens: one for each is harder to predict than two instructions are slow.
-        let mut any = 0;
-        for t in 0..N {
-            any |= x[t].outliers[g].high_bits();
-        }
-        if any != 0 {
-            for t in 0..N {
-                add_outlier(panel, &x[t].outliers[g], &mut dots[t]);
             }
         }
         let inverse = load(inverse);
@@ -437,18 +439,17 @@ fn tile<const N: usize>(
     }
 }
 
-/// Adds `128·Σ_j w[4·quad + j]·high[j]` to the dot products of a panel's rows.
+/// `128·(Σ_j w[4·quad + j]·high[j] − sum)` of a panel's rows.
 #[inline]
 #[target_feature(enable = "avx512f,avx512vnni")]
-fn add_outlier(panel: &Panel, outlier: &Outlier, dots: &mut [__m512i; 2]) {
-    let high = _mm512_set1_epi32(outlier.high_bits());
+fn start(panel: &Panel, sum: i32, outlier: &Outlier) -> [__m512i; 2] {
+    let (high, sum) = (_mm512_set1_epi32(outlier.high_bits()), _mm512_set1_epi32(-sum));
+    // The remainder spares the check of the index.
     let w = &panel.0[outlier.quad as usize % 16];
     // SAFETY: 32 rows, aligned as Panel is.
     let w = unsafe { [_mm512_load_si512(w.as_ptr().cast()), _mm512_load_si512(w.as_ptr().add(16).cast())] };
-    for (dots, w) in dots.iter_mut().zip(w) {
-        let products = _mm512_dpbusd_epi32(_mm512_setzero_si512(), w, high);
-        *dots = _mm512_add_epi32(*dots, _mm512_slli_epi32::<7>(products));
-    }
+    let half = |w| _mm512_slli_epi32::<7>(_mm512_dpbusd_epi32(sum, w, high));
+    [half(w[0]), half(w[1])]
 }
 
 /// Both halves of a panel's rows.
