@@ -6,8 +6,10 @@
 
 use crate::half::f16;
 use crate::mat::MatMut;
-use crate::quant::{GROUP, QMatrix, QuantizedRow, TINY};
-use crate::scalar::{self, EXP_LN2_HI, EXP_LN2_LO, EXP_MAX, EXP_MIN, EXP_POLY, EXP_ROUND, LANES};
+use crate::quant::{GROUP, Outlier, QMatrix, QUAD, QuantizedRow, TINY};
+use crate::scalar::{
+    self, EXP_LN2_HI, EXP_LN2_LO, EXP_MAX, EXP_MIN, EXP_POLY, EXP_ROUND, LANES, OUTLIER_RATIO,
+};
 use crate::simd::Simd;
 
 /// The start of `[T::default(); N]` replaced by `x`.
@@ -141,38 +143,95 @@ fn load_group<S: Simd>(s: S, x: &[f32]) -> [S::F32; 4] {
 fn quantize_blocks<S: Simd>(
     s: S,
     len: usize,
-    out: QuantizedRow,
+    mut out: QuantizedRow,
     group: impl Fn(usize, usize) -> [S::F32; 4],
 ) {
-    let (groups, tail) = out.values.as_chunks_mut::<GROUP>();
-    for (g, values) in groups.iter_mut().enumerate() {
-        (out.scales[g], out.sums[g]) = quantize_group(s, group(g * GROUP, GROUP), values);
+    let whole = len / GROUP;
+    for g in 0..whole {
+        let x = group(g * GROUP, GROUP);
+        let quantized = quantize_group(s, x, &mut out.values.as_chunks_mut::<GROUP>().0[g]);
+        out.set(g, quantized);
     }
+    let tail = whole * GROUP..len;
     if !tail.is_empty() {
-        let (g, mut values) = (groups.len(), [0; GROUP]);
-        (out.scales[g], out.sums[g]) = quantize_group(s, group(g * GROUP, len - g * GROUP), &mut values);
-        tail.copy_from_slice(&values[..tail.len()]);
+        let mut values = [0; GROUP];
+        let quantized = quantize_group(s, group(tail.start, tail.len()), &mut values);
+        out.set(whole, quantized);
+        out.values[tail.clone()].copy_from_slice(&values[..tail.len()]);
     }
 }
 
 #[inline(always)]
-fn quantize_group<S: Simd>(s: S, x: [S::F32; 4], q: &mut [i8; GROUP]) -> (f32, i32) {
-    let [a, b, c, d] = x;
-    let (ab, cd) = (s.max_i32(s.abs_bits(a), s.abs_bits(b)), s.max_i32(s.abs_bits(c), s.abs_bits(d)));
-    let bits = s.largest_i32(s.max_i32(ab, cd));
-    let absmax = f32::from_bits(bits as u32);
-    if bits >= f32::INFINITY.to_bits() as i32 || absmax < TINY {
+fn quantize_group<S: Simd>(s: S, x: [S::F32; 4], q: &mut [i8; GROUP]) -> (f32, i32, Outlier) {
+    let absmax = f32::from_bits(largest_bits(s, &x));
+    if !absmax.is_finite() || absmax < TINY {
         q.fill(0);
-        return (if absmax < TINY { 0.0 } else { f32::NAN }, 0);
+        return (if absmax < TINY { 0.0 } else { f32::NAN }, 0, Outlier::default());
     }
-    let inverse = s.splat(127.0 / absmax);
+    let outlier = outlier_quad(s, &x, absmax);
+    let limit = match outlier {
+        Some(quad) => scalar::max(largest_outside(s, &x, quad), absmax / 128.0),
+        None => absmax,
+    };
+    let inverse = s.splat(127.0 / limit);
     let mut sum = s.round(s.splat(0.0));
-    for (x, q) in x.iter().zip(q.as_chunks_mut().0) {
+    let mut whole = [0; GROUP];
+    for ((x, q), whole) in x.iter().zip(q.as_chunks_mut().0).zip(whole.as_chunks_mut().0) {
         let rounded = s.round(s.mul(*x, inverse));
         s.store_i8(rounded, q);
+        s.store_i32(rounded, whole);
         sum = s.add_i32(sum, rounded);
     }
-    (absmax / 127.0, s.sum_i32(sum))
+    let outlier = match outlier {
+        Some(quad) => {
+            let values = whole[quad * QUAD..].iter().copied();
+            Outlier::split(values, quad, &mut q[quad * QUAD..])
+        }
+        None => Outlier::default(),
+    };
+    (limit / 127.0, s.sum_i32(sum), outlier)
+}
+
+/// The bits of the largest absolute value. As integers these order as the floats do, and a NaN lies above infinity.
+#[inline(always)]
+fn largest_bits<S: Simd>(s: S, [a, b, c, d]: &[S::F32; 4]) -> u32 {
+    let (ab, cd) = (s.max_i32(s.abs_bits(*a), s.abs_bits(*b)), s.max_i32(s.abs_bits(*c), s.abs_bits(*d)));
+    s.largest_i32(s.max_i32(ab, cd)) as u32
+}
+
+/// The quad that holds every value above `absmax / 1.5`, if one does. Rounding keeps order: the largest value outside
+/// the quad of `absmax` decides, so this is the test of the reference.
+#[inline(always)]
+fn outlier_quad<S: Simd>(s: S, x: &[S::F32; 4], absmax: f32) -> Option<usize> {
+    let mut large = 0u64;
+    for (i, x) in x.iter().enumerate() {
+        let x = s.mul(*x, s.splat(OUTLIER_RATIO));
+        let (above, below) = (s.mask_gt(x, s.splat(absmax)), s.mask_gt(s.splat(-absmax), x));
+        large |= u64::from(above | below) << (LANES * i);
+    }
+    let quad = large.trailing_zeros() as usize / QUAD;
+    (large >> (quad * QUAD) < 1 << QUAD).then_some(quad)
+}
+
+/// 1 everywhere but in the quad in the middle.
+const OUTSIDE: [f32; 2 * GROUP - QUAD] = {
+    let mut ones = [1.0; 2 * GROUP - QUAD];
+    let mut i = GROUP - QUAD;
+    while i < GROUP {
+        ones[i] = 0.0;
+        i += 1;
+    }
+    ones
+};
+
+/// The largest absolute value outside a quad; all values must be finite.
+#[inline(always)]
+fn largest_outside<S: Simd>(s: S, x: &[S::F32; 4], quad: usize) -> f32 {
+    let mut x = *x;
+    for (x, ones) in x.iter_mut().zip(OUTSIDE[GROUP - QUAD - quad * QUAD..].as_chunks().0) {
+        *x = s.mul(*x, s.load(ones));
+    }
+    f32::from_bits(largest_bits(s, &x))
 }
 
 #[inline(always)]

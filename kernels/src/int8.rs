@@ -4,7 +4,7 @@
 //! (prefill) go through [`gemm`], which packs a panel of rows and multiplies it by tile after tile of tokens.
 
 use crate::mat::MatMut;
-use crate::quant::{GROUP, QMatrix, Quantized};
+use crate::quant::{GROUP, Outlier, QMatrix, Quantized};
 use crate::scalar::{self, LANES};
 use crate::simd::Simd;
 use std::mem::MaybeUninit;
@@ -39,9 +39,9 @@ pub(crate) unsafe trait Int8: Copy {
     /// The token of the float lanes.
     fn lanes(self) -> Self::Lanes;
 
-    /// Lane `i`: `Σ_k w[i][k]·x[i][k]`; `sums[i]` is `Σ_k x[i][k]`. Reads `w` from memory for the first time: this is
-    /// the place to prefetch what follows it.
-    fn dots(self, w: &[Group; LANES], x: &[Group; LANES], sums: &[i32; LANES]) -> <Self::Lanes as Simd>::I32;
+    /// Lane `i`: `Σ_k w[i][k]·x[i][k]`, `x` with its outliers. Reads `w` from memory for the first time: this is the
+    /// place to prefetch what follows it.
+    fn dots(self, w: &[Group; LANES], x: &Sixteen) -> <Self::Lanes as Simd>::I32;
 
     /// `acc[r] += rows[r·n + g]` for each `g < n` in order; `rows` is `[16][n]`.
     #[inline(always)]
@@ -70,25 +70,44 @@ pub(crate) unsafe trait Int8: Copy {
     );
 }
 
+/// Sixteen consecutive groups of one token, their scales aside.
+pub(crate) struct Sixteen<'a> {
+    pub values: &'a [Group; LANES],
+    /// For those who add 128 to the weights.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+    pub sums: &'a [i32; LANES],
+    pub outliers: &'a [Outlier; LANES],
+}
+
 /// Some consecutive groups of one token.
 #[derive(Clone, Copy)]
 pub(crate) struct Block<'a> {
     pub values: &'a [Group],
     pub scales: &'a [f32],
     pub sums: &'a [i32],
+    pub outliers: &'a [Outlier],
 }
 
 impl<'a> Block<'a> {
     #[inline(always)]
     fn new(x: &Quantized<'a>, token: usize, groups: Range<usize>) -> Self {
-        let values = x.token_values(token).as_chunks().0;
-        Self { values, scales: x.token_scales(token), sums: x.token_sums(token) }.part(groups)
+        let whole = Self {
+            values: x.token_values(token).as_chunks().0,
+            scales: x.token_scales(token),
+            sums: x.token_sums(token),
+            outliers: x.token_outliers(token),
+        };
+        whole.part(groups)
     }
 
     #[inline(always)]
     fn part(self, groups: Range<usize>) -> Self {
-        let (scales, sums) = (&self.scales[groups.clone()], &self.sums[groups.clone()]);
-        Self { values: &self.values[groups], scales, sums }
+        Self {
+            values: &self.values[groups.clone()],
+            scales: &self.scales[groups.clone()],
+            sums: &self.sums[groups.clone()],
+            outliers: &self.outliers[groups],
+        }
     }
 }
 
@@ -180,11 +199,16 @@ struct Extended {
     values: [Group; SHORT + LANES],
     scales: [f32; SHORT + LANES],
     sums: [i32; SHORT + LANES],
+    outliers: [Outlier; SHORT + LANES],
 }
 
 impl Extended {
-    const EMPTY: Self =
-        Self { values: [[0; GROUP]; SHORT + LANES], scales: [0.0; SHORT + LANES], sums: [0; SHORT + LANES] };
+    const EMPTY: Self = Self {
+        values: [[0; GROUP]; SHORT + LANES],
+        scales: [0.0; SHORT + LANES],
+        sums: [0; SHORT + LANES],
+        outliers: [Outlier { high: [0; 4], quad: 0 }; SHORT + LANES],
+    };
 
     #[inline(always)]
     fn extend<'a>(&'a mut self, x: Block<'a>) -> Block<'a> {
@@ -195,9 +219,15 @@ impl Extended {
         let len = period + LANES - 1;
         for i in 0..len {
             let g = i % period;
-            (self.values[i], self.scales[i], self.sums[i]) = (x.values[g], x.scales[g], x.sums[g]);
+            (self.values[i], self.scales[i]) = (x.values[g], x.scales[g]);
+            (self.sums[i], self.outliers[i]) = (x.sums[g], x.outliers[g]);
         }
-        Block { values: &self.values[..len], scales: &self.scales[..len], sums: &self.sums[..len] }
+        Block {
+            values: &self.values[..len],
+            scales: &self.scales[..len],
+            sums: &self.sums[..len],
+            outliers: &self.outliers[..len],
+        }
     }
 }
 
@@ -244,21 +274,33 @@ fn sixteen_dots<K: Int8>(
     period: usize,
 ) -> [f32; LANES] {
     let s = k.lanes();
-    let run = (x.values[at..].first_chunk(), x.scales[at..].first_chunk(), x.sums[at..].first_chunk());
-    let (dots, x_scale) = if let (Some(values), Some(scales), Some(sums)) = run {
-        (k.dots(w, values, sums), s.load(scales))
+    let run = (x.values[at..].first_chunk(), x.sums[at..].first_chunk(), x.outliers[at..].first_chunk());
+    let (dots, x_scale) = if let ((Some(values), Some(sums), Some(outliers)), Some(scales)) =
+        (run, x.scales[at..].first_chunk())
+    {
+        (k.dots(w, &Sixteen { values, sums, outliers }), s.load(scales))
     } else {
-        let (mut values, mut scales, mut sums) = ([[0; GROUP]; LANES], [0.0; LANES], [0; LANES]);
+        let (mut values, mut sums, mut scales) = ([[0; GROUP]; LANES], [0; LANES], [0.0; LANES]);
+        let mut outliers = [Outlier::default(); LANES];
         for i in 0..LANES {
             let g = (at + i) % period;
-            (values[i], scales[i], sums[i]) = (x.values[g], x.scales[g], x.sums[g]);
+            (values[i], scales[i], sums[i], outliers[i]) =
+                (x.values[g], x.scales[g], x.sums[g], x.outliers[g]);
         }
-        (k.dots(w, &values, &sums), s.load(&scales))
+        let x = Sixteen { values: &values, sums: &sums, outliers: &outliers };
+        (k.dots(w, &x), s.load(&scales))
     };
     let inverse = s.div(s.splat(1.0), s.load(scale));
     let mut products = [0.0; LANES];
     s.store(s.mul(s.to_f32(dots), s.mul(inverse, x_scale)), &mut products);
     products
+}
+
+/// Whether any of some groups has an outlier.
+#[inline(always)]
+pub(crate) fn any_outlier<'a>(outliers: impl IntoIterator<Item = &'a Outlier>) -> bool {
+    // Without a branch for each.
+    outliers.into_iter().fold(0, |any, outlier| any | outlier.high_bits()) != 0
 }
 
 /// Many tokens: panels of 32 rows × up to 32 groups are packed, and each meets every token.

@@ -35,7 +35,7 @@ mod x86_64;
 pub use dispatch::{Isa, IsaError, Kernels};
 pub use half;
 pub use mat::MatMut;
-pub use quant::{GROUP, QMatrix, Quantized, QuantizedBuf, QuantizedMut, QuantizedRow, TINY};
+pub use quant::{GROUP, Outlier, QMatrix, QUAD, Quantized, QuantizedBuf, QuantizedMut, QuantizedRow, TINY};
 pub use sgemm::sgemm;
 
 use half::f16;

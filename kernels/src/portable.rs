@@ -1,8 +1,8 @@
 //! For any CPU: the `wide` crate's vectors, compiled for what the target guarantees (SSE2 on x86-64, NEON on aarch64).
 
 use crate::half::f16;
-use crate::int8::{Block, Group, Int8, PANEL_ROWS};
-use crate::quant::GROUP;
+use crate::int8::{Block, Group, Int8, PANEL_ROWS, Sixteen};
+use crate::quant::{GROUP, Outlier};
 use crate::scalar::{self, LANES};
 use crate::simd::Simd;
 use std::array::from_fn;
@@ -111,6 +111,10 @@ impl Simd for Portable {
         v & x.simd_ge(bound)
     }
     #[inline(always)]
+    fn mask_gt(self, a: f32x16, b: f32x16) -> u16 {
+        a.simd_gt(b).to_bitmask() as u16
+    }
+    #[inline(always)]
     fn any_eq(self, a: f32x16, b: f32x16) -> bool {
         a.simd_eq(b).any()
     }
@@ -153,6 +157,10 @@ impl Simd for Portable {
         v.reduce_max()
     }
     #[inline(always)]
+    fn store_i32(self, v: i32x16, out: &mut [i32; LANES]) {
+        *out = v.to_array();
+    }
+    #[inline(always)]
     fn store_i8(self, v: i32x16, out: &mut [i8; LANES]) {
         *out = v.to_array().map(|v| v as i8);
     }
@@ -176,8 +184,8 @@ unsafe impl Int8 for Portable {
     }
 
     #[inline(always)]
-    fn dots(self, w: &[Group; LANES], x: &[Group; LANES], _: &[i32; LANES]) -> i32x16 {
-        i32x16::new(from_fn(|i| dot(&w[i], &x[i])))
+    fn dots(self, w: &[Group; LANES], x: &Sixteen) -> i32x16 {
+        i32x16::new(from_fn(|i| dot(&w[i], &x.values[i]) + x.outliers[i].dot(&w[i])))
     }
 
     #[inline(always)]
@@ -200,8 +208,9 @@ unsafe impl Int8 for Portable {
         acc: &mut [[f32; PANEL_ROWS]; N],
     ) {
         for (g, (panel, inverse)) in panel.iter().zip(inverse).enumerate() {
+            let wide = x.map(|x| widen(&x.values[g], &x.outliers[g]));
             for first in (0..PANEL_ROWS).step_by(8) {
-                let dots = eight_rows(panel, first, x.map(|x| &x.values[g]));
+                let dots = eight_rows(panel, first, &wide);
                 for ((acc, dots), x) in acc.iter_mut().zip(dots).zip(x) {
                     let rows = first..first + 8;
                     let scale = f32x8::from(&inverse[rows.clone()]) * x.scales[g];
@@ -213,15 +222,24 @@ unsafe impl Int8 for Portable {
     }
 }
 
+/// A group's values as i16, its outlier's whole.
+#[inline(always)]
+fn widen(x: &Group, outlier: &Outlier) -> [i16; GROUP] {
+    let mut wide = x.map(i16::from);
+    if !outlier.is_none() {
+        wide.as_chunks_mut().0[outlier.quad as usize] = outlier.join(x);
+    }
+    wide
+}
+
 /// The dot products of eight rows of a panel with `N` tokens.
 #[inline(always)]
-fn eight_rows<const N: usize>(panel: &Panel, first: usize, x: [&Group; N]) -> [i32x8; N] {
-    let x = x.map(|x| x.as_chunks::<2>().0);
+fn eight_rows<const N: usize>(panel: &Panel, first: usize, x: &[[i16; GROUP]; N]) -> [i32x8; N] {
     let mut dots = [i32x8::splat(0); N];
     for (k, w) in panel.0.iter().enumerate() {
         let w = i16x16::from(w[first..first + 8].as_flattened());
         for (dot, x) in dots.iter_mut().zip(x) {
-            let [low, high] = x[k].map(i16::from);
+            let [low, high] = x.as_chunks::<2>().0[k];
             let pair = i32x8::splat(i32::from(high) << 16 | i32::from(low as u16));
             *dot += w.dot(i16x16::from_ne_bytes(pair.to_ne_bytes()));
         }

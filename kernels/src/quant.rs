@@ -3,12 +3,95 @@
 //! Two conventions meet here. *Weights* come from a file: the stored scale is `127 / max|w|` of the group, so a
 //! weight is `q / scale`, and groups run over the flattened matrix. *Activations* are quantised on the fly: the scale
 //! is `max|x| / 127`, an activation is `q * scale`, and groups start anew with each token.
+//!
+//! The activations of a language model have single channels many times as large as their neighbours (Dettmers et al.
+//! 2022), and with one scale such a channel takes the precision of the 63 others. So where the largest quad of a group
+//! (4 values side by side) is at least 1.5 times as large as the rest, the rest sets the scale and that quad alone gets
+//! 14 bits: an [`Outlier`] record holds what does not fit in its bytes.
 
 use crate::mat::MatMut;
 use std::ops::Range;
 
 /// Values that share a scale.
 pub const GROUP: usize = 64;
+
+/// Values that an [`Outlier`] extends: a quad starts at a multiple of 4 in its group, and a token's last may be short.
+pub const QUAD: usize = 4;
+
+/// The high parts of a group's largest quad: its activations are `(value + 128·high) * scale`.
+///
+/// Where `high` is all zeros, which most groups of most models are, the group has no outlier, and `quad` is 0.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Outlier {
+    /// What to multiply by 128 for each value of the quad, −127..=127.
+    pub high: [i8; QUAD],
+    /// Which quad of the group, 0..16.
+    pub quad: u32,
+}
+
+impl Outlier {
+    /// Splits the values of quad `quad`, −16256..=16256 each, into high parts and `low`, −64..=63 each.
+    #[inline(always)]
+    pub(crate) fn split(values: impl Iterator<Item = i32>, quad: usize, low: &mut [i8]) -> Self {
+        let mut high = [0; QUAD];
+        for ((high, low), v) in high.iter_mut().zip(low).zip(values) {
+            *high = ((v + 64) >> 7) as i8;
+            *low = (v - 128 * i32::from(*high)) as i8;
+        }
+        Self { high, quad: quad as u32 }
+    }
+
+    /// Whether there is none.
+    #[inline(always)]
+    pub(crate) fn is_none(&self) -> bool {
+        self.high == [0; QUAD]
+    }
+
+    /// The high parts as they lie in memory.
+    #[inline(always)]
+    pub(crate) fn high_bits(&self) -> i32 {
+        i32::from_ne_bytes(self.high.map(|h| h as u8))
+    }
+
+    /// The position in the group of its first value.
+    #[inline(always)]
+    pub(crate) fn start(&self) -> usize {
+        self.quad as usize * QUAD
+    }
+
+    /// What to add to value `k` of the group.
+    pub(crate) fn extra(&self, k: usize) -> i32 {
+        if k / QUAD == self.quad as usize { 128 * i32::from(self.high[k % QUAD]) } else { 0 }
+    }
+
+    /// The whole values of the quad, of which `x` holds the group's low parts.
+    #[inline(always)]
+    pub(crate) fn join(&self, x: &[i8; GROUP]) -> [i16; QUAD] {
+        let mut whole = [0; QUAD];
+        for ((whole, low), high) in whole.iter_mut().zip(&x[self.start()..][..QUAD]).zip(self.high) {
+            *whole = i16::from(*low) + 128 * i16::from(high);
+        }
+        whole
+    }
+
+    /// `128·Σ_j high[j]·w[4·quad + j]`
+    #[inline(always)]
+    pub(crate) fn dot(&self, w: &[i8; GROUP]) -> i32 {
+        if self.is_none() {
+            return 0;
+        }
+        let products = self.weights(w).into_iter().zip(self.high).map(|(w, h)| i32::from(w) * i32::from(h));
+        128 * products.sum::<i32>()
+    }
+
+    /// The four weights of a group that meet the high parts.
+    #[inline(always)]
+    pub(crate) fn weights(&self, w: &[i8; GROUP]) -> [i8; QUAD] {
+        // The remainder spares the check of the index.
+        w.as_chunks().0[self.quad as usize % (GROUP / QUAD)]
+    }
+}
 
 /// Below this absolute maximum (2⁻¹⁰⁰) a group of activations counts as zeros: its scale would leave the normal range.
 pub const TINY: f32 = f32::from_bits(27 << 23);
@@ -67,6 +150,7 @@ pub struct Quantized<'a> {
     values: &'a [i8],
     scales: &'a [f32],
     sums: &'a [i32],
+    outliers: &'a [Outlier],
     tokens: usize,
     cols: usize,
 }
@@ -87,19 +171,25 @@ impl<'a> Quantized<'a> {
         self.cols.div_ceil(GROUP)
     }
 
-    /// `[tokens][cols]` values in −127..=127.
+    /// `[tokens][cols]` values in −127..=127, an outlier's low part among them.
     pub fn values(&self) -> &'a [i8] {
         self.values
     }
 
-    /// `[tokens][groups]` scales: an activation is `value * scale`.
+    /// `[tokens][groups]` scales: an activation is `value * scale`, with its outlier's part `(value + 128·high) * scale`.
     pub fn scales(&self) -> &'a [f32] {
         self.scales
     }
 
-    /// `[tokens][groups]` sums of a group's values, for kernels that work with an offset of 128.
+    /// `[tokens][groups]` sums of a group's values, outliers' high parts included, for kernels that work with an
+    /// offset of 128.
     pub fn sums(&self) -> &'a [i32] {
         self.sums
+    }
+
+    /// `[tokens][groups]` outliers.
+    pub fn outliers(&self) -> &'a [Outlier] {
+        self.outliers
     }
 
     /// The values of one token.
@@ -110,6 +200,11 @@ impl<'a> Quantized<'a> {
     /// The sums of one token's groups.
     pub fn token_sums(&self, token: usize) -> &'a [i32] {
         &self.sums[token * self.groups()..][..self.groups()]
+    }
+
+    /// The outliers of one token's groups.
+    pub fn token_outliers(&self, token: usize) -> &'a [Outlier] {
+        &self.outliers[token * self.groups()..][..self.groups()]
     }
 
     /// The scales of one token.
@@ -124,6 +219,7 @@ pub struct QuantizedBuf {
     values: Vec<i8>,
     scales: Vec<f32>,
     sums: Vec<i32>,
+    outliers: Vec<Outlier>,
     cols: usize,
 }
 
@@ -131,12 +227,21 @@ impl QuantizedBuf {
     /// Room for `max_tokens` tokens of `cols` values.
     pub fn new(max_tokens: usize, cols: usize) -> Self {
         let groups = max_tokens * cols.div_ceil(GROUP);
-        Self { values: vec![0; max_tokens * cols], scales: vec![0.0; groups], sums: vec![0; groups], cols }
+        Self {
+            values: vec![0; max_tokens * cols],
+            scales: vec![0.0; groups],
+            sums: vec![0; groups],
+            outliers: vec![Outlier::default(); groups],
+            cols,
+        }
     }
 
     /// Bytes on the heap.
     pub fn bytes(&self) -> usize {
-        self.values.len() + 4 * self.scales.len() + 4 * self.sums.len()
+        size_of_val(&self.values[..])
+            + size_of_val(&self.scales[..])
+            + size_of_val(&self.sums[..])
+            + size_of_val(&self.outliers[..])
     }
 
     /// The first `tokens` tokens, for reading.
@@ -149,6 +254,7 @@ impl QuantizedBuf {
             values: &self.values[..tokens * self.cols],
             scales: &self.scales[..groups],
             sums: &self.sums[..groups],
+            outliers: &self.outliers[..groups],
             tokens,
             cols: self.cols,
         }
@@ -164,6 +270,7 @@ impl QuantizedBuf {
             values: MatMut::new(&mut self.values[..tokens * self.cols], tokens, self.cols),
             scales: MatMut::new(&mut self.scales[..tokens * groups], tokens, groups),
             sums: MatMut::new(&mut self.sums[..tokens * groups], tokens, groups),
+            outliers: MatMut::new(&mut self.outliers[..tokens * groups], tokens, groups),
         }
     }
 }
@@ -173,6 +280,7 @@ pub struct QuantizedMut<'a> {
     values: MatMut<'a, i8>,
     scales: MatMut<'a, f32>,
     sums: MatMut<'a, i32>,
+    outliers: MatMut<'a, Outlier>,
 }
 
 impl<'a> QuantizedMut<'a> {
@@ -195,6 +303,7 @@ impl<'a> QuantizedMut<'a> {
             values: self.values.row(token),
             scales: self.scales.row(token),
             sums: self.sums.row(token),
+            outliers: self.outliers.row(token),
         }
     }
 
@@ -207,7 +316,9 @@ impl<'a> QuantizedMut<'a> {
         let (v0, v1) = self.values.split_cols(col);
         let (s0, s1) = self.scales.split_cols(col / GROUP);
         let (t0, t1) = self.sums.split_cols(col / GROUP);
-        (Self { values: v0, scales: s0, sums: t0 }, Self { values: v1, scales: s1, sums: t1 })
+        let (o0, o1) = self.outliers.split_cols(col / GROUP);
+        let left = Self { values: v0, scales: s0, sums: t0, outliers: o0 };
+        (left, Self { values: v1, scales: s1, sums: t1, outliers: o1 })
     }
 
     /// Splits the block into the first `token` tokens and the rest.
@@ -218,18 +329,22 @@ impl<'a> QuantizedMut<'a> {
         let (v0, v1) = self.values.split_rows(token);
         let (s0, s1) = self.scales.split_rows(token);
         let (t0, t1) = self.sums.split_rows(token);
-        (Self { values: v0, scales: s0, sums: t0 }, Self { values: v1, scales: s1, sums: t1 })
+        let (o0, o1) = self.outliers.split_rows(token);
+        let above = Self { values: v0, scales: s0, sums: t0, outliers: o0 };
+        (above, Self { values: v1, scales: s1, sums: t1, outliers: o1 })
     }
 }
 
-/// Where a quantising kernel puts the groups of one token: slices of `n`, `⌈n/64⌉` and `⌈n/64⌉` elements.
+/// Where a quantising kernel puts the groups of one token: slices of `n` elements (`values`) and `⌈n/64⌉`.
 pub struct QuantizedRow<'a> {
     /// The values, −127..=127.
     pub values: &'a mut [i8],
     /// One scale a group.
     pub scales: &'a mut [f32],
-    /// The sum of each group's values.
+    /// The sum of each group's values, its outlier's high parts included.
     pub sums: &'a mut [i32],
+    /// Each group's outlier.
+    pub outliers: &'a mut [Outlier],
 }
 
 impl QuantizedRow<'_> {
@@ -237,6 +352,13 @@ impl QuantizedRow<'_> {
         assert_eq!(self.values.len(), len, "quantised values");
         assert_eq!(self.scales.len(), len.div_ceil(GROUP), "quantised scales");
         assert_eq!(self.sums.len(), len.div_ceil(GROUP), "quantised sums");
+        assert_eq!(self.outliers.len(), len.div_ceil(GROUP), "quantised outliers");
+    }
+
+    /// Writes what quantising group `g` gave beside its values.
+    #[inline(always)]
+    pub(crate) fn set(&mut self, g: usize, (scale, sum, outlier): (f32, i32, Outlier)) {
+        (self.scales[g], self.sums[g], self.outliers[g]) = (scale, sum, outlier);
     }
 }
 

@@ -6,11 +6,14 @@
 
 use crate::half::f16;
 use crate::mat::MatMut;
-use crate::quant::{GROUP, QMatrix, Quantized, QuantizedRow, TINY, group_end};
+use crate::quant::{GROUP, Outlier, QMatrix, QUAD, Quantized, QuantizedRow, TINY, group_end};
 use std::ops::Range;
 
 /// Running values a float reduction keeps.
 pub const LANES: usize = 16;
+
+/// A quad this many times as large as the rest of its group gets 14 bits.
+pub(crate) const OUTLIER_RATIO: f32 = 1.5;
 
 /// Folds the lanes of a reduction: lane `i` takes lane `i + 8`, then `i + 4`, `i + 2`, `i + 1`.
 pub(crate) fn fold(mut lanes: [f32; LANES], op: impl Fn(f32, f32) -> f32) -> f32 {
@@ -73,45 +76,65 @@ pub(crate) const EXP_POLY: [f32; 6] =
 /// Quantises one token, or some whole groups of one.
 ///
 /// A group that holds a NaN or an infinity gets a NaN scale (and zeros), so that it shows in every result.
-pub fn quantize(x: &[f32], out: QuantizedRow) {
+pub fn quantize(x: &[f32], mut out: QuantizedRow) {
     for (g, x) in x.chunks(GROUP).enumerate() {
-        let q = &mut out.values[g * GROUP..][..x.len()];
-        (out.scales[g], out.sums[g]) = quantize_group(x, q);
+        let group = quantize_group(x, &mut out.values[g * GROUP..][..x.len()]);
+        out.set(g, group);
     }
 }
 
-/// One group (64 values, or the short last one of a token): returns its scale and the sum of its values.
-fn quantize_group(x: &[f32], q: &mut [i8]) -> (f32, i32) {
-    // As integers the absolute values order as the floats do, and a NaN lies above infinity.
-    let bits = x.iter().map(|x| x.to_bits() & 0x7fff_ffff).max().unwrap_or(0);
-    let absmax = f32::from_bits(bits);
-    if bits >= f32::INFINITY.to_bits() || absmax < TINY {
+/// One group (64 values, or the short last one of a token): returns its scale, the sum of its values and its outlier.
+///
+/// A value is `round(x · (127 / limit))`, ties to even, and the scale `limit / 127`. The limit is the largest absolute
+/// value, `top`; but where that is at least 1.5 times the largest outside its quad, `rest`, it is `rest`, or
+/// `top / 128` if that is larger. Then the quad's values, up to 128·127, are split: `high = (v + 64) >> 7`, and what
+/// is left, −64..=63, stays among the values.
+fn quantize_group(x: &[f32], q: &mut [i8]) -> (f32, i32, Outlier) {
+    let (mut top, mut rest, mut quad) = (0, 0, 0);
+    for (j, x) in x.chunks(QUAD).enumerate() {
+        // As integers the absolute values order as the floats do, and a NaN lies above infinity.
+        let largest = x.iter().map(|x| x.to_bits() & 0x7fff_ffff).max().unwrap_or(0);
+        if largest > top {
+            (rest, top, quad) = (top, largest, j);
+        } else {
+            rest = rest.max(largest);
+        }
+    }
+    let absmax = f32::from_bits(top);
+    if top >= f32::INFINITY.to_bits() || absmax < TINY {
         q.fill(0);
-        return (if absmax < TINY { 0.0 } else { f32::NAN }, 0);
+        return (if absmax < TINY { 0.0 } else { f32::NAN }, 0, Outlier::default());
     }
-    let inverse = 127.0 / absmax;
-    let mut sum = 0;
-    for (q, x) in q.iter_mut().zip(x) {
-        *q = (x * inverse).round_ties_even() as i8;
-        sum += i32::from(*q);
+    let rest = f32::from_bits(rest);
+    let stands_out = absmax >= OUTLIER_RATIO * rest;
+    let limit = if stands_out { max(rest, absmax / 128.0) } else { absmax };
+    let inverse = 127.0 / limit;
+    let values = x.iter().map(|x| (x * inverse).round_ties_even() as i32);
+    for (q, v) in q.iter_mut().zip(values.clone()) {
+        *q = v as i8;
     }
-    (absmax / 127.0, sum)
+    let outlier = match stands_out {
+        true => Outlier::split(values.clone().skip(quad * QUAD), quad, &mut q[quad * QUAD..]),
+        false => Outlier::default(),
+    };
+    (limit / 127.0, values.sum(), outlier)
 }
 
 /// `out[t][i] = Σ_g (Σ_k w[rows.start + i][k]·x[t][k]) · (1/w_scale · x_scale)`, groups in ascending order.
 ///
 /// Where `cols % 64 ≠ 0` a weight group and an activation group can end at different places: a piece is what lies in
-/// one of each.
+/// one of each. An activation of a group's outlier is `x[t][k] + 128·high`: the sum stays exact in i32, and being below
+/// 2²⁴ (60·128·127 + 4·128·16256) in f32 as well.
 pub fn matmul_i8(w: &QMatrix, rows: Range<usize>, x: &Quantized, mut out: MatMut<f32>) {
     for t in 0..x.tokens() {
-        let (xq, xs) = (x.token_values(t), x.token_scales(t));
+        let (xq, xs, xo) = (x.token_values(t), x.token_scales(t), x.token_outliers(t));
         for (out, row) in out.row(t).iter_mut().zip(rows.clone()) {
-            *out = dot_i8(w, row, xq, xs);
+            *out = dot_i8(w, row, xq, xs, xo);
         }
     }
 }
 
-fn dot_i8(w: &QMatrix, row: usize, xq: &[i8], xs: &[f32]) -> f32 {
+fn dot_i8(w: &QMatrix, row: usize, xq: &[i8], xs: &[f32], xo: &[Outlier]) -> f32 {
     let cols = 0..w.cols();
     let start = row * w.cols();
     let mut acc = 0.0;
@@ -119,8 +142,12 @@ fn dot_i8(w: &QMatrix, row: usize, xq: &[i8], xs: &[f32]) -> f32 {
     while k < w.cols() {
         let w_end = group_end(start + k, &(0..w.values().len())) - start;
         let end = w_end.min(group_end(k, &cols));
-        let wq = &w.values()[start + k..start + end];
-        let dot: i32 = wq.iter().zip(&xq[k..end]).map(|(&w, &x)| i32::from(w) * i32::from(x)).sum();
+        let outlier = &xo[k / GROUP];
+        let product = |k| {
+            let x = i32::from(xq[k]) + outlier.extra(k % GROUP);
+            i32::from(w.values()[start + k]) * x
+        };
+        let dot: i32 = (k..end).map(product).sum();
         let w_scale = 1.0 / w.scales()[(start + k) / GROUP];
         acc += dot as f32 * (w_scale * xs[k / GROUP]);
         k = end;
@@ -163,7 +190,7 @@ fn rms_inverse(x: &[f32], eps: f32) -> f32 {
 }
 
 /// [`rms_norm`], then [`quantize`].
-pub fn rms_norm_quantize(x: &[f32], weight: &[f32], eps: f32, out: QuantizedRow) {
+pub fn rms_norm_quantize(x: &[f32], weight: &[f32], eps: f32, mut out: QuantizedRow) {
     let inverse = rms_inverse(x, eps);
     let mut y = [0.0; GROUP];
     for (g, (x, w)) in x.chunks(GROUP).zip(weight.chunks(GROUP)).enumerate() {
@@ -171,7 +198,8 @@ pub fn rms_norm_quantize(x: &[f32], weight: &[f32], eps: f32, out: QuantizedRow)
         for (y, (x, w)) in y.iter_mut().zip(x.iter().zip(w)) {
             *y = x * inverse * w;
         }
-        (out.scales[g], out.sums[g]) = quantize_group(y, &mut out.values[g * GROUP..][..x.len()]);
+        let group = quantize_group(y, &mut out.values[g * GROUP..][..x.len()]);
+        out.set(g, group);
     }
 }
 
@@ -188,12 +216,13 @@ pub fn silu_mul(gate: &[f32], up: &[f32], out: &mut [f32]) {
 }
 
 /// [`silu_mul`], then [`quantize`].
-pub fn silu_mul_quantize(gate: &[f32], up: &[f32], out: QuantizedRow) {
+pub fn silu_mul_quantize(gate: &[f32], up: &[f32], mut out: QuantizedRow) {
     let mut y = [0.0; GROUP];
     for (g, (gate, up)) in gate.chunks(GROUP).zip(up.chunks(GROUP)).enumerate() {
         let y = &mut y[..gate.len()];
         silu_mul(gate, up, y);
-        (out.scales[g], out.sums[g]) = quantize_group(y, &mut out.values[g * GROUP..][..y.len()]);
+        let group = quantize_group(y, &mut out.values[g * GROUP..][..y.len()]);
+        out.set(g, group);
     }
 }
 

@@ -39,6 +39,8 @@ pub(crate) trait Simd: Copy {
     fn min(self, a: Self::F32, b: Self::F32) -> Self::F32;
     /// `if x >= bound { v } else { 0.0 }`
     fn keep_where_ge(self, v: Self::F32, x: Self::F32, bound: Self::F32) -> Self::F32;
+    /// Bit `i`: whether `a > b` in lane `i`.
+    fn mask_gt(self, a: Self::F32, b: Self::F32) -> u16;
     /// Whether `a == b` in any lane.
     fn any_eq(self, a: Self::F32, b: Self::F32) -> bool;
     /// `f32::from_bits((v.to_bits() + bias) << 23)`, wrapping.
@@ -65,6 +67,7 @@ pub(crate) trait Simd: Copy {
     fn sum_i32(self, v: Self::I32) -> i32;
     /// The largest lane.
     fn largest_i32(self, v: Self::I32) -> i32;
-    /// Stores lanes that lie in −128..=127.
+    fn store_i32(self, v: Self::I32, out: &mut [i32; LANES]);
+    /// Stores lanes that lie in −128..=127; others are stored as any value.
     fn store_i8(self, v: Self::I32, out: &mut [i8; LANES]);
 }

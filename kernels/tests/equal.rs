@@ -6,7 +6,7 @@
 #[cfg(not(miri))]
 use proptest::prelude::*;
 use torchless_kernels::half::f16;
-use torchless_kernels::{GROUP, Isa, Kernels, MatMut, QMatrix, QuantizedBuf};
+use torchless_kernels::{GROUP, Isa, Kernels, MatMut, Outlier, QMatrix, QUAD, QuantizedBuf};
 
 /// Lengths around every edge a float kernel has: a lane, a register, a group. Under Miri, which looks at memory and
 /// not at results, a few.
@@ -51,7 +51,7 @@ impl Same for f16 {
 macro_rules! same_by_eq {
     ($($t:ty)*) => { $(impl Same for $t { fn same(&self, other: &$t) -> bool { self == other } })* };
 }
-same_by_eq!(i8 i32 usize);
+same_by_eq!(i8 i32 usize Outlier);
 
 impl<T: Same> Same for Vec<T> {
     fn same(&self, other: &Vec<T>) -> bool {
@@ -68,6 +68,7 @@ macro_rules! same_tuple {
 }
 same_tuple!(A 0, B 1);
 same_tuple!(A 0, B 1, C 2);
+same_tuple!(A 0, B 1, C 2, D 3);
 
 /// A small deterministic generator (SplitMix64; Steele et al. 2014).
 struct Random(u64);
@@ -89,7 +90,10 @@ impl Random {
 /// What the floats of a case look like.
 #[derive(Clone, Copy, Debug)]
 enum Floats {
+    /// A third of the groups have an outlier.
     Plain,
+    /// One outlier a group, as [`with_outlier`] makes them.
+    Outliers,
     /// Every power of two there is.
     Wide,
     /// ±0, subnormals, the largest, and plain values in between.
@@ -102,7 +106,7 @@ enum Floats {
 const FLOATS: &[Floats] = if cfg!(miri) {
     &[Floats::Broken]
 } else {
-    &[Floats::Plain, Floats::Wide, Floats::Limits, Floats::Broken, Floats::Zero]
+    &[Floats::Plain, Floats::Outliers, Floats::Wide, Floats::Limits, Floats::Broken, Floats::Zero]
 };
 
 impl Floats {
@@ -114,7 +118,7 @@ impl Floats {
         let one = |random: &mut Random| {
             let pick = random.next() as usize;
             match self {
-                Floats::Plain => random.float() * 4.0,
+                Floats::Plain | Floats::Outliers => random.float() * 4.0,
                 Floats::Wide => random.float() * 2f32.powi(pick as i32 % 128),
                 Floats::Limits if pick.is_multiple_of(3) => limits[pick / 3 % limits.len()],
                 Floats::Broken if pick.is_multiple_of(40) => broken[pick / 40 % broken.len()],
@@ -123,8 +127,51 @@ impl Floats {
                 Floats::Zero => 0.0,
             }
         };
-        (0..n).map(|_| one(&mut random)).collect()
+        let mut x: Vec<f32> = (0..n).map(|_| one(&mut random)).collect();
+        for (i, group) in x.chunks_mut(GROUP).enumerate() {
+            let pick = random.next() as usize;
+            match self {
+                Floats::Plain if pick.is_multiple_of(3) => {
+                    group[pick / 3 % group.len()] *= 2f32.powi(2 + (pick / 1000 % 9) as i32);
+                }
+                Floats::Outliers => with_outlier(group, pick % group.len(), seed as usize % OUTLIERS + i),
+                _ => (),
+            }
+        }
+        x
     }
+}
+
+/// Sorts of [`with_outlier`].
+const OUTLIERS: usize = 14;
+
+/// Makes `group[at]` an outlier, or nearly one: at each ratio to the others that the quantisation treats differently.
+fn with_outlier(group: &mut [f32], at: usize, sort: usize) {
+    group.iter_mut().for_each(|x| *x = x.clamp(-1.0, 1.0));
+    // In another quad, if there is one.
+    let other = (at + QUAD) % group.len();
+    group[other] = -1.0;
+    group[at] = match sort % OUTLIERS {
+        0 => 1.5,
+        1 => 1.5f32.next_down(),
+        2 => -1.5,
+        3 => 3.7,
+        4 => 128f32.next_down(),
+        5 => 128.0,
+        6 => -128f32.next_up(),
+        7 => -1000.0,
+        8 => f32::MAX,
+        sort => {
+            let factor = [0.0, 1e-30, f32::MIN_POSITIVE, 1e37, 1.0][sort - 9];
+            group.iter_mut().for_each(|x| *x *= factor);
+            match sort {
+                12 => f32::MIN,
+                // Two quads with the same maximum.
+                13 => 1.0,
+                _ => 1e30,
+            }
+        }
+    };
 }
 
 /// `f` on vectors of every sort and length. Each starts one element into its allocation: nothing may rely on alignment.
@@ -138,11 +185,14 @@ fn for_floats(f: impl Fn(&(Floats, usize), &[f32], &[f32])) {
 }
 
 /// What a quantising kernel writes for one token.
-fn quantized(n: usize, f: impl FnOnce(torchless_kernels::QuantizedRow)) -> (Vec<i8>, Vec<f32>, Vec<i32>) {
+fn quantized(
+    n: usize,
+    f: impl FnOnce(torchless_kernels::QuantizedRow),
+) -> (Vec<i8>, Vec<f32>, Vec<i32>, Vec<Outlier>) {
     let mut buf = QuantizedBuf::new(1, n);
     f(buf.view_mut(1).token(0));
     let view = buf.view(1);
-    (view.values().to_vec(), view.scales().to_vec(), view.sums().to_vec())
+    (view.values().to_vec(), view.scales().to_vec(), view.sums().to_vec(), view.outliers().to_vec())
 }
 
 fn updated(x: &[f32], f: impl FnOnce(&mut [f32])) -> Vec<f32> {
@@ -168,6 +218,35 @@ fn the_machine_has_the_instruction_sets_it_should() {
 #[test]
 fn quantize() {
     for_floats(|case, x, _| assert_equal(case, |k| quantized(x.len(), |row| k.quantize(x, row))));
+}
+
+/// An outlier of every sort at every position of a whole and of short groups, behind a whole one.
+#[test]
+fn quantize_outliers() {
+    for n in if cfg!(miri) { vec![64, 6] } else { vec![64, 63, 62, 61, 60, 37, 6, 5, 4, 3, 2, 1] } {
+        for at in (0..n).step_by(if cfg!(miri) { 5 } else { 1 }) {
+            for sort in 0..OUTLIERS {
+                let mut x = Floats::Plain.make(GROUP + n, at as u64);
+                with_outlier(&mut x[GROUP..], at, sort);
+                assert_equal(&(n, at, sort), |k| quantized(x.len(), |row| k.quantize(&x, row)));
+            }
+        }
+    }
+}
+
+/// The cases are what they say: outliers at every quad, and in a third of plain groups.
+#[test]
+fn the_cases_have_outliers() {
+    let outliers = |x: &[f32]| {
+        let (_, _, _, outliers) = quantized(x.len(), |row| all()[0].quantize(x, row));
+        outliers.into_iter().filter(|o| *o != Outlier::default()).map(|o| o.quad).collect::<Vec<_>>()
+    };
+    let groups = 300;
+    let plain = outliers(&Floats::Plain.make(groups * GROUP, 1));
+    assert!((groups / 5..groups / 2).contains(&plain.len()), "{} of {groups}", plain.len());
+    let many = outliers(&Floats::Outliers.make(groups * GROUP, 1));
+    assert!(many.len() > groups * 2 / 3, "{} of {groups}", many.len());
+    assert!((0..16).all(|quad| plain.contains(&quad) && many.contains(&quad)), "{plain:?} {many:?}");
 }
 
 #[test]
@@ -415,6 +494,20 @@ fn matmul_i8_at_every_edge() {
     for cols in [255 * 64, 256 * 64, 257 * 64, 272 * 64, 513 * 64] {
         for tokens in [1, 9] {
             assert_int8_equal(Int8Case { rows: 19, cols, tokens, ..plain });
+        }
+    }
+}
+
+/// Every tile's remainder, one token and runs of few groups, with an outlier in nearly every group.
+#[test]
+#[cfg_attr(miri, ignore = "slow")]
+fn matmul_i8_with_outliers() {
+    let x = Floats::Outliers;
+    for w in [Bytes::Random, Bytes::All(-128), Bytes::Extremes] {
+        for tokens in 1..=13 {
+            for cols in [64, 576, 1024, 1088, 2112, 257 * 64, 1, 2, 3, 65, 100, 127] {
+                assert_int8_equal(Int8Case { rows: 35, cols, tokens, w, scales: Scales::Plain, x });
+            }
         }
     }
 }

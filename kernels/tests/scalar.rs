@@ -1,7 +1,7 @@
 //! The reference itself against arithmetic in f64 and against values worked out by hand.
 
 use torchless_kernels::half::f16;
-use torchless_kernels::{GROUP, Isa, Kernels, MatMut, QMatrix, QuantizedBuf, TINY, scalar, sgemm};
+use torchless_kernels::{GROUP, Isa, Kernels, MatMut, Outlier, QMatrix, QUAD, QuantizedBuf, TINY, scalar};
 
 fn reference() -> Kernels {
     Kernels::new(Isa::Scalar).expect("plain Rust runs everywhere")
@@ -35,19 +35,90 @@ fn exp_is_accurate_and_ends_where_it_says() {
 
 #[test]
 fn quantize_rounds_half_to_even_and_marks_what_is_not_finite() {
-    // absmax 127: the scale is 1 and the values are rounded as they are.
-    let mut x = vec![0.0; 3 * GROUP + 1];
+    // absmax 127, in two quads: the scale is 1 and the values are rounded as they are.
+    let mut x = vec![0.0; 3 * GROUP + QUAD + 1];
     x[..6].copy_from_slice(&[127.0, 0.5, 1.5, 2.5, -0.5, -1.5]);
+    x[63] = -127.0;
     x[GROUP] = f32::INFINITY;
     x[2 * GROUP] = TINY / 2.0;
     x[3 * GROUP] = -4.0;
+    x[3 * GROUP + QUAD] = 4.0;
     let buf = quantize(&x);
     let q = buf.view(1);
     assert_eq!(q.values()[..6], [127, 0, 2, 2, 0, -2]);
-    assert_eq!(q.values()[3 * GROUP], -127);
-    assert_eq!(q.sums(), [129, 0, 0, -127]);
+    assert_eq!(q.values()[3 * GROUP..], [-127, 0, 0, 0, 127]);
+    assert_eq!(q.sums(), [2, 0, 0, 0]);
+    assert_eq!(q.outliers(), [Outlier::default(); 4]);
     assert!(q.scales()[0] == 1.0 && q.scales()[1].is_nan() && q.scales()[2] == 0.0);
     assert_eq!(q.scales()[3], 4.0 / 127.0);
+}
+
+/// The scale, the sum and the outlier of one group of ones, but for `quad` at quad 5; and the values there.
+fn ones_but(quad: [f32; QUAD]) -> (f32, i32, Outlier, [i8; QUAD]) {
+    let mut x = [1.0; GROUP];
+    x[5 * QUAD..][..QUAD].copy_from_slice(&quad);
+    let buf = quantize(&x);
+    let q = buf.view(1);
+    (q.scales()[0], q.sums()[0], q.outliers()[0], q.values().as_chunks().0[5])
+}
+
+#[test]
+fn a_quad_that_stands_out_has_14_bits() {
+    let none = Outlier::default();
+    // 127·(3, −2, ¼, 0) = (381, −254, 32, 0), in 128ths and what is left.
+    let outlier = Outlier { high: [3, -2, 0, 0], quad: 5 };
+    let expected = (1.0 / 127.0, 60 * 127 + 381 - 254 + 32, outlier, [-3, 2, 32, 0]);
+    assert_eq!(ones_but([3.0, -2.0, 0.25, 0.0]), expected);
+    // From a ratio of 1.5 on: 190.5 → 190 = 128 + 62.
+    let outlier = Outlier { high: [-1, 0, 0, 0], quad: 5 };
+    assert_eq!(ones_but([-1.5, 0.0, 0.0, 0.0]), (1.0 / 127.0, 60 * 127 - 190, outlier, [-62, 0, 0, 0]));
+    let below = 1.5f32.next_down();
+    let (scale, _, outlier, values) = ones_but([-below, 0.0, 0.0, 0.0]);
+    assert_eq!((scale, outlier, values), (below / 127.0, none, [-127, 0, 0, 0]));
+    // Beyond 128 the others lose precision: at 256 a one is 63.5 → 64.
+    let outlier = Outlier { high: [0, 0, 127, 0], quad: 5 };
+    let expected = (2.0 / 127.0, 60 * 64 + 16256, outlier, [0; QUAD]);
+    assert_eq!(ones_but([0.0, 0.0, 256.0, 0.0]), expected);
+    // Two quads of the same size, zeros all around, a group of less than a quad.
+    assert_eq!(ones_but([-1.0, 0.0, 0.0, 1.0]).2, none);
+    for n in [1, 2, 64] {
+        let mut x = vec![0.0; n];
+        x[n / 2] = -5.0;
+        let buf = quantize(&x);
+        let outlier = buf.view(1).outliers()[0];
+        assert_eq!((outlier.high[n / 2 % QUAD], outlier.quad as usize), (-127, n / 2 / QUAD));
+        assert_eq!((buf.view(1).scales()[0], buf.view(1).sums()[0]), (5.0 / 128.0 / 127.0, -16256));
+    }
+}
+
+/// What the bytes of group `k / 64` say value `k` is, in units of the scale.
+fn whole(x: &QuantizedBuf, k: usize) -> i32 {
+    let view = x.view(1);
+    let Outlier { high, quad } = view.outliers()[k / GROUP];
+    let extra = if k % GROUP / QUAD == quad as usize { 128 * i32::from(high[k % QUAD]) } else { 0 };
+    i32::from(view.values()[k]) + extra
+}
+
+#[test]
+fn quantised_values_are_off_by_half_a_step_at_most() {
+    for ratio in [0.5, 1.0, 1.4, 1.6, 10.0, 100.0, 127.0, 129.0, 1e3, 1e6] {
+        for at in [0, 17, 63, 64, 68] {
+            let mut x: Vec<f32> = (0..GROUP + 5).map(|i| (i as f32 * 0.9).sin()).collect();
+            x[at] = ratio;
+            let buf = quantize(&x);
+            for (k, x) in x.iter().enumerate() {
+                let scale = f64::from(buf.view(1).scales()[k / GROUP]);
+                let error = (f64::from(*x) - f64::from(whole(&buf, k)) * scale).abs();
+                // The scale and its inverse are rounded: 16256 steps of 2⁻²³ of a step.
+                assert!(
+                    error <= scale * 0.504,
+                    "{x} at {k}, {ratio} at {at}: off by {error}, a step is {scale}"
+                );
+            }
+            let sums = [0..GROUP, GROUP..GROUP + 5].map(|group| group.map(|k| whole(&buf, k)).sum());
+            assert_eq!(buf.view(1).sums(), sums);
+        }
+    }
 }
 
 #[test]
@@ -57,12 +128,14 @@ fn matmul_is_the_product_of_what_the_bytes_stand_for() {
         let bytes: Vec<i8> = (0..rows * cols).map(|i| (i * 37 % 256) as u8 as i8).collect();
         let scales: Vec<f32> = (0..(rows * cols).div_ceil(GROUP)).map(|i| 50.0 + i as f32).collect();
         let w = QMatrix::new(&bytes, &scales, rows, cols);
-        let x = quantize(&(0..cols).map(|i| (i as f32).sin()).collect::<Vec<_>>());
+        // Value 29 of each group stands out. With 100 columns a weight group may end beside it.
+        let value = |i: usize| (i as f32).sin() * if i % GROUP == 29 { 30.0 } else { 1.0 };
+        let x = quantize(&(0..cols).map(value).collect::<Vec<_>>());
         let view = x.view(1);
         for (r, got) in matmul(&w, &x).into_iter().enumerate() {
             let term = |c: usize| {
                 let weight = f64::from(bytes[r * cols + c]) / f64::from(scales[(r * cols + c) / GROUP]);
-                weight * f64::from(view.values()[c]) * f64::from(view.scales()[c / GROUP])
+                weight * f64::from(whole(&x, c)) * f64::from(view.scales()[c / GROUP])
             };
             let (exact, size) = (0..cols).map(term).fold((0.0, 0.0), |(s, a), t| (s + t, a + t.abs()));
             assert!((f64::from(got) - exact).abs() <= 1e-6 * size, "{cols} columns: {got} for {exact}");
@@ -76,6 +149,13 @@ fn minus_128_counts_as_such_and_an_infinite_scale_as_zeros() {
     let x = quantize(&[1.0; GROUP]);
     let out = matmul(&QMatrix::new(&bytes, &[1.0, f32::INFINITY], 2, GROUP), &x);
     assert_eq!(out, [(-128 * 64 * 127) as f32 * (1.0 / 127.0), 0.0]);
+    // The largest sum there is, still exact in f32.
+    let mut x = [1.0; GROUP];
+    x[60..].fill(128.0);
+    let sum = -128 * (60 * 127 + 4 * 16256);
+    assert_eq!(sum as f32 as i32, sum);
+    let out = matmul(&QMatrix::new(&bytes, &[1.0, f32::INFINITY], 2, GROUP), &quantize(&x));
+    assert_eq!(out, [sum as f32 * (1.0 / 127.0), 0.0]);
 }
 
 #[test]
@@ -119,15 +199,15 @@ fn float_kernels_do_what_their_names_say() {
     assert_eq!(k.argmax(&[f32::NAN, f32::NEG_INFINITY]), 0);
 }
 
-/// Another library computes this product: up to its rounding it is the same.
+/// `sgemm` leaves the product to another library: up to its rounding it is the same.
 #[test]
 fn sgemm_agrees_with_the_reference() {
-    let (rows, cols, tokens) = (19, 70, 9);
+    let (rows, cols, tokens) = (19, 70, 8);
     let w: Vec<f32> = (0..rows * cols).map(|i| (i as f32).sin()).collect();
     let x: Vec<f32> = (0..tokens * cols).map(|i| (i as f32 * 0.3).cos()).collect();
     let mut many = vec![0.0; tokens * (rows + 1)];
     let (_, inner) = MatMut::new(&mut many, tokens, rows + 1).split_cols(1);
-    sgemm(&w, &x, cols, inner);
+    torchless_kernels::sgemm(&w, &x, cols, inner);
     for t in 0..tokens {
         let mut one = vec![0.0; rows];
         reference().matmul_f32(&w, &x[t * cols..][..cols], cols, MatMut::new(&mut one, 1, rows));

@@ -360,7 +360,8 @@ impl Task for QuantizingTask {
         let view = self.out.view(1);
         let integers =
             view.values().iter().map(|&q| f32::from(q)).chain(view.sums().iter().map(|&s| s as f32));
-        integers.chain(view.scales().iter().copied()).collect()
+        let outliers = view.outliers().iter().flat_map(|o| o.high.map(f32::from));
+        integers.chain(view.scales().iter().copied()).chain(outliers).collect()
     }
 }
 

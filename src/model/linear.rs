@@ -51,8 +51,8 @@ impl Activations {
 
     /// Bytes on the heap.
     pub fn bytes(tokens: usize, cols: usize, forms: Forms) -> usize {
-        // Each group of 64 has 8 bytes of scale and sum.
-        let int8 = tokens * (cols + cols.div_ceil(torchless_kernels::GROUP) * 8);
+        // Each group of 64 has 16 bytes of scale, sum and outlier.
+        let int8 = tokens * (cols + cols.div_ceil(torchless_kernels::GROUP) * 16);
         usize::from(forms.int8) * int8 + usize::from(forms.f32) * tokens * cols * 4
     }
 

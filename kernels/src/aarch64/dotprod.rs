@@ -2,9 +2,9 @@
 //! Everything but the int8 matmul is [`neon`](super::neon)'s.
 
 use super::neon::{self, Neon, Panel};
-use crate::int8::{self, Block, Group, Int8, PANEL_ROWS};
+use crate::int8::{self, Block, Group, Int8, PANEL_ROWS, Sixteen};
 use crate::mat::MatMut;
-use crate::quant::{QMatrix, Quantized};
+use crate::quant::{Outlier, QMatrix, Quantized};
 use crate::scalar::LANES;
 use crate::table::Table;
 use std::arch::aarch64::*;
@@ -55,16 +55,17 @@ unsafe impl Int8 for DotProd {
     }
 
     #[inline(always)]
-    fn dots(self, w: &[Group; LANES], x: &[Group; LANES], _: &[i32; LANES]) -> [int32x4_t; 4] {
-        let mut dots = isa!([vdupq_n_s32(0); 4]);
-        let groups = w.as_chunks::<4>().0.iter().zip(x.as_chunks::<4>().0);
+    fn dots(self, w: &[Group; LANES], x: &Sixteen) -> [int32x4_t; 4] {
+        let mut dots = isa!(neon::outlier_dots(w, x.outliers));
+        let groups = w.as_chunks::<4>().0.iter().zip(x.values.as_chunks::<4>().0);
         for (dots, (w, x)) in dots.iter_mut().zip(groups) {
-            *dots = isa!(neon::add_pairs([
+            let products = isa!(neon::add_pairs([
                 group_dot(&w[0], &x[0]),
                 group_dot(&w[1], &x[1]),
                 group_dot(&w[2], &x[2]),
                 group_dot(&w[3], &x[3]),
             ]));
+            *dots = isa!(vaddq_s32(*dots, products));
         }
         dots
     }
@@ -108,6 +109,12 @@ fn sixteen_rows<const N: usize>(
     g: usize,
 ) -> [[int32x4_t; 4]; N] {
     let mut dots = [[vdupq_n_s32(0); 4]; N];
+    for (dots, x) in dots.iter_mut().zip(x) {
+        let outlier = &x.outliers[g];
+        if !outlier.is_none() {
+            *dots = outlier_rows(&panel.0[outlier.quad as usize], first, outlier);
+        }
+    }
     for (k, w) in panel.0.as_chunks::<4>().0.iter().enumerate() {
         let mut quads = [vdupq_n_s8(0); N];
         for (quads, x) in quads.iter_mut().zip(x) {
@@ -118,6 +125,19 @@ fn sixteen_rows<const N: usize>(
         step::<1, N>(&w[1], first, &quads, &mut dots);
         step::<2, N>(&w[2], first, &quads, &mut dots);
         step::<3, N>(&w[3], first, &quads, &mut dots);
+    }
+    dots
+}
+
+/// `128·Σ_j w[j]·high[j]` of 16 rows.
+#[inline]
+#[target_feature(enable = "neon,dotprod")]
+fn outlier_rows(w: &[[i8; 4]; PANEL_ROWS], first: usize, outlier: &Outlier) -> [int32x4_t; 4] {
+    let high = vreinterpretq_s8_s32(vdupq_n_s32(outlier.high_bits()));
+    let mut dots = [vdupq_n_s32(0); 4];
+    for (dots, w) in dots.iter_mut().zip(w[first..].as_chunks::<4>().0) {
+        // SAFETY: four rows of four bytes.
+        *dots = vshlq_n_s32::<7>(sdot(*dots, unsafe { vld1q_s8(w.as_ptr().cast()) }, high));
     }
     dots
 }

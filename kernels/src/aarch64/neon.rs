@@ -2,8 +2,8 @@
 //! i16 (2·128·127 fits), `sadalp` adds pairs of those to i32.
 
 use crate::half::f16;
-use crate::int8::{Block, Group, Int8, PANEL_ROWS};
-use crate::quant::GROUP;
+use crate::int8::{Block, Group, Int8, PANEL_ROWS, Sixteen, any_outlier};
+use crate::quant::{GROUP, Outlier};
 use crate::scalar::LANES;
 use crate::simd::Simd;
 use std::arch::aarch64::*;
@@ -122,6 +122,16 @@ impl Simd for Neon {
         quarters!(vbslq_f32, keep, v, self.splat(0.0))
     }
     #[inline(always)]
+    fn mask_gt(self, a: F32, b: F32) -> u16 {
+        let greater = quarters!(vcgtq_f32, a, b);
+        let mut mask = 0;
+        for (i, greater) in greater.into_iter().enumerate() {
+            let bits = isa!(vandq_u32(greater, vld1q_u32([1, 2, 4, 8].as_ptr())));
+            mask |= isa!(vaddvq_u32(bits)) << (4 * i);
+        }
+        mask as u16
+    }
+    #[inline(always)]
     fn any_eq(self, a: F32, b: F32) -> bool {
         let equal = quarters!(vceqq_f32, a, b);
         isa!(vmaxvq_u32(vorrq_u32(vorrq_u32(equal[0], equal[1]), vorrq_u32(equal[2], equal[3]))) != 0)
@@ -171,6 +181,12 @@ impl Simd for Neon {
     #[inline(always)]
     fn largest_i32(self, v: I32) -> i32 {
         isa!(vmaxvq_s32(vmaxq_s32(vmaxq_s32(v[0], v[1]), vmaxq_s32(v[2], v[3]))))
+    }
+    #[inline(always)]
+    fn store_i32(self, v: I32, out: &mut [i32; LANES]) {
+        for (v, out) in v.iter().zip(out.as_chunks_mut::<4>().0) {
+            isa!(vst1q_s32(out.as_mut_ptr(), *v));
+        }
     }
     #[inline(always)]
     fn store_i8(self, v: I32, out: &mut [i8; LANES]) {
@@ -224,16 +240,17 @@ unsafe impl Int8 for Neon {
     }
 
     #[inline(always)]
-    fn dots(self, w: &[Group; LANES], x: &[Group; LANES], _: &[i32; LANES]) -> I32 {
-        let mut dots = isa!([vdupq_n_s32(0); 4]);
-        let groups = w.as_chunks::<4>().0.iter().zip(x.as_chunks::<4>().0);
+    fn dots(self, w: &[Group; LANES], x: &Sixteen) -> I32 {
+        let mut dots = isa!(outlier_dots(w, x.outliers));
+        let groups = w.as_chunks::<4>().0.iter().zip(x.values.as_chunks::<4>().0);
         for (dots, (w, x)) in dots.iter_mut().zip(groups) {
-            *dots = isa!(add_pairs([
+            let products = isa!(add_pairs([
                 group_dot(&w[0], &x[0]),
                 group_dot(&w[1], &x[1]),
                 group_dot(&w[2], &x[2]),
                 group_dot(&w[3], &x[3]),
             ]));
+            *dots = isa!(vaddq_s32(*dots, products));
         }
         dots
     }
@@ -265,6 +282,25 @@ unsafe impl Int8 for Neon {
             }
         }
     }
+}
+
+/// Lane `i` of the 16: `128·Σ_j w[i][4·quad + j]·high[j]`.
+#[inline]
+#[target_feature(enable = "neon")]
+pub(super) fn outlier_dots(w: &[Group; LANES], outliers: &[Outlier; LANES]) -> I32 {
+    let mut lanes = [vdupq_n_s32(0); 4];
+    if !any_outlier(outliers) {
+        return lanes;
+    }
+    let mut dots = [0; LANES];
+    for ((dot, w), outlier) in dots.iter_mut().zip(w).zip(outliers) {
+        *dot = outlier.dot(w);
+    }
+    for (lanes, dots) in lanes.iter_mut().zip(dots.as_chunks::<4>().0) {
+        // SAFETY: four sums.
+        *lanes = unsafe { vld1q_s32(dots.as_ptr()) };
+    }
+    lanes
 }
 
 /// Four partial sums of one group's dot product.
@@ -315,11 +351,29 @@ fn eight_rows<const N: usize>(panel: &Panel, first: usize, x: &[Block; N], g: us
             add(3, vget_high_s8(even.1), vget_high_s8(odd.1));
         }
     }
+    for (sums, x) in sums.iter_mut().zip(x) {
+        let outlier = &x.outliers[g];
+        if !outlier.is_none() {
+            add_outlier(&panel.0[outlier.quad as usize], first, outlier, sums);
+        }
+    }
     let mut dots = [[vdupq_n_s32(0); 2]; N];
     for (dots, sums) in dots.iter_mut().zip(&sums) {
         *dots = [vpaddq_s32(sums[0], sums[1]), vpaddq_s32(sums[2], sums[3])];
     }
     dots
+}
+
+/// Adds the high parts' products, 128 times, to the sums of eight rows: two rows a register, two lanes a row.
+#[inline]
+#[target_feature(enable = "neon")]
+fn add_outlier(w: &[[i8; 4]; PANEL_ROWS], first: usize, outlier: &Outlier, sums: &mut [int32x4_t; 4]) {
+    let high = vreinterpret_s8_s32(vdup_n_s32(outlier.high_bits()));
+    for (sums, w) in sums.iter_mut().zip(w[first..].as_chunks::<2>().0) {
+        // SAFETY: two rows of four bytes.
+        let products = vmull_s8(unsafe { vld1_s8(w.as_ptr().cast()) }, high);
+        *sums = vaddq_s32(*sums, vshlq_n_s32::<7>(vpaddlq_s16(products)));
+    }
 }
 
 /// `acc[r] += dots[r] · (inverse[r] · x_scale)`, as many rows as there are dots.

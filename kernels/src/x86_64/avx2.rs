@@ -3,8 +3,8 @@
 
 use super::PREFETCH;
 use crate::half::f16;
-use crate::int8::{Block, Group, Int8, PANEL_ROWS};
-use crate::quant::GROUP;
+use crate::int8::{Block, Group, Int8, PANEL_ROWS, Sixteen, any_outlier};
+use crate::quant::{GROUP, Outlier};
 use crate::scalar::LANES;
 use crate::simd::Simd;
 use std::arch::x86_64::*;
@@ -112,6 +112,12 @@ impl Simd for Avx2 {
         halves!(_mm256_and_ps, v, keep)
     }
     #[inline(always)]
+    fn mask_gt(self, a: [__m256; 2], b: [__m256; 2]) -> u16 {
+        let greater = halves!(_mm256_cmp_ps::<_CMP_GT_OQ>, a, b);
+        let [low, high] = halves!(_mm256_movemask_ps, greater);
+        (low | high << 8) as u16
+    }
+    #[inline(always)]
     fn any_eq(self, a: [__m256; 2], b: [__m256; 2]) -> bool {
         let equal = halves!(_mm256_cmp_ps::<_CMP_EQ_OQ>, a, b);
         isa!(_mm256_movemask_ps(_mm256_or_ps(equal[0], equal[1])) != 0)
@@ -178,6 +184,13 @@ impl Simd for Avx2 {
         })
     }
     #[inline(always)]
+    fn store_i32(self, v: [__m256i; 2], out: &mut [i32; LANES]) {
+        isa!({
+            _mm256_storeu_si256(out.as_mut_ptr().cast(), v[0]);
+            _mm256_storeu_si256(out.as_mut_ptr().add(8).cast(), v[1]);
+        })
+    }
+    #[inline(always)]
     fn store_i8(self, v: [__m256i; 2], out: &mut [i8; LANES]) {
         isa!({
             // i16 of both: lanes 0–3, 8–11 | 4–7, 12–15.
@@ -227,8 +240,10 @@ unsafe impl Int8 for Avx2 {
     }
 
     #[inline(always)]
-    fn dots(self, w: &[Group; LANES], x: &[Group; LANES], _: &[i32; LANES]) -> [__m256i; 2] {
-        isa!([eight_dots(&w[..8], &x[..8]), eight_dots(&w[8..], &x[8..])])
+    fn dots(self, w: &[Group; LANES], x: &Sixteen) -> [__m256i; 2] {
+        let ([w0, w1], [x0, x1]) = (halves_of(w), halves_of(x.values));
+        let [o0, o1] = halves_of(x.outliers);
+        isa!([eight_dots(w0, x0, o0), eight_dots(w1, x1, o1)])
     }
 
     #[inline(always)]
@@ -255,9 +270,16 @@ unsafe impl Int8 for Avx2 {
         acc: &mut [[f32; PANEL_ROWS]; N],
     ) {
         for (g, (panel, inverse)) in panel.iter().zip(inverse).enumerate() {
-            isa!(tile_group(panel, inverse, x.map(|x| (&x.values[g], x.scales[g])), acc))
+            isa!(tile_group(panel, inverse, x.map(|x| (&x.values[g], x.scales[g], &x.outliers[g])), acc))
         }
     }
+}
+
+/// The first eight and the last eight of sixteen.
+#[inline(always)]
+fn halves_of<T>(x: &[T; LANES]) -> [&[T; 8]; 2] {
+    let [low, high] = x.as_chunks().0 else { unreachable!("16 are twice 8") };
+    [low, high]
 }
 
 /// 16 bytes as i16.
@@ -292,14 +314,17 @@ fn pack(rows: &[&Group; PANEL_ROWS], panel: &mut MaybeUninit<Panel>) {
 fn tile_group<const N: usize>(
     panel: &Panel,
     inverse: &[f32; PANEL_ROWS],
-    x: [(&Group, f32); N],
+    x: [(&Group, f32, &Outlier); N],
     acc: &mut [[f32; PANEL_ROWS]; N],
 ) {
     let mut wide = [[0i16; GROUP]; N];
-    for (wide, (x, _)) in wide.iter_mut().zip(&x) {
+    for (wide, (x, _, outlier)) in wide.iter_mut().zip(&x) {
         for (wide, x) in wide.as_chunks_mut::<16>().0.iter_mut().zip(x.as_chunks::<16>().0) {
             // SAFETY: 16 values.
             unsafe { _mm256_storeu_si256(wide.as_mut_ptr().cast(), widen(x)) };
+        }
+        if !outlier.is_none() {
+            wide.as_chunks_mut().0[outlier.quad as usize] = outlier.join(x);
         }
     }
     for half in 0..PANEL_ROWS / 16 {
@@ -317,7 +342,7 @@ fn tile_group<const N: usize>(
                 dots[1] = _mm256_add_epi32(dots[1], _mm256_madd_epi16(w[1], x));
             }
         }
-        for ((acc, dots), (_, x_scale)) in acc.iter_mut().zip(dots).zip(x) {
+        for ((acc, dots), (_, x_scale, _)) in acc.iter_mut().zip(dots).zip(x) {
             for (i, dot) in dots.into_iter().enumerate() {
                 // SAFETY: eight of the 32 rows.
                 unsafe {
@@ -335,30 +360,52 @@ fn tile_group<const N: usize>(
 /// The dot products of eight groups.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn eight_dots(w: &[Group], x: &[Group]) -> __m256i {
+fn eight_dots(w: &[Group; 8], x: &[Group; 8], outliers: &[Outlier; 8]) -> __m256i {
     let mut parts = [_mm256_setzero_si256(); 8];
     for ((part, w), x) in parts.iter_mut().zip(w).zip(x) {
         _mm_prefetch::<_MM_HINT_T1>(w.as_ptr().wrapping_add(PREFETCH));
         *part = group_dot(w, x);
     }
-    sum_each(&parts)
+    let dots = sum_each(&parts);
+    match any_outlier(outliers) {
+        true => _mm256_add_epi32(dots, outlier_dots(w, outliers)),
+        false => dots,
+    }
+}
+
+/// `128·Σ_j w[4·quad + j]·high[j]` of eight groups.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn outlier_dots(w: &[Group; 8], outliers: &[Outlier; 8]) -> __m256i {
+    let w = |i: usize| i32::from_ne_bytes(outliers[i].weights(&w[i]).map(|w| w as u8));
+    let high = |i: usize| outliers[i].high_bits();
+    let w = _mm256_setr_epi32(w(0), w(1), w(2), w(3), w(4), w(5), w(6), w(7));
+    let high = _mm256_setr_epi32(high(0), high(1), high(2), high(3), high(4), high(5), high(6), high(7));
+    _mm256_slli_epi32::<7>(quad_dots(w, high))
 }
 
 /// Eight partial sums of one group's dot product.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn group_dot(w: &Group, x: &Group) -> __m256i {
-    let pairs = |half: usize| {
+    let part = |half: usize| {
         // SAFETY: both halves of 64 bytes.
         let (w, x) = unsafe {
             let at = |p: &Group| _mm256_loadu_si256(p.as_ptr().add(32 * half).cast());
             (at(w), at(x))
         };
-        // |w| ≤ 128 unsigned times ±x: 2·128·127 fits in i16.
-        let products = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
-        _mm256_madd_epi16(products, _mm256_set1_epi16(1))
+        quad_dots(w, x)
     };
-    _mm256_add_epi32(pairs(0), pairs(1))
+    _mm256_add_epi32(part(0), part(1))
+}
+
+/// The dot products of eight quads; no byte of `x` is −128.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn quad_dots(w: __m256i, x: __m256i) -> __m256i {
+    // |w| ≤ 128 unsigned times ±x: 2·128·127 fits in i16.
+    let products = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
+    _mm256_madd_epi16(products, _mm256_set1_epi16(1))
 }
 
 /// Lane `i`: the sum of the lanes of `v[i]`.

@@ -2,7 +2,8 @@
 
 use super::PREFETCH;
 use crate::half::f16;
-use crate::int8::{Block, Group, Int8, PANEL_ROWS};
+use crate::int8::{Block, Group, Int8, PANEL_ROWS, Sixteen};
+use crate::quant::Outlier;
 use crate::scalar::LANES;
 use crate::simd::Simd;
 use std::arch::x86_64::*;
@@ -99,6 +100,10 @@ impl Simd for Avx512Vnni {
         isa!(_mm512_maskz_mov_ps(_mm512_cmp_ps_mask::<_CMP_GE_OQ>(x, bound), v))
     }
     #[inline(always)]
+    fn mask_gt(self, a: __m512, b: __m512) -> u16 {
+        isa!(_mm512_cmp_ps_mask::<_CMP_GT_OQ>(a, b))
+    }
+    #[inline(always)]
     fn any_eq(self, a: __m512, b: __m512) -> bool {
         isa!(_mm512_cmp_ps_mask::<_CMP_EQ_OQ>(a, b) != 0)
     }
@@ -151,6 +156,10 @@ impl Simd for Avx512Vnni {
         isa!(_mm512_reduce_max_epi32(v))
     }
     #[inline(always)]
+    fn store_i32(self, v: __m512i, out: &mut [i32; LANES]) {
+        isa!(_mm512_storeu_si512(out.as_mut_ptr().cast(), v))
+    }
+    #[inline(always)]
     fn store_i8(self, v: __m512i, out: &mut [i8; LANES]) {
         isa!(_mm_storeu_si128(out.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(v)))
     }
@@ -194,8 +203,8 @@ unsafe impl Int8 for Avx512Vnni {
     }
 
     #[inline(always)]
-    fn dots(self, w: &[Group; LANES], x: &[Group; LANES], sums: &[i32; LANES]) -> __m512i {
-        isa!(dots(w, x, sums))
+    fn dots(self, w: &[Group; LANES], x: &Sixteen) -> __m512i {
+        isa!(dots(w, x))
     }
 
     #[inline(always)]
@@ -227,10 +236,10 @@ unsafe impl Int8 for Avx512Vnni {
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512vnni,avx512bw")]
-fn dots(w: &[Group; LANES], x: &[Group; LANES], sums: &[i32; LANES]) -> __m512i {
+fn dots(w: &[Group; LANES], x: &Sixteen) -> __m512i {
     let flip = _mm512_set1_epi8(-128);
     let mut parts = [_mm512_setzero_si512(); LANES];
-    for ((part, w), x) in parts.iter_mut().zip(w).zip(x) {
+    for ((part, w), x) in parts.iter_mut().zip(w).zip(x.values) {
         _mm_prefetch::<_MM_HINT_T1>(w.as_ptr().wrapping_add(PREFETCH));
         _mm_prefetch::<_MM_HINT_T0>(w.as_ptr().wrapping_add(PREFETCH / 8));
         // SAFETY: the 64 bytes of a group each.
@@ -239,9 +248,49 @@ fn dots(w: &[Group; LANES], x: &[Group; LANES], sums: &[i32; LANES]) -> __m512i 
         *part = _mm512_dpbusd_epi32(*part, _mm512_xor_si512(w, flip), x);
     }
     // SAFETY: 16 sums.
-    let sums = unsafe { _mm512_loadu_si512(sums.as_ptr().cast()) };
+    let sums = unsafe { _mm512_loadu_si512(x.sums.as_ptr().cast()) };
     // Each w was 128 too large: take 128·Σx off.
-    _mm512_sub_epi32(sum_each(&parts), _mm512_slli_epi32::<7>(sums))
+    let dots = _mm512_sub_epi32(sum_each(&parts), _mm512_slli_epi32::<7>(sums));
+    let high = high_parts(x.outliers);
+    match _mm512_test_epi32_mask(high, high) {
+        0 => dots,
+        _ => add_outliers(dots, w, x.outliers, high),
+    }
+}
+
+/// Adds the products of the high parts, 128 times. Not inlined: the compiler would load the weights before asking
+/// whether they are needed.
+#[inline(never)]
+#[target_feature(enable = "avx512f,avx512vnni,avx512bw")]
+fn add_outliers(dots: __m512i, w: &[Group; LANES], outliers: &[Outlier; LANES], high: __m512i) -> __m512i {
+    let w = _mm512_xor_si512(outlier_weights(w, outliers), _mm512_set1_epi8(-128));
+    let products = _mm512_dpbusd_epi32(_mm512_setzero_si512(), w, high);
+    _mm512_add_epi32(dots, _mm512_slli_epi32::<7>(products))
+}
+
+/// Lane `i`: the quad of `w[i]` that meets the high parts of `outliers[i]`.
+#[inline]
+#[target_feature(enable = "avx512f")]
+#[rustfmt::skip]
+fn outlier_weights(w: &[Group; LANES], outliers: &[Outlier; LANES]) -> __m512i {
+    let quad = |i: usize| i32::from_ne_bytes(outliers[i].weights(&w[i]).map(|w| w as u8));
+    _mm512_setr_epi32(
+        quad(0), quad(1), quad(2), quad(3), quad(4), quad(5), quad(6), quad(7),
+        quad(8), quad(9), quad(10), quad(11), quad(12), quad(13), quad(14), quad(15),
+    )
+}
+
+/// Lane `i`: the high parts of `outliers[i]`.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn high_parts(outliers: &[Outlier; LANES]) -> __m512i {
+    let even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    // SAFETY: 16 records of two dwords, the first of which is `high`.
+    unsafe {
+        let at = outliers.as_ptr().cast::<__m512i>();
+        let (first, second) = (_mm512_loadu_si512(at), _mm512_loadu_si512(at.add(1)));
+        _mm512_permutex2var_epi32(first, even, second)
+    }
 }
 
 /// Lane = row: 16 groups of 16 rows at a time, transposed.
@@ -327,7 +376,8 @@ fn tile<const N: usize>(
     let groups = panel.len();
     assert_eq!(inverse.len(), groups);
     for x in x {
-        assert_eq!((x.values.len(), x.scales.len(), x.sums.len()), (groups, groups, groups));
+        assert_eq!((x.values.len(), x.scales.len()), (groups, groups));
+        assert_eq!((x.sums.len(), x.outliers.len()), (groups, groups));
     }
     let mut sums = [[_mm512_setzero_ps(); 2]; N];
     for (sums, acc) in sums.iter_mut().zip(acc.iter()) {
@@ -335,10 +385,21 @@ fn tile<const N: usize>(
     }
     for g in 0..groups {
         let (panel, inverse) = (&panel[g], &inverse[g]);
-        // Each w is 128 too large: start at −128·Σx.
-        let mut dots = [[_mm512_setzero_si512(); 2]; N];
+        // One branch for all tokens: one for each is harder to predict than two instructions are slow.
+        let mut any = 0;
         for t in 0..N {
-            dots[t] = [_mm512_set1_epi32(x[t].sums[g] * -128); 2];
+            any |= x[t].outliers[g].high_bits();
+        }
+        // Each w is 128 too large: start at −128·Σx, and with what the outliers' high parts add.
+        let mut dots = [[_mm512_setzero_si512(); 2]; N];
+        if any == 0 {
+            for t in 0..N {
+                dots[t] = [_mm512_set1_epi32(x[t].sums[g] * -128); 2];
+            }
+        } else {
+            for t in 0..N {
+                dots[t] = start(panel, x[t].sums[g], &x[t].outliers[g]);
+            }
         }
         let mut values = [std::ptr::null::<[i8; 4]>(); N];
         for t in 0..N {
@@ -376,6 +437,19 @@ fn tile<const N: usize>(
             _mm512_storeu_ps(acc.as_mut_ptr().add(16), sums[1]);
         }
     }
+}
+
+/// `128·(Σ_j w[4·quad + j]·high[j] − sum)` of a panel's rows.
+#[inline]
+#[target_feature(enable = "avx512f,avx512vnni")]
+fn start(panel: &Panel, sum: i32, outlier: &Outlier) -> [__m512i; 2] {
+    let (high, sum) = (_mm512_set1_epi32(outlier.high_bits()), _mm512_set1_epi32(-sum));
+    // The remainder spares the check of the index.
+    let w = &panel.0[outlier.quad as usize % 16];
+    // SAFETY: 32 rows, aligned as Panel is.
+    let w = unsafe { [_mm512_load_si512(w.as_ptr().cast()), _mm512_load_si512(w.as_ptr().add(16).cast())] };
+    let half = |w| _mm512_slli_epi32::<7>(_mm512_dpbusd_epi32(sum, w, high));
+    [half(w[0]), half(w[1])]
 }
 
 /// Both halves of a panel's rows.
