@@ -226,9 +226,7 @@ unsafe impl Int8 for Portable {
 #[inline(always)]
 fn widen(x: &Group, outlier: &Outlier) -> [i16; GROUP] {
     let mut wide = x.map(i16::from);
-    if !outlier.is_none() {
-        wide.as_chunks_mut().0[outlier.quad as usize] = outlier.join(x);
-    }
+    wide.as_chunks_mut().0[outlier.index()] = outlier.join(x);
     wide
 }
 

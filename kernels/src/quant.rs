@@ -54,10 +54,10 @@ impl Outlier {
         i32::from_ne_bytes(self.high.map(|h| h as u8))
     }
 
-    /// The position in the group of its first value.
+    /// Which quad of the group. The remainder spares the check of an index.
     #[inline(always)]
-    pub(crate) fn start(&self) -> usize {
-        self.quad as usize * QUAD
+    pub(crate) fn index(&self) -> usize {
+        self.quad as usize % (GROUP / QUAD)
     }
 
     /// What to add to value `k` of the group.
@@ -65,12 +65,12 @@ impl Outlier {
         if k / QUAD == self.quad as usize { 128 * i32::from(self.high[k % QUAD]) } else { 0 }
     }
 
-    /// The whole values of the quad, of which `x` holds the group's low parts.
+    /// The whole values of the quad, `x` being the group's values; without an outlier as they are.
     #[inline(always)]
     pub(crate) fn join(&self, x: &[i8; GROUP]) -> [i16; QUAD] {
         let mut whole = [0; QUAD];
-        for ((whole, low), high) in whole.iter_mut().zip(&x[self.start()..][..QUAD]).zip(self.high) {
-            *whole = i16::from(*low) + 128 * i16::from(high);
+        for ((whole, low), high) in whole.iter_mut().zip(self.quad_of(x)).zip(self.high) {
+            *whole = i16::from(low) + 128 * i16::from(high);
         }
         whole
     }
@@ -81,15 +81,14 @@ impl Outlier {
         if self.is_none() {
             return 0;
         }
-        let products = self.weights(w).into_iter().zip(self.high).map(|(w, h)| i32::from(w) * i32::from(h));
+        let products = self.quad_of(w).into_iter().zip(self.high).map(|(w, h)| i32::from(w) * i32::from(h));
         128 * products.sum::<i32>()
     }
 
-    /// The four weights of a group that meet the high parts.
+    /// Four of a group's values or weights: those the high parts belong to.
     #[inline(always)]
-    pub(crate) fn weights(&self, w: &[i8; GROUP]) -> [i8; QUAD] {
-        // The remainder spares the check of the index.
-        w.as_chunks().0[self.quad as usize % (GROUP / QUAD)]
+    pub(crate) fn quad_of(&self, group: &[i8; GROUP]) -> [i8; QUAD] {
+        group.as_chunks().0[self.index()]
     }
 }
 

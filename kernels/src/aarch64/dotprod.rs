@@ -112,7 +112,7 @@ fn sixteen_rows<const N: usize>(
     for (dots, x) in dots.iter_mut().zip(x) {
         let outlier = &x.outliers[g];
         if !outlier.is_none() {
-            *dots = outlier_rows(&panel.0[outlier.quad as usize], first, outlier);
+            *dots = outlier_rows(&panel.0[outlier.index()], first, outlier);
         }
     }
     for (k, w) in panel.0.as_chunks::<4>().0.iter().enumerate() {

@@ -354,7 +354,7 @@ fn eight_rows<const N: usize>(panel: &Panel, first: usize, x: &[Block; N], g: us
     for (sums, x) in sums.iter_mut().zip(x) {
         let outlier = &x.outliers[g];
         if !outlier.is_none() {
-            add_outlier(&panel.0[outlier.quad as usize], first, outlier, sums);
+            add_outlier(&panel.0[outlier.index()], first, outlier, sums);
         }
     }
     let mut dots = [[vdupq_n_s32(0); 2]; N];

@@ -324,7 +324,7 @@ fn tile_group<const N: usize>(
             unsafe { _mm256_storeu_si256(wide.as_mut_ptr().cast(), widen(x)) };
         }
         if !outlier.is_none() {
-            wide.as_chunks_mut().0[outlier.quad as usize] = outlier.join(x);
+            wide.as_chunks_mut().0[outlier.index()] = outlier.join(x);
         }
     }
     for half in 0..PANEL_ROWS / 16 {
@@ -377,7 +377,7 @@ fn eight_dots(w: &[Group; 8], x: &[Group; 8], outliers: &[Outlier; 8]) -> __m256
 #[inline]
 #[target_feature(enable = "avx2")]
 fn outlier_dots(w: &[Group; 8], outliers: &[Outlier; 8]) -> __m256i {
-    let w = |i: usize| i32::from_ne_bytes(outliers[i].weights(&w[i]).map(|w| w as u8));
+    let w = |i: usize| i32::from_ne_bytes(outliers[i].quad_of(&w[i]).map(|w| w as u8));
     let high = |i: usize| outliers[i].high_bits();
     let w = _mm256_setr_epi32(w(0), w(1), w(2), w(3), w(4), w(5), w(6), w(7));
     let high = _mm256_setr_epi32(high(0), high(1), high(2), high(3), high(4), high(5), high(6), high(7));

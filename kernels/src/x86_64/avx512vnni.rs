@@ -273,7 +273,7 @@ fn add_outliers(dots: __m512i, w: &[Group; LANES], outliers: &[Outlier; LANES], 
 #[target_feature(enable = "avx512f")]
 #[rustfmt::skip]
 fn outlier_weights(w: &[Group; LANES], outliers: &[Outlier; LANES]) -> __m512i {
-    let quad = |i: usize| i32::from_ne_bytes(outliers[i].weights(&w[i]).map(|w| w as u8));
+    let quad = |i: usize| i32::from_ne_bytes(outliers[i].quad_of(&w[i]).map(|w| w as u8));
     _mm512_setr_epi32(
         quad(0), quad(1), quad(2), quad(3), quad(4), quad(5), quad(6), quad(7),
         quad(8), quad(9), quad(10), quad(11), quad(12), quad(13), quad(14), quad(15),
@@ -444,8 +444,7 @@ fn tile<const N: usize>(
 #[target_feature(enable = "avx512f,avx512vnni")]
 fn start(panel: &Panel, sum: i32, outlier: &Outlier) -> [__m512i; 2] {
     let (high, sum) = (_mm512_set1_epi32(outlier.high_bits()), _mm512_set1_epi32(-sum));
-    // The remainder spares the check of the index.
-    let w = &panel.0[outlier.quad as usize % 16];
+    let w = &panel.0[outlier.index()];
     // SAFETY: 32 rows, aligned as Panel is.
     let w = unsafe { [_mm512_load_si512(w.as_ptr().cast()), _mm512_load_si512(w.as_ptr().add(16).cast())] };
     let half = |w| _mm512_slli_epi32::<7>(_mm512_dpbusd_epi32(sum, w, high));
