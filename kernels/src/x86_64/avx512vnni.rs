@@ -2,7 +2,7 @@
 
 use super::PREFETCH;
 use crate::half::f16;
-use crate::int8::{Block, Group, Int8, PANEL_ROWS, Sixteen};
+use crate::int8::{Block, Group, Int8, PANEL_ROWS, Sixteen, any_outlier};
 use crate::quant::Outlier;
 use crate::scalar::LANES;
 use crate::simd::Simd;
@@ -385,20 +385,16 @@ fn tile<const N: usize>(
     }
     for g in 0..groups {
         let (panel, inverse) = (&panel[g], &inverse[g]);
-        // One branch for all tokens: one for each is harder to predict than two instructions are slow.
-        let mut any = 0;
-        for t in 0..N {
-            any |= x[t].outliers[g].high_bits();
-        }
         // Each w is 128 too large: start at −128·Σx, and with what the outliers' high parts add.
         let mut dots = [[_mm512_setzero_si512(); 2]; N];
-        if any == 0 {
+        // One branch for all tokens: one for each is harder to predict than two instructions are slow.
+        if any_outlier(x.iter().map(|x| &x.outliers[g])) {
             for t in 0..N {
-                dots[t] = [_mm512_set1_epi32(x[t].sums[g] * -128); 2];
+                dots[t] = start(panel, x[t].sums[g], &x[t].outliers[g]);
             }
         } else {
             for t in 0..N {
-                dots[t] = start(panel, x[t].sums[g], &x[t].outliers[g]);
+                dots[t] = [_mm512_set1_epi32(x[t].sums[g] * -128); 2];
             }
         }
         let mut values = [std::ptr::null::<[i8; 4]>(); N];
