@@ -39,16 +39,16 @@ pub struct Args {
     /// Recognise special tokens (such as <|im_start|>) written in the prompt
     #[arg(long)]
     special: bool,
-    #[command(flatten)]
-    sampling: SamplingArgs,
-    #[command(flatten)]
-    run: RunArgs,
     /// Print one JSON object instead of text
     #[arg(long)]
     json: bool,
     /// Report loading, tokens, layers and timings on stderr
     #[arg(long)]
     debug: bool,
+    #[command(flatten)]
+    sampling: SamplingArgs,
+    #[command(flatten)]
+    run: RunArgs,
 }
 
 /// How to choose tokens. The steps are applied in the order listed here, temperature last.

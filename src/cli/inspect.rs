@@ -21,11 +21,11 @@ pub struct Args {
     path: Option<std::path::PathBuf>,
     #[command(flatten)]
     model: ModelArgs,
-    #[command(flatten)]
-    run: RunArgs,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    run: RunArgs,
 }
 
 pub fn run(mut args: Args) -> anyhow::Result<()> {
