@@ -41,7 +41,7 @@ fn default_model() -> anyhow::Result<PathBuf> {
     if path.exists() {
         return Ok(path);
     }
-    eprintln!("Fetching the default model, SmolLM2-135M-Instruct (98 MB), once, to {}", path.display());
+    eprintln!("Fetching the default model, SmolLM2-135M-Instruct (93 MB), once, to {}", path.display());
     let bar = progress::Bytes::new();
     Ok(pull::pull(&mut |at| bar.show(at))?)
 }
