@@ -26,6 +26,9 @@ pub enum Error {
     /// A progress callback asked to stop.
     #[error("interrupted: nothing was left behind")]
     Interrupted,
+    /// A logit or a probability came out as NaN.
+    #[error("the model computed NaN: its weights are damaged or overflow")]
+    NotANumber,
     /// A request that cannot be met: a prompt longer than the context, an unknown token id, …
     #[error("{0}")]
     Request(String),

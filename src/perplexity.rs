@@ -42,9 +42,7 @@ impl Perplexity {
             })?;
         }
         if logprobs.iter().any(|l| l.is_nan()) {
-            return Err(Error::Request(
-                "the model computed NaN: its weights are damaged or overflow".to_owned(),
-            ));
+            return Err(Error::NotANumber);
         }
         Ok(Self { logprobs })
     }

@@ -10,7 +10,6 @@
 //! 14 bits: an [`Outlier`] record holds what does not fit in its bytes.
 
 use crate::mat::MatMut;
-use std::ops::Range;
 
 /// Values that share a scale.
 pub const GROUP: usize = 64;
@@ -235,12 +234,10 @@ impl QuantizedBuf {
         }
     }
 
-    /// Bytes on the heap.
-    pub fn bytes(&self) -> usize {
-        size_of_val(&self.values[..])
-            + size_of_val(&self.scales[..])
-            + size_of_val(&self.sums[..])
-            + size_of_val(&self.outliers[..])
+    /// Bytes on the heap of room for `max_tokens` tokens of `cols` values.
+    pub fn bytes(max_tokens: usize, cols: usize) -> usize {
+        let group = size_of::<f32>() + size_of::<i32>() + size_of::<Outlier>();
+        max_tokens * (cols + cols.div_ceil(GROUP) * group)
     }
 
     /// The first `tokens` tokens, for reading.
@@ -361,7 +358,7 @@ impl QuantizedRow<'_> {
     }
 }
 
-/// The pieces of `range` (flat positions in a matrix) that lie in one weight group each.
-pub(crate) fn group_end(position: usize, range: &Range<usize>) -> usize {
-    ((position / GROUP + 1) * GROUP).min(range.end)
+/// Where the group that holds `position` ends, in something that ends at `end`.
+pub(crate) fn group_end(position: usize, end: usize) -> usize {
+    ((position / GROUP + 1) * GROUP).min(end)
 }

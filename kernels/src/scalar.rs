@@ -135,13 +135,12 @@ pub fn matmul_i8(w: &QMatrix, rows: Range<usize>, x: &Quantized, mut out: MatMut
 }
 
 fn dot_i8(w: &QMatrix, row: usize, xq: &[i8], xs: &[f32], xo: &[Outlier]) -> f32 {
-    let cols = 0..w.cols();
     let start = row * w.cols();
     let mut acc = 0.0;
     let mut k = 0;
     while k < w.cols() {
-        let w_end = group_end(start + k, &(0..w.values().len())) - start;
-        let end = w_end.min(group_end(k, &cols));
+        let w_end = group_end(start + k, w.values().len()) - start;
+        let end = w_end.min(group_end(k, w.cols()));
         let outlier = &xo[k / GROUP];
         let product = |k| {
             let x = i32::from(xq[k]) + outlier.extra(k % GROUP);

@@ -2,6 +2,7 @@
 
 mod convert;
 mod generate;
+mod input;
 mod inspect;
 mod interrupt;
 mod kernels;

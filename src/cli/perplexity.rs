@@ -8,6 +8,7 @@ use torchless::model::Model;
 use torchless::perplexity::Perplexity;
 use torchless::runtime::session::Session;
 
+use super::input::read_file;
 use super::model::{ModelArgs, RunArgs};
 use super::output::{emit_json, emit_line};
 use super::progress;
@@ -73,19 +74,12 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 }
 
 fn read_ids(file: &Path) -> anyhow::Result<Vec<u32>> {
-    let text = read_text(file)?;
+    let text = read_file(file)?;
     let parse =
         |word: &str| word.parse().with_context(|| format!("{}: {word:?} is not a token id", file.display()));
     text.split_whitespace().map(parse).collect()
 }
 
 fn encode_file(model: &Model, file: &Path) -> anyhow::Result<Vec<u32>> {
-    Ok(model.tokenizer().encode(&read_text(file)?, Default::default()))
-}
-
-fn read_text(file: &Path) -> anyhow::Result<String> {
-    let bytes = std::fs::read(file).with_context(|| file.display().to_string())?;
-    String::from_utf8(bytes).map_err(|e| {
-        anyhow::anyhow!("{}: not UTF-8 text (byte {})", file.display(), e.utf8_error().valid_up_to())
-    })
+    Ok(model.tokenizer().encode(&read_file(file)?, Default::default()))
 }

@@ -1,11 +1,10 @@
 //! `torchless tokenize`: text to token ids and back.
 
-use std::io::Read;
-
 use anyhow::{Context, bail};
 use serde_json::json;
 use torchless::tokenizer::{EncodeOptions, Tokenizer};
 
+use super::input::read_stdin;
 use super::model::ModelArgs;
 use super::output::{emit, emit_json, emit_line};
 
@@ -79,11 +78,4 @@ fn decode(tokenizer: &Tokenizer, ids: &[u32], args: &Args) -> anyhow::Result<()>
 fn parse_ids(text: &str) -> anyhow::Result<Vec<u32>> {
     let words = text.split(|c: char| c == ',' || c.is_whitespace()).filter(|w| !w.is_empty());
     words.map(|word| word.parse().with_context(|| format!("{word:?} is not a token id"))).collect()
-}
-
-fn read_stdin() -> anyhow::Result<String> {
-    let mut bytes = Vec::new();
-    std::io::stdin().read_to_end(&mut bytes).context("stdin")?;
-    String::from_utf8(bytes)
-        .map_err(|e| anyhow::anyhow!("stdin: not UTF-8 text (byte {})", e.utf8_error().valid_up_to()))
 }

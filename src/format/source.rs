@@ -58,7 +58,7 @@ fn unsupported_tensor(name: &str) -> Malformed {
 /// Lazy: an absurd number of layers costs nothing until the first tensor that is not there.
 fn tensor_shapes(c: &Config) -> impl Iterator<Item = (String, Vec<usize>)> {
     let (hidden, inter) = (c.hidden_size, c.intermediate_size);
-    let (q, kv) = (c.n_heads * c.head_dim, c.n_kv_heads * c.head_dim);
+    let (q, kv) = (c.q_dim(), c.kv_dim());
     let layer = move |i: usize| {
         [
             ("input_layernorm", vec![hidden]),

@@ -51,9 +51,8 @@ impl Activations {
 
     /// Bytes on the heap.
     pub fn bytes(tokens: usize, cols: usize, forms: Forms) -> usize {
-        // Each group of 64 has 16 bytes of scale, sum and outlier.
-        let int8 = tokens * (cols + cols.div_ceil(torchless_kernels::GROUP) * 16);
-        usize::from(forms.int8) * int8 + usize::from(forms.f32) * tokens * cols * 4
+        usize::from(forms.int8) * QuantizedBuf::bytes(tokens, cols)
+            + usize::from(forms.f32) * tokens * cols * 4
     }
 
     /// The first `tokens` tokens.

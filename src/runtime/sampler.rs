@@ -95,9 +95,7 @@ impl Sampler {
     /// If `logits` is not `vocab_size` long.
     pub fn sample(&mut self, kernels: Kernels, logits: &[f32], recent: &[u32]) -> Result<u32, Error> {
         if logits.iter().any(|l| l.is_nan()) {
-            return Err(Error::Request(
-                "the model computed NaN: its weights are damaged or overflow".to_owned(),
-            ));
+            return Err(Error::NotANumber);
         }
         self.logits.copy_from_slice(logits);
         self.penalise(recent);
