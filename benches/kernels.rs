@@ -5,7 +5,7 @@
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use half::f16;
-use torchless_kernels::{CacheElement, GROUP, Isa, Kernels, MatMut, QMatrix, QuantizedBuf};
+use torchless_kernels::{BLOCK, CacheElement, GROUP, Isa, Kernels, MatMut, QMatrix, QuantizedBuf};
 
 fn kernels() -> impl Iterator<Item = Kernels> {
     Isa::ALL.into_iter().filter_map(|isa| Kernels::new(isa).ok())
@@ -74,22 +74,24 @@ fn gemm(c: &mut Criterion) {
     bench_products(c, "gemm_i8", &[(576, 576), (1536, 576), (4096, 4096)], &[4, 16, 64, 512]);
 }
 
+/// Four queries over one block of positions.
 fn bench_attention<T: CacheElement>(c: &mut Criterion, element: &str) {
-    const POSITIONS: usize = 256;
+    const QUERIES: usize = 4;
     let mut group = c.benchmark_group(format!("attention_{element}"));
-    for width in [64, 128] {
-        let floats: Vec<f32> = (0..POSITIONS * width).map(|i| (i as f32).sin()).collect();
+    for head_dim in [64, 128] {
+        let floats: Vec<f32> = (0..BLOCK * head_dim).map(|i| (i as f32).sin()).collect();
         let mut cache = vec![T::default(); floats.len()];
         Kernels::detect().narrow(&floats, &mut cache);
-        let (mut scores, mut acc) = (vec![0.0; POSITIONS], vec![0.0; width]);
-        group.throughput(Throughput::Bytes(2 * size_of_val(cache.as_slice()) as u64));
+        let (mut scores, mut out) = ([[0.0; BLOCK]; QUERIES], vec![0.0; QUERIES * head_dim]);
+        group.throughput(Throughput::Elements(2 * (QUERIES * cache.len()) as u64));
         for k in kernels() {
-            group.bench_function(BenchmarkId::new(k.isa().name(), format!("{POSITIONS}x{width}")), |b| {
+            group.bench_function(BenchmarkId::new(k.isa().name(), head_dim), |b| {
                 b.iter(|| {
-                    k.attn_scores(&floats[..width], &cache, 0.125, &mut scores);
-                    let stats = k.softmax_block(&mut scores);
-                    k.attn_accumulate(&scores, &cache, &mut acc);
-                    stats
+                    k.attn_scores(&floats[..QUERIES * head_dim], &cache, &mut scores);
+                    for scores in &mut scores {
+                        k.softmax_block(scores);
+                    }
+                    k.attn_accumulate(&scores, 0, &cache, &[[0.5, 0.5]; QUERIES], &mut out);
                 });
             });
         }
@@ -99,6 +101,7 @@ fn bench_attention<T: CacheElement>(c: &mut Criterion, element: &str) {
 fn attention(c: &mut Criterion) {
     bench_attention::<f32>(c, "f32");
     bench_attention::<f16>(c, "f16");
+    bench_attention::<i8>(c, "i8");
 }
 
 criterion_group!(benches, gemv, gemm, attention);

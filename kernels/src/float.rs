@@ -14,29 +14,10 @@ use crate::simd::Simd;
 
 /// The start of `[T::default(); N]` replaced by `x`.
 #[inline(always)]
-fn padded<T: Copy + Default, const N: usize>(x: &[T]) -> [T; N] {
+pub(crate) fn padded<T: Copy + Default, const N: usize>(x: &[T]) -> [T; N] {
     let mut block = [T::default(); N];
     block[..x.len()].copy_from_slice(x);
     block
-}
-
-/// A cache element with a vector load.
-pub(crate) trait Load: scalar::Element + Default {
-    fn load<S: Simd>(s: S, x: &[Self; LANES]) -> S::F32;
-}
-
-impl Load for f32 {
-    #[inline(always)]
-    fn load<S: Simd>(s: S, x: &[f32; LANES]) -> S::F32 {
-        s.load(x)
-    }
-}
-
-impl Load for f16 {
-    #[inline(always)]
-    fn load<S: Simd>(s: S, x: &[f16; LANES]) -> S::F32 {
-        s.load_f16(x)
-    }
 }
 
 /// `x = f(x)`, element by element.
@@ -55,7 +36,7 @@ fn update<S: Simd>(s: S, x: &mut [f32], f: impl Fn(S::F32) -> S::F32) {
 
 /// `x = f(x, y)`, element by element.
 #[inline(always)]
-fn update2<S: Simd>(s: S, x: &mut [f32], y: &[f32], f: impl Fn(S::F32, S::F32) -> S::F32) {
+pub(crate) fn update2<S: Simd>(s: S, x: &mut [f32], y: &[f32], f: impl Fn(S::F32, S::F32) -> S::F32) {
     let (blocks, tail) = x.as_chunks_mut();
     let (y_blocks, y_tail) = y.as_chunks();
     for (x, y) in blocks.iter_mut().zip(y_blocks) {
@@ -85,14 +66,14 @@ fn map2<S: Simd>(s: S, x: &[f32], y: &[f32], out: &mut [f32], f: impl Fn(S::F32,
 
 /// The 16 running sums of `Σ a[i]·b[i]`. A padded lane adds +0, which changes nothing: no running sum is ever −0.
 #[inline(always)]
-fn dot_lanes<S: Simd, T: Load>(s: S, a: &[f32], b: &[T]) -> S::F32 {
+fn dot_lanes<S: Simd>(s: S, a: &[f32], b: &[f32]) -> S::F32 {
     let ((a_blocks, a_tail), (b_blocks, b_tail)) = (a.as_chunks(), b.as_chunks());
     let mut acc = s.splat(0.0);
     for (a, b) in a_blocks.iter().zip(b_blocks) {
-        acc = s.add(acc, s.mul(s.load(a), T::load(s, b)));
+        acc = s.add(acc, s.mul(s.load(a), s.load(b)));
     }
     if !a_tail.is_empty() {
-        acc = s.add(acc, s.mul(s.load(&padded(a_tail)), T::load(s, &padded(b_tail))));
+        acc = s.add(acc, s.mul(s.load(&padded(a_tail)), s.load(&padded(b_tail))));
     }
     acc
 }
@@ -377,6 +358,17 @@ pub(crate) fn add<S: Simd>(s: S, x: &mut [f32], y: &[f32]) {
 }
 
 #[inline(always)]
+pub(crate) fn mul<S: Simd>(s: S, x: &mut [f32], y: &[f32]) {
+    update2(
+        s,
+        x,
+        y,
+        #[inline(always)]
+        |x, y| s.mul(x, y),
+    );
+}
+
+#[inline(always)]
 pub(crate) fn scale<S: Simd>(s: S, x: &mut [f32], factor: f32) {
     let factor = s.splat(factor);
     update(
@@ -385,146 +377,6 @@ pub(crate) fn scale<S: Simd>(s: S, x: &mut [f32], factor: f32) {
         #[inline(always)]
         |x| s.mul(x, factor),
     );
-}
-
-#[inline(always)]
-pub(crate) fn attn_merge<S: Simd>(s: S, a: &mut [f32], a_factor: f32, b: &[f32], b_factor: f32) {
-    let (a_factor, b_factor) = (s.splat(a_factor), s.splat(b_factor));
-    update2(
-        s,
-        a,
-        b,
-        #[inline(always)]
-        |a, b| s.add(s.mul(a, a_factor), s.mul(b, b_factor)),
-    );
-}
-
-#[inline(always)]
-pub(crate) fn attn_scores_f32<S: Simd>(s: S, q: &[f32], keys: &[f32], scale: f32, scores: &mut [f32]) {
-    attn_scores(s, q, keys, scale, scores);
-}
-
-#[inline(always)]
-pub(crate) fn attn_scores_f16<S: Simd>(s: S, q: &[f32], keys: &[f16], scale: f32, scores: &mut [f32]) {
-    attn_scores(s, q, keys, scale, scores);
-}
-
-#[inline(always)]
-fn attn_scores<S: Simd, T: Load>(s: S, q: &[f32], keys: &[T], scale: f32, scores: &mut [f32]) {
-    // Four keys at a time share the steps of the fold.
-    let width = q.len();
-    let (blocks, tail) = scores.as_chunks_mut::<4>();
-    let (blocks_keys, tail_keys) = keys.split_at(4 * width * blocks.len());
-    for (scores, keys) in blocks.iter_mut().zip(blocks_keys.chunks_exact(4 * width)) {
-        let mut lanes = [s.splat(0.0); 4];
-        for (lanes, key) in lanes.iter_mut().zip(keys.chunks_exact(width)) {
-            *lanes = dot_lanes(s, q, key);
-        }
-        for (score, sum) in scores.iter_mut().zip(s.fold_add4(lanes)) {
-            *score = sum * scale;
-        }
-    }
-    for (score, key) in tail.iter_mut().zip(tail_keys.chunks_exact(width)) {
-        *score = s.fold_add(dot_lanes(s, q, key)) * scale;
-    }
-}
-
-#[inline(always)]
-pub(crate) fn softmax_block<S: Simd>(s: S, scores: &mut [f32]) -> (f32, f32) {
-    let max = largest(s, scores);
-    let shift = s.splat(max);
-    let mut sum = s.splat(0.0);
-    let (blocks, tail) = scores.as_chunks_mut();
-    for x in blocks {
-        let e = exp(s, s.sub(s.load(x), shift));
-        s.store(e, x);
-        sum = s.add(sum, e);
-    }
-    if !tail.is_empty() {
-        let mut last = padded(tail);
-        s.store(exp(s, s.sub(s.load(&last), shift)), &mut last);
-        tail.copy_from_slice(&last[..tail.len()]);
-        sum = s.add(sum, s.load(&padded(tail)));
-    }
-    (max, s.fold_add(sum))
-}
-
-/// The maximum as the blocked softmax defines it. A lane that the tail does not reach must stay as it is, NaN or not:
-/// so the tail and the fold are scalar.
-#[inline(always)]
-fn largest<S: Simd>(s: S, x: &[f32]) -> f32 {
-    let (blocks, tail) = x.as_chunks();
-    let mut acc = s.splat(f32::NEG_INFINITY);
-    for x in blocks {
-        acc = s.max(acc, s.load(x));
-    }
-    let mut lanes = [0.0; LANES];
-    s.store(acc, &mut lanes);
-    for (lane, &x) in lanes.iter_mut().zip(tail) {
-        *lane = scalar::max(*lane, x);
-    }
-    scalar::fold(lanes, scalar::max)
-}
-
-#[inline(always)]
-pub(crate) fn attn_accumulate_f32<S: Simd>(s: S, p: &[f32], values: &[f32], acc: &mut [f32]) {
-    attn_accumulate(s, p, values, acc);
-}
-
-#[inline(always)]
-pub(crate) fn attn_accumulate_f16<S: Simd>(s: S, p: &[f32], values: &[f16], acc: &mut [f32]) {
-    attn_accumulate(s, p, values, acc);
-}
-
-#[inline(always)]
-fn attn_accumulate<S: Simd, T: Load>(s: S, p: &[f32], values: &[T], acc: &mut [f32]) {
-    let width = acc.len();
-    let mut at = 0;
-    while at + 4 * LANES <= width {
-        accumulate_columns::<S, T, 4>(s, p, values, width, at, &mut acc[at..][..4 * LANES]);
-        at += 4 * LANES;
-    }
-    while at < width {
-        let n = LANES.min(width - at);
-        accumulate_columns::<S, T, 1>(s, p, values, width, at, &mut acc[at..at + n]);
-        at += n;
-    }
-}
-
-/// Columns `at..at + acc.len()` of [`attn_accumulate`], in `N` registers.
-#[inline(always)]
-fn accumulate_columns<S: Simd, T: Load, const N: usize>(
-    s: S,
-    p: &[f32],
-    values: &[T],
-    width: usize,
-    at: usize,
-    acc: &mut [f32],
-) {
-    let n = acc.len();
-    let mut regs = [s.splat(0.0); N];
-    if let Some((full, [])) = Some(acc.as_chunks::<LANES>()).filter(|(full, _)| full.len() == N) {
-        for (reg, acc) in regs.iter_mut().zip(full) {
-            *reg = s.load(acc);
-        }
-        for (&p, row) in p.iter().zip(values.chunks_exact(width)) {
-            let p = s.splat(p);
-            for (reg, v) in regs.iter_mut().zip(row[at..at + n].as_chunks().0) {
-                *reg = s.add(*reg, s.mul(p, T::load(s, v)));
-            }
-        }
-        for (reg, acc) in regs.iter().zip(acc.as_chunks_mut().0) {
-            s.store(*reg, acc);
-        }
-    } else {
-        let mut last: [f32; LANES] = padded(acc);
-        let mut reg = s.load(&last);
-        for (&p, row) in p.iter().zip(values.chunks_exact(width)) {
-            reg = s.add(reg, s.mul(s.splat(p), T::load(s, &padded(&row[at..at + n]))));
-        }
-        s.store(reg, &mut last);
-        acc.copy_from_slice(&last[..n]);
-    }
 }
 
 #[inline(always)]

@@ -19,6 +19,7 @@
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
+mod attention;
 mod dispatch;
 mod float;
 mod int8;
@@ -36,6 +37,7 @@ pub use dispatch::{Isa, IsaError, Kernels};
 pub use half;
 pub use mat::MatMut;
 pub use quant::{GROUP, Outlier, QMatrix, QUAD, Quantized, QuantizedBuf, QuantizedMut, QuantizedRow, TINY};
+pub use scalar::BLOCK;
 pub use sgemm::sgemm;
 
 use half::f16;
@@ -126,11 +128,23 @@ impl Kernels {
         unsafe { (self.table.add)(x, y) }
     }
 
-    /// `scores[j] = q · keys[j] · scale`; `keys` is `[scores.len()][q.len()]`: see [`scalar`].
-    pub fn attn_scores<T: CacheElement>(self, q: &[f32], keys: &[T], scale: f32, scores: &mut [f32]) {
-        assert!(!q.is_empty(), "a query without elements");
-        assert_eq!(Some(keys.len()), scores.len().checked_mul(q.len()), "keys");
-        T::attn_scores(self, q, keys, scale, scores);
+    /// `x *= y`, element by element.
+    pub fn mul(self, x: &mut [f32], y: &[f32]) {
+        assert_eq!(x.len(), y.len(), "factors");
+        // SAFETY: lengths checked; the handle proves the CPU has the instructions.
+        unsafe { (self.table.mul)(x, y) }
+    }
+
+    /// `scores[i][j] = q[i] · key j`, `d` in ascending order: the scores of some queries with up to 64 positions.
+    ///
+    /// `q` is `[scores.len()][head_dim]`, `keys` is `[positions / 16][head_dim][16]`; scores beyond those positions
+    /// stay as they are.
+    pub fn attn_scores<T: CacheElement>(self, q: &[f32], keys: &[T], scores: &mut [[f32; BLOCK]]) {
+        let head_dim = q.len() / scores.len().max(1);
+        assert_eq!(q.len(), head_dim * scores.len(), "queries");
+        let columns = keys.len() / head_dim.max(1);
+        assert!(keys.len() == columns * head_dim && columns <= BLOCK && columns.is_multiple_of(16), "keys");
+        T::attn_scores(self, q, keys, scores);
     }
 
     /// Replaces each score by `e^(score − max)`; returns `(max, sum)`: see [`scalar::softmax_block`].
@@ -139,11 +153,23 @@ impl Kernels {
         unsafe { (self.table.softmax_block)(scores) }
     }
 
-    /// `acc[d] += Σ_j p[j]·values[j][d]`; `values` is `[p.len()][acc.len()]`.
-    pub fn attn_accumulate<T: CacheElement>(self, p: &[f32], values: &[T], acc: &mut [f32]) {
-        assert!(!acc.is_empty(), "values without elements");
-        assert_eq!(Some(values.len()), p.len().checked_mul(acc.len()), "values");
-        T::attn_accumulate(self, p, values, acc);
+    /// `out[i] = out[i]·factors[i][0] + (Σ_j p[i][first + j]·values[j])·factors[i][1]`, `j` in ascending order: joins
+    /// what a block of up to 64 positions gives some queries to what the blocks before it gave.
+    ///
+    /// `values` is `[positions][head_dim]`, `out` is `[p.len()][head_dim]`.
+    pub fn attn_accumulate<T: CacheElement>(
+        self,
+        p: &[[f32; BLOCK]],
+        first: usize,
+        values: &[T],
+        factors: &[[f32; 2]],
+        out: &mut [f32],
+    ) {
+        let head_dim = out.len() / p.len().max(1);
+        assert_eq!((out.len(), factors.len()), (head_dim * p.len(), p.len()), "outputs and factors");
+        let positions = values.len() / head_dim.max(1);
+        assert!(values.len() == positions * head_dim && first + positions <= BLOCK, "values");
+        T::attn_accumulate(self, p, first, values, factors, out);
     }
 
     /// `a = a·a_factor + b·b_factor`.
@@ -159,10 +185,18 @@ impl Kernels {
         unsafe { (self.table.scale)(x, factor) }
     }
 
-    /// Stores `x` as cache elements, rounding to nearest even where they are narrower.
-    pub fn narrow<T: CacheElement>(self, x: &[f32], out: &mut [T]) {
+    /// Stores `x` as cache elements; returns what they have to be multiplied by, which is 1 unless they are int8.
+    ///
+    /// Rounds to nearest, ties to even, where they are narrower. For int8 see [`scalar::narrow_i8`].
+    pub fn narrow<T: CacheElement>(self, x: &[f32], out: &mut [T]) -> f32 {
         assert_eq!(x.len(), out.len(), "narrowed values");
-        T::narrow(self, x, out);
+        T::narrow(self, x, out)
+    }
+
+    /// Cache elements in f32, exactly (int8 without its scale).
+    pub fn widen<T: CacheElement>(self, x: &[T], out: &mut [f32]) {
+        assert_eq!(x.len(), out.len(), "widened values");
+        T::widen(self, x, out);
     }
 
     /// The position of the largest value, the lowest among equals: see [`scalar::argmax`].
@@ -174,12 +208,23 @@ impl Kernels {
 
 /// A type keys and values can be stored in.
 pub trait CacheElement: sealed::Sealed + Copy + Default + Send + Sync + 'static {
+    /// Whether a key or a value has a scale of its own.
+    const SCALED: bool;
     #[doc(hidden)]
-    fn attn_scores(kernels: Kernels, q: &[f32], keys: &[Self], scale: f32, scores: &mut [f32]);
+    fn attn_scores(kernels: Kernels, q: &[f32], keys: &[Self], scores: &mut [[f32; BLOCK]]);
     #[doc(hidden)]
-    fn attn_accumulate(kernels: Kernels, p: &[f32], values: &[Self], acc: &mut [f32]);
+    fn attn_accumulate(
+        kernels: Kernels,
+        p: &[[f32; BLOCK]],
+        first: usize,
+        values: &[Self],
+        factors: &[[f32; 2]],
+        out: &mut [f32],
+    );
     #[doc(hidden)]
-    fn narrow(kernels: Kernels, x: &[f32], out: &mut [Self]);
+    fn narrow(kernels: Kernels, x: &[f32], out: &mut [Self]) -> f32;
+    #[doc(hidden)]
+    fn widen(kernels: Kernels, x: &[Self], out: &mut [f32]);
 }
 
 mod sealed {
@@ -187,33 +232,51 @@ mod sealed {
     pub trait Sealed {}
     impl Sealed for f32 {}
     impl Sealed for super::f16 {}
+    impl Sealed for i8 {}
 }
 
-impl CacheElement for f32 {
-    fn attn_scores(kernels: Kernels, q: &[f32], keys: &[f32], scale: f32, scores: &mut [f32]) {
-        // SAFETY: `Kernels::attn_scores` checked the lengths; the handle proves the CPU has the instructions.
-        unsafe { (kernels.table.attn_scores_f32)(q, keys, scale, scores) }
-    }
-    fn attn_accumulate(kernels: Kernels, p: &[f32], values: &[f32], acc: &mut [f32]) {
-        // SAFETY: `Kernels::attn_accumulate` checked the lengths; the handle proves the CPU has the instructions.
-        unsafe { (kernels.table.attn_accumulate_f32)(p, values, acc) }
-    }
-    fn narrow(_: Kernels, x: &[f32], out: &mut [f32]) {
-        out.copy_from_slice(x);
-    }
+/// The kernels of the table for one cache element.
+macro_rules! cache_element {
+    ($element:ty, scaled: $scaled:literal, $scores:ident, $accumulate:ident, $widen:ident, $narrow:expr) => {
+        impl CacheElement for $element {
+            const SCALED: bool = $scaled;
+            fn attn_scores(kernels: Kernels, q: &[f32], keys: &[Self], scores: &mut [[f32; BLOCK]]) {
+                // SAFETY: `Kernels` checked the lengths; the handle proves the CPU has the instructions.
+                unsafe { (kernels.table.$scores)(q, keys, scores) }
+            }
+            fn attn_accumulate(
+                kernels: Kernels,
+                p: &[[f32; BLOCK]],
+                first: usize,
+                values: &[Self],
+                factors: &[[f32; 2]],
+                out: &mut [f32],
+            ) {
+                // SAFETY: `Kernels` checked the lengths; the handle proves the CPU has the instructions.
+                unsafe { (kernels.table.$accumulate)(p, first, values, factors, out) }
+            }
+            fn narrow(kernels: Kernels, x: &[f32], out: &mut [Self]) -> f32 {
+                let narrow: fn(Kernels, &[f32], &mut [Self]) -> f32 = $narrow;
+                narrow(kernels, x, out)
+            }
+            fn widen(kernels: Kernels, x: &[Self], out: &mut [f32]) {
+                // SAFETY: `Kernels` checked the lengths; the handle proves the CPU has the instructions.
+                unsafe { (kernels.table.$widen)(x, out) }
+            }
+        }
+    };
 }
 
-impl CacheElement for f16 {
-    fn attn_scores(kernels: Kernels, q: &[f32], keys: &[f16], scale: f32, scores: &mut [f32]) {
-        // SAFETY: `Kernels::attn_scores` checked the lengths; the handle proves the CPU has the instructions.
-        unsafe { (kernels.table.attn_scores_f16)(q, keys, scale, scores) }
-    }
-    fn attn_accumulate(kernels: Kernels, p: &[f32], values: &[f16], acc: &mut [f32]) {
-        // SAFETY: `Kernels::attn_accumulate` checked the lengths; the handle proves the CPU has the instructions.
-        unsafe { (kernels.table.attn_accumulate_f16)(p, values, acc) }
-    }
-    fn narrow(kernels: Kernels, x: &[f32], out: &mut [f16]) {
-        // SAFETY: `Kernels::narrow` checked the lengths; the handle proves the CPU has the instructions.
-        unsafe { (kernels.table.narrow_f16)(x, out) }
-    }
-}
+cache_element!(f32, scaled: false, attn_scores_f32, attn_accumulate_f32, widen_f32, |_, x, out| {
+    out.copy_from_slice(x);
+    1.0
+});
+cache_element!(f16, scaled: false, attn_scores_f16, attn_accumulate_f16, widen_f16, |kernels, x, out| {
+    // SAFETY: `Kernels` checked the lengths; the handle proves the CPU has the instructions.
+    unsafe { (kernels.table.narrow_f16)(x, out) };
+    1.0
+});
+cache_element!(i8, scaled: true, attn_scores_i8, attn_accumulate_i8, widen_i8, |kernels, x, out| {
+    // SAFETY: `Kernels` checked the lengths; the handle proves the CPU has the instructions.
+    unsafe { (kernels.table.narrow_i8)(x, out) }
+});

@@ -57,6 +57,7 @@ fn from_bits(v: i32x16) -> f32x16 {
 impl Simd for Portable {
     type F32 = f32x16;
     type I32 = i32x16;
+    const ACCUMULATORS: usize = 2;
 
     #[inline(always)]
     fn splat(self, v: f32) -> f32x16 {

@@ -236,12 +236,22 @@ pub fn rope(x: &mut [f32], cos: &[f32], sin: &[f32]) {
     }
 }
 
+/// `x *= y`, element by element.
+pub fn mul(x: &mut [f32], y: &[f32]) {
+    for (x, y) in x.iter_mut().zip(y) {
+        *x *= y;
+    }
+}
+
 /// `x += y`.
 pub fn add(x: &mut [f32], y: &[f32]) {
     for (x, y) in x.iter_mut().zip(y) {
         *x += y;
     }
 }
+
+/// Positions in a block of attention.
+pub const BLOCK: usize = 64;
 
 /// A cache element: exact in f32.
 pub(crate) trait Element: Copy {
@@ -261,10 +271,21 @@ impl Element for f16 {
     }
 }
 
-/// `scores[j] = (Σ_d q[d]·keys[j][d]) · scale`, 16 lanes.
-pub(crate) fn attn_scores<T: Element>(q: &[f32], keys: &[T], scale: f32, scores: &mut [f32]) {
-    for (score, key) in scores.iter_mut().zip(keys.chunks_exact(q.len())) {
-        *score = sum(q.len(), |d| q[d] * key[d].widen()) * scale;
+impl Element for i8 {
+    fn widen(self) -> f32 {
+        self.into()
+    }
+}
+
+/// `scores[i][j] = Σ_d q[i][d]·keys[j / 16][d][j % 16]`, `d` in ascending order.
+pub(crate) fn attn_scores<T: Element>(q: &[f32], keys: &[T], scores: &mut [[f32; BLOCK]]) {
+    let width = q.len() / scores.len().max(1);
+    for (scores, q) in scores.iter_mut().zip(q.chunks_exact(width.max(1))) {
+        for (scores, keys) in scores.chunks_mut(LANES).zip(keys.chunks_exact(LANES * width)) {
+            for (lane, score) in scores.iter_mut().enumerate() {
+                *score = q.iter().enumerate().fold(0.0, |sum, (d, q)| sum + q * keys[d * LANES + lane].widen());
+            }
+        }
     }
 }
 
@@ -281,12 +302,28 @@ pub fn softmax_block(scores: &mut [f32]) -> (f32, f32) {
     (max, sum(scores.len(), |i| scores[i]))
 }
 
-/// `acc[d] += Σ_j p[j]·values[j][d]`, `j` in ascending order.
-pub(crate) fn attn_accumulate<T: Element>(p: &[f32], values: &[T], acc: &mut [f32]) {
-    for (p, value) in p.iter().zip(values.chunks_exact(acc.len())) {
-        for (acc, v) in acc.iter_mut().zip(value) {
-            *acc += p * v.widen();
+/// `out[i][d] = out[i][d]·factors[i][0] + (Σ_j p[i][first + j]·values[j][d])·factors[i][1]`, `j` in ascending order.
+pub(crate) fn attn_accumulate<T: Element>(
+    p: &[[f32; BLOCK]],
+    first: usize,
+    values: &[T],
+    factors: &[[f32; 2]],
+    out: &mut [f32],
+) {
+    let width = out.len() / p.len().max(1);
+    for ((out, p), factors) in out.chunks_exact_mut(width.max(1)).zip(p).zip(factors) {
+        for (d, out) in out.iter_mut().enumerate() {
+            let values = values.iter().skip(d).step_by(width);
+            let sum = p[first..].iter().zip(values).fold(0.0, |sum, (p, v)| sum + p * v.widen());
+            *out = *out * factors[0] + sum * factors[1];
         }
+    }
+}
+
+/// `out = x`, exactly.
+pub(crate) fn widen<T: Element>(x: &[T], out: &mut [f32]) {
+    for (out, x) in out.iter_mut().zip(x) {
+        *out = x.widen();
     }
 }
 
@@ -309,6 +346,23 @@ pub fn narrow_f16(x: &[f32], out: &mut [f16]) {
     for (out, x) in out.iter_mut().zip(x) {
         *out = f16::from_f32(*x);
     }
+}
+
+/// Rounds to int8: `round(x · (127 / max|x|))`, ties to even; returns the scale `max|x| / 127`.
+///
+/// Zeros where the largest is below [`TINY`]; where it is not finite zeros as well, and a NaN scale.
+pub fn narrow_i8(x: &[f32], out: &mut [i8]) -> f32 {
+    let largest = x.iter().map(|x| x.to_bits() & 0x7fff_ffff).max().unwrap_or(0);
+    let absmax = f32::from_bits(largest);
+    if !absmax.is_finite() || absmax < TINY {
+        out.fill(0);
+        return if absmax < TINY { 0.0 } else { f32::NAN };
+    }
+    let inverse = 127.0 / absmax;
+    for (out, x) in out.iter_mut().zip(x) {
+        *out = (x * inverse).round_ties_even() as i8;
+    }
+    absmax / 127.0
 }
 
 /// The position of the largest value, the lowest among equals; NaN counts as smallest, and 0 is the answer where

@@ -14,6 +14,9 @@ pub(crate) trait Simd: Copy {
     /// 16 i32.
     type I32: Copy;
 
+    /// How many accumulators an attention tile may keep in registers.
+    const ACCUMULATORS: usize;
+
     /// All lanes `v`.
     fn splat(self, v: f32) -> Self::F32;
     fn load(self, x: &[f32; LANES]) -> Self::F32;
@@ -47,11 +50,6 @@ pub(crate) trait Simd: Copy {
     fn exponent(self, v: Self::F32, bias: i32) -> Self::F32;
     /// Lane `i` takes lane `i + 8`, then `i + 4`, `i + 2`, `i + 1`, by `a + b`.
     fn fold_add(self, v: Self::F32) -> f32;
-    /// The folds of four vectors.
-    #[inline(always)]
-    fn fold_add4(self, v: [Self::F32; 4]) -> [f32; 4] {
-        [self.fold_add(v[0]), self.fold_add(v[1]), self.fold_add(v[2]), self.fold_add(v[3])]
-    }
 
     /// `v.to_bits() & 0x7fff_ffff`
     fn abs_bits(self, v: Self::F32) -> Self::I32;

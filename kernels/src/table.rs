@@ -3,7 +3,7 @@
 use crate::half::f16;
 use crate::mat::MatMut;
 use crate::quant::{QMatrix, Quantized, QuantizedRow};
-use crate::scalar;
+use crate::scalar::{self, BLOCK};
 use std::ops::Range;
 
 /// The kernels of one instruction set. The callers in `lib.rs` have checked every length.
@@ -22,16 +22,25 @@ pub(crate) struct Table {
     pub silu_mul_quantize: unsafe fn(&[f32], &[f32], QuantizedRow),
     pub rope: unsafe fn(&mut [f32], &[f32], &[f32]),
     pub add: unsafe fn(&mut [f32], &[f32]),
-    pub attn_scores_f32: unsafe fn(&[f32], &[f32], f32, &mut [f32]),
-    pub attn_scores_f16: unsafe fn(&[f32], &[f16], f32, &mut [f32]),
+    pub mul: unsafe fn(&mut [f32], &[f32]),
+    pub attn_scores_f32: unsafe fn(&[f32], &[f32], &mut [[f32; BLOCK]]),
+    pub attn_scores_f16: unsafe fn(&[f32], &[f16], &mut [[f32; BLOCK]]),
+    pub attn_scores_i8: unsafe fn(&[f32], &[i8], &mut [[f32; BLOCK]]),
     pub softmax_block: unsafe fn(&mut [f32]) -> (f32, f32),
-    pub attn_accumulate_f32: unsafe fn(&[f32], &[f32], &mut [f32]),
-    pub attn_accumulate_f16: unsafe fn(&[f32], &[f16], &mut [f32]),
+    pub attn_accumulate_f32: Accumulate<f32>,
+    pub attn_accumulate_f16: Accumulate<f16>,
+    pub attn_accumulate_i8: Accumulate<i8>,
+    pub widen_f32: unsafe fn(&[f32], &mut [f32]),
+    pub widen_f16: unsafe fn(&[f16], &mut [f32]),
+    pub widen_i8: unsafe fn(&[i8], &mut [f32]),
     pub attn_merge: unsafe fn(&mut [f32], f32, &[f32], f32),
     pub scale: unsafe fn(&mut [f32], f32),
     pub narrow_f16: unsafe fn(&[f32], &mut [f16]),
+    pub narrow_i8: unsafe fn(&[f32], &mut [i8]) -> f32,
     pub argmax: unsafe fn(&[f32]) -> usize,
 }
+
+type Accumulate<T> = unsafe fn(&[[f32; BLOCK]], usize, &[T], &[[f32; 2]], &mut [f32]);
 
 pub(crate) static SCALAR: Table = Table {
     quantize: scalar::quantize,
@@ -44,14 +53,21 @@ pub(crate) static SCALAR: Table = Table {
     silu_mul_quantize: scalar::silu_mul_quantize,
     rope: scalar::rope,
     add: scalar::add,
+    mul: scalar::mul,
     attn_scores_f32: scalar::attn_scores::<f32>,
     attn_scores_f16: scalar::attn_scores::<f16>,
+    attn_scores_i8: scalar::attn_scores::<i8>,
     softmax_block: scalar::softmax_block,
     attn_accumulate_f32: scalar::attn_accumulate::<f32>,
     attn_accumulate_f16: scalar::attn_accumulate::<f16>,
+    attn_accumulate_i8: scalar::attn_accumulate::<i8>,
+    widen_f32: scalar::widen::<f32>,
+    widen_f16: scalar::widen::<f16>,
+    widen_i8: scalar::widen::<i8>,
     attn_merge: scalar::attn_merge,
     scale: scalar::scale,
     narrow_f16: scalar::narrow_f16,
+    narrow_i8: scalar::narrow_i8,
     argmax: scalar::argmax,
 };
 
@@ -60,7 +76,7 @@ pub(crate) static SCALAR: Table = Table {
 macro_rules! table {
     ($token:ty, $attribute:tt) => {
         pub(crate) static TABLE: $crate::table::Table = {
-            use $crate::{MatMut, QMatrix, Quantized, QuantizedRow, float, half::f16, int8};
+            use $crate::{BLOCK, MatMut, QMatrix, Quantized, QuantizedRow, attention, float, half::f16, int8};
 
             $crate::table::kernels! { [$token] $attribute
                 float::quantize(x: &[f32], out: QuantizedRow);
@@ -72,12 +88,25 @@ macro_rules! table {
                 float::silu_mul_quantize(gate: &[f32], up: &[f32], out: QuantizedRow);
                 float::rope(x: &mut [f32], cos: &[f32], sin: &[f32]);
                 float::add(x: &mut [f32], y: &[f32]);
-                float::attn_scores_f32(q: &[f32], keys: &[f32], scale: f32, scores: &mut [f32]);
-                float::attn_scores_f16(q: &[f32], keys: &[f16], scale: f32, scores: &mut [f32]);
-                float::softmax_block(scores: &mut [f32]) -> (f32, f32);
-                float::attn_accumulate_f32(p: &[f32], values: &[f32], acc: &mut [f32]);
-                float::attn_accumulate_f16(p: &[f32], values: &[f16], acc: &mut [f32]);
-                float::attn_merge(a: &mut [f32], a_factor: f32, b: &[f32], b_factor: f32);
+                float::mul(x: &mut [f32], y: &[f32]);
+                attention::attn_scores_f32(q: &[f32], keys: &[f32], scores: &mut [[f32; BLOCK]]);
+                attention::attn_scores_f16(q: &[f32], keys: &[f16], scores: &mut [[f32; BLOCK]]);
+                attention::attn_scores_i8(q: &[f32], keys: &[i8], scores: &mut [[f32; BLOCK]]);
+                attention::softmax_block(scores: &mut [f32]) -> (f32, f32);
+                attention::attn_accumulate_f32(
+                    p: &[[f32; BLOCK]], first: usize, values: &[f32], factors: &[[f32; 2]], out: &mut [f32]
+                );
+                attention::attn_accumulate_f16(
+                    p: &[[f32; BLOCK]], first: usize, values: &[f16], factors: &[[f32; 2]], out: &mut [f32]
+                );
+                attention::attn_accumulate_i8(
+                    p: &[[f32; BLOCK]], first: usize, values: &[i8], factors: &[[f32; 2]], out: &mut [f32]
+                );
+                attention::attn_merge(a: &mut [f32], a_factor: f32, b: &[f32], b_factor: f32);
+                attention::widen_f32(x: &[f32], out: &mut [f32]);
+                attention::widen_f16(x: &[f16], out: &mut [f32]);
+                attention::widen_i8(x: &[i8], out: &mut [f32]);
+                attention::narrow_i8(x: &[f32], out: &mut [i8]) -> f32;
                 float::scale(x: &mut [f32], factor: f32);
                 float::narrow_f16(x: &[f32], out: &mut [f16]);
                 float::argmax(x: &[f32]) -> usize;

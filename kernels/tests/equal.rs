@@ -6,7 +6,7 @@
 #[cfg(not(miri))]
 use proptest::prelude::*;
 use torchless_kernels::half::f16;
-use torchless_kernels::{GROUP, Isa, Kernels, MatMut, Outlier, QMatrix, QUAD, QuantizedBuf};
+use torchless_kernels::{BLOCK, CacheElement, GROUP, Isa, Kernels, MatMut, Outlier, QMatrix, QUAD, QuantizedBuf};
 
 /// Lengths around every edge a float kernel has: a lane, a register, a group. Under Miri, which looks at memory and
 /// not at results, a few.
@@ -295,12 +295,18 @@ fn rope() {
 fn elementwise() {
     for_floats(|case, x, y| {
         assert_equal(case, |k| updated(x, |x| k.add(x, y)));
+        assert_equal(case, |k| updated(x, |x| k.mul(x, y)));
         assert_equal(case, |k| updated(x, |x| k.scale(x, 0.7)));
         assert_equal(case, |k| updated(x, |x| k.attn_merge(x, 0.3, y, 1.7)));
         assert_equal(case, |k| {
             let mut out = vec![f16::ZERO; x.len()];
             k.narrow(x, &mut out);
             out
+        });
+        assert_equal(case, |k| {
+            let mut out = vec![0i8; x.len()];
+            let scale = k.narrow(x, &mut out);
+            (out, scale)
         });
     });
 }
@@ -330,28 +336,46 @@ fn softmax_block() {
     });
 }
 
+/// Head widths and queries around each tile, positions around the 16 of a column.
 #[test]
 fn attention() {
     for &sort in FLOATS {
-        for width in [1, 3, 16, 17, 48, 64, 80, 128, 192] {
-            for positions in [0, 1, 3, 4, 5, 8, 33] {
-                let (q, p) = (sort.make(width, 1), sort.make(positions, 2));
-                let cache = sort.make(width * positions, 3);
-                let cache_f16 = halves(&cache);
-                let case = (sort, width, positions);
-                assert_equal(&case, |k| {
-                    let mut scores = (vec![0.0; positions], vec![0.0; positions]);
-                    k.attn_scores(&q, &cache, 0.125, &mut scores.0);
-                    k.attn_scores(&q, &cache_f16, 0.125, &mut scores.1);
-                    scores
-                });
-                assert_equal(&case, |k| {
-                    let wide = updated(&q, |acc| k.attn_accumulate(&p, &cache, acc));
-                    (wide, updated(&q, |acc| k.attn_accumulate(&p, &cache_f16, acc)))
-                });
+        for head_dim in [1, 3, 16, 17, 32, 48, 64, 80, 128, 192] {
+            for (queries, positions) in [(0, 16), (1, 0), (1, 64), (2, 33), (3, 16), (4, 48), (5, 63), (9, 1)] {
+                let (q, p) = (sort.make(queries * head_dim, 1), sort.make(queries * BLOCK, 2));
+                let cache = sort.make(head_dim * positions, 3);
+                let case = (sort, head_dim, queries, positions);
+                let first = (BLOCK - positions).min(7);
+                attention_case::<f32>(&case, &q, &p, first, &cache);
+                attention_case::<f16>(&case, &q, &p, first, &cache);
+                attention_case::<i8>(&case, &q, &p, first, &cache);
             }
         }
     }
+}
+
+/// Scores with the keys that fill whole columns, and the weighted values from position `first` of the block on.
+fn attention_case<T: CacheElement + std::fmt::Debug + PartialEq>(
+    case: &impl std::fmt::Debug,
+    q: &[f32],
+    p: &[f32],
+    first: usize,
+    cache: &[f32],
+) {
+    let p = p.as_chunks::<BLOCK>().0;
+    let head_dim = q.len() / p.len().max(1);
+    let mut narrowed = vec![T::default(); cache.len()];
+    all()[0].narrow(cache, &mut narrowed);
+    let columns = narrowed.len() / (16 * head_dim).max(1) * 16;
+    assert_equal(case, |k| {
+        let mut scores = vec![[0.5; BLOCK]; p.len()];
+        k.attn_scores(q, &narrowed[..columns * head_dim], &mut scores);
+        scores.into_flattened()
+    });
+    let factors: Vec<_> = (0..p.len()).map(|i| [0.7 + i as f32, 1.3]).collect();
+    let values = if p.is_empty() { &[] } else { &narrowed[..] };
+    assert_equal(case, |k| updated(q, |out| k.attn_accumulate(p, first, values, &factors, out)));
+    assert_equal(case, |k| updated(cache, |out| k.widen(&narrowed, out)));
 }
 
 /// All f16 values, widened; and all f32 values around the ties between two of them, narrowed.
@@ -359,7 +383,7 @@ fn attention() {
 #[cfg_attr(miri, ignore = "slow")]
 fn every_f16() {
     let all: Vec<f16> = (0..=u16::MAX).map(f16::from_bits).collect();
-    assert_equal(&"widened", |k| updated(&vec![0.0; all.len()], |acc| k.attn_accumulate(&[1.0], &all, acc)));
+    assert_equal(&"widened", |k| updated(&vec![0.0; all.len()], |out| k.widen(&all, out)));
     let ties = all.windows(2).flat_map(|pair| {
         let tie = (pair[0].to_f32() + pair[1].to_f32()) / 2.0;
         [pair[0].to_f32(), tie.next_down(), tie, tie.next_up()]

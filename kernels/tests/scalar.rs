@@ -1,7 +1,7 @@
 //! The reference itself against arithmetic in f64 and against values worked out by hand.
 
 use torchless_kernels::half::f16;
-use torchless_kernels::{GROUP, Isa, Kernels, MatMut, Outlier, QMatrix, QUAD, QuantizedBuf, TINY, scalar};
+use torchless_kernels::{BLOCK, GROUP, Isa, Kernels, MatMut, Outlier, QMatrix, QUAD, QuantizedBuf, TINY, scalar};
 
 fn reference() -> Kernels {
     Kernels::new(Isa::Scalar).expect("plain Rust runs everywhere")
@@ -178,22 +178,32 @@ fn float_kernels_do_what_their_names_say() {
     k.rope(&mut head, &[0.0; 2], &[1.0; 2]);
     assert_eq!(head, [-3.0, -4.0, 1.0, 2.0]);
 
-    let mut scores = [0.0; 3];
-    k.attn_scores(&x[..16], &x, 0.25, &mut scores);
-    for (j, &score) in scores.iter().enumerate() {
-        close(score, 0.25 * (0..16).map(|d| wide[d] * wide[16 * j + d]).sum::<f64>());
+    // Keys of three features, sixteen positions side by side.
+    let mut scores = [[0.0; BLOCK]];
+    k.attn_scores(&x[..3], &x, &mut scores);
+    for (j, &score) in scores[0][..16].iter().enumerate() {
+        close(score, (0..3).map(|d| wide[d] * wide[16 * d + j]).sum::<f64>());
     }
-    let exact: Vec<f64> = scores.iter().map(|&s| f64::from(s)).collect();
-    let (max, sum) = k.softmax_block(&mut scores);
+    let exact: Vec<f64> = scores[0][..16].iter().map(|&s| f64::from(s)).collect();
+    let (max, sum) = k.softmax_block(&mut scores[0][..16]);
     let top = exact.iter().copied().fold(f64::MIN, f64::max);
     close(max, top);
     close(sum, exact.iter().map(|s| (s - top).exp()).sum());
 
-    let mut acc = [1.0f32; 16];
-    let values: Vec<f16> = x.iter().map(|&x| f16::from_f32(x)).collect();
-    k.attn_accumulate(&scores, &values, &mut acc);
-    for (d, &a) in acc.iter().enumerate() {
-        close(a, 1.0 + (0..3).map(|j| f64::from(scores[j]) * values[16 * j + d].to_f64()).sum::<f64>());
+    let mut out = [1.0f32; 16];
+    let mut values = [f16::ZERO; 48];
+    assert_eq!(k.narrow(&x, &mut values), 1.0);
+    k.attn_accumulate(&scores, 5, &values, &[[0.5, 2.0]], &mut out);
+    for (d, &o) in out.iter().enumerate() {
+        close(o, 0.5 + 2.0 * (0..3).map(|j| f64::from(scores[0][5 + j]) * values[16 * j + d].to_f64()).sum::<f64>());
+    }
+
+    let mut bytes = [0i8; 48];
+    let scale = k.narrow(&x, &mut bytes);
+    let largest = x.iter().fold(0f32, |a, x| a.max(x.abs()));
+    assert_eq!(scale, largest / 127.0);
+    for (&b, &x) in bytes.iter().zip(&x) {
+        assert!((f32::from(b) * scale - x).abs() <= scale * 0.5001, "{b} · {scale} for {x}");
     }
     assert_eq!(k.argmax(&[1.0, f32::NAN, 3.0, 3.0, -1.0]), 2);
     assert_eq!(k.argmax(&[f32::NAN, f32::NEG_INFINITY]), 0);

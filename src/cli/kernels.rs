@@ -7,7 +7,7 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use super::output::{emit_json, emit_line};
-use torchless_kernels::{CacheElement, GROUP, Isa, Kernels, MatMut, QMatrix, QuantizedBuf};
+use torchless_kernels::{BLOCK, CacheElement, GROUP, Isa, Kernels, MatMut, QMatrix, QuantizedBuf};
 
 /// Compare every kernel with the scalar reference: equal or not, and how fast
 ///
@@ -234,11 +234,19 @@ fn cases(all: bool) -> Vec<(&'static str, MakeCase)> {
         cases.push(("attn_merge", Box::new(move || updating(n, |k, s, x| k.attn_merge(x, 0.3, &s[1], 0.7)))));
     }
     cases.push(("attn_softmax", Box::new(|| updating(256, |k, _, x| _ = k.softmax_block(x)))));
-    for width in [64, 128] {
-        cases.push(("attn_scores_f32", Box::new(move || attention::<f32>(width, scores))));
-        cases.push(("attn_scores_f16", Box::new(move || attention::<f16>(width, scores))));
-        cases.push(("attn_accumulate_f32", Box::new(move || attention::<f32>(width, accumulate))));
-        cases.push(("attn_accumulate_f16", Box::new(move || attention::<f16>(width, accumulate))));
+    // The heads that share keys in decode; a tile of tokens in prefill, which widens the cache first.
+    for (queries, head_dim) in [(1, 64), (3, 64), (4, 128), (48, 64)] {
+        macro_rules! attn {
+            ($name:literal, $element:ty, $kernel:ident) => {
+                cases.push(($name, Box::new(move || attention::<$element>(queries, head_dim, $kernel))))
+            };
+        }
+        attn!("attn_scores_f32", f32, scores);
+        attn!("attn_scores_f16", f16, scores);
+        attn!("attn_scores_i8", i8, scores);
+        attn!("attn_accumulate_f32", f32, accumulate);
+        attn!("attn_accumulate_f16", f16, accumulate);
+        attn!("attn_accumulate_i8", i8, accumulate);
     }
     cases.push(("argmax", Box::new(|| updating(49152, |k, s, x| x[0] = k.argmax(&s[0]) as f32))));
     cases
@@ -390,34 +398,38 @@ impl Task for UpdatingTask {
     }
 }
 
-/// Positions in one block of attention.
-const POSITIONS: usize = 256;
-
-/// One head's keys or values, and a query or the block's weights.
+/// Some queries of one head, and one block of its keys or values.
 struct AttentionTask<T> {
     cache: Vec<T>,
-    x: Vec<f32>,
+    queries: Vec<f32>,
+    scores: Vec<[f32; BLOCK]>,
     out: Vec<f32>,
     kernel: fn(Kernels, &mut AttentionTask<T>),
 }
 
-fn attention<T: CacheElement>(width: usize, kernel: fn(Kernels, &mut AttentionTask<T>)) -> Case {
-    let mut cache = vec![T::default(); POSITIONS * width];
+fn attention<T: CacheElement>(
+    queries: usize,
+    head_dim: usize,
+    kernel: fn(Kernels, &mut AttentionTask<T>),
+) -> Case {
+    let mut cache = vec![T::default(); BLOCK * head_dim];
     Kernels::detect().narrow(&floats(cache.len(), 1), &mut cache);
-    let work = size_of_val(cache.as_slice()) as f64 * 1e-9;
-    let (x, out) = (floats(POSITIONS, 2), vec![0.0; POSITIONS + width]);
-    let shape = format!("{POSITIONS}×{width}");
-    Case { shape, work, unit: "GB/s", task: Box::new(AttentionTask { cache, x, out, kernel }) }
+    let work = (queries * cache.len()) as f64 * 1e-9;
+    let scores = floats(queries * BLOCK, 2).as_chunks().0.to_vec();
+    let (queries_of, out) = (floats(queries * head_dim, 3), vec![0.0; queries * head_dim]);
+    let shape = format!("{queries}×{head_dim}×{BLOCK}");
+    let task = AttentionTask { cache, queries: queries_of, scores, out, kernel };
+    Case { shape, work, unit: "GMAC/s", task: Box::new(task) }
 }
 
 fn scores<T: CacheElement>(kernels: Kernels, task: &mut AttentionTask<T>) {
-    let width = task.cache.len() / POSITIONS;
-    kernels.attn_scores(&task.x[..width], &task.cache, 0.125, &mut task.out[..POSITIONS]);
+    kernels.attn_scores(&task.queries, &task.cache, &mut task.scores);
 }
 
 fn accumulate<T: CacheElement>(kernels: Kernels, task: &mut AttentionTask<T>) {
-    task.out.fill(0.5);
-    kernels.attn_accumulate(&task.x, &task.cache, &mut task.out[POSITIONS..]);
+    let factors = [[0.5; 2]; 64];
+    task.out.fill(0.25);
+    kernels.attn_accumulate(&task.scores, 0, &task.cache, &factors[..task.scores.len()], &mut task.out);
 }
 
 impl<T: CacheElement> Task for AttentionTask<T> {
@@ -426,6 +438,6 @@ impl<T: CacheElement> Task for AttentionTask<T> {
     }
 
     fn results(&self) -> Vec<f32> {
-        self.out.clone()
+        self.scores.iter().flatten().chain(&self.out).copied().collect()
     }
 }

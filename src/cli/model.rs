@@ -69,6 +69,7 @@ pub struct RunArgs {
 pub enum Kv {
     F32,
     F16,
+    Int8,
 }
 
 impl From<Kv> for KvType {
@@ -76,6 +77,7 @@ impl From<Kv> for KvType {
         match kv {
             Kv::F32 => Self::F32,
             Kv::F16 => Self::F16,
+            Kv::Int8 => Self::Int8,
         }
     }
 }

@@ -1,78 +1,341 @@
-//! Attention of a chunk of tokens over the cache and over itself.
+//! Attention of a chunk of tokens over the cache, which holds the chunk's own keys and values already.
 //!
-//! The keys a query may look at are walked in blocks of [`BLOCK`] *absolute* positions. Each block is worked out by
-//! itself (its maximum, its sum, its weighted values) and then joined to what the blocks before it gave, in ascending
-//! order (online softmax: Milakov & Gimelshein 2018). So neither the threads nor where a chunk begins change a bit.
+//! The keys a query may look at are walked in blocks of 64 *absolute* positions. Each block is worked out by itself (its
+//! maximum, its sum, its weighted values) and joined to what the blocks before it gave, in ascending order (online
+//! softmax: Milakov & Gimelshein 2018); so are the four blocks of a span, and then the spans. Neither the threads nor
+//! where a chunk begins change a bit.
+//!
+//! Work is done in tiles: a few tokens, all the heads that share a head of keys. A single token (decode) has few tiles,
+//! so there the spans are worked out in parallel too.
 
-use torchless_kernels::{CacheElement, Kernels, MatMut, scalar};
+use std::ops::Range;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::config::{Config, MAX_HEAD_DIM};
+use torchless_kernels::{BLOCK, CacheElement, Kernels, MatMut, scalar};
+
+use super::config::Config;
 use super::fork::{fork, grain};
-use crate::runtime::kv_cache::LayerView;
+use crate::runtime::kv_cache::{Block, Cache};
 
-/// Positions a block of keys spans.
-const BLOCK: usize = 64;
+/// Positions of four blocks.
+const SPAN: usize = 4 * BLOCK;
 
-/// Fewest queries of one head a task is given.
-const TOKENS: usize = 16;
+/// Queries of a full tile.
+const TILE: usize = 64;
+
+/// Fewest queries for which a block's keys and values are widened once instead of by every four of them.
+const WIDEN: usize = 5;
 
 /// The attention of one layer over one chunk.
 pub(crate) struct Attention<'a, T> {
     pub kernels: Kernels,
     pub config: &'a Config,
-    /// This layer's keys and values, the chunk's own included.
-    pub cache: LayerView<'a, T>,
+    pub cache: &'a Cache<T>,
+    pub layer: usize,
+    /// The position of the chunk's first token.
+    pub start: usize,
     /// `[tokens][stride]`, whose first `q_dim` values are the queries.
     pub queries: &'a [f32],
     pub stride: usize,
+    pub buffers: &'a Buffers,
+}
+
+/// What the attention writes to beside its output.
+pub(crate) struct Buffers {
+    /// One a thread.
+    tiles: Vec<Mutex<Tile>>,
+    /// `[n_kv_heads · spans][group · head_dim]`: what each span of a context gives a single token.
+    spans: Mutex<Spans>,
+}
+
+struct Spans {
+    outputs: Vec<f32>,
+    sums: Vec<Softmax>,
+}
+
+/// The running maximum and sum of a softmax.
+#[derive(Clone, Copy)]
+struct Softmax {
+    max: f32,
+    sum: f32,
+}
+
+impl Softmax {
+    const EMPTY: Self = Self { max: f32::NEG_INFINITY, sum: 0.0 };
+
+    /// Joins what comes next; returns what the two outputs are to be multiplied by.
+    fn join(&mut self, next: Self) -> [f32; 2] {
+        let (max, factors) = match next.max > self.max {
+            true => (next.max, [scalar::exp(self.max - next.max), 1.0]),
+            false => (self.max, [1.0, scalar::exp(next.max - self.max)]),
+        };
+        *self = Self { max, sum: self.sum * factors[0] + next.sum * factors[1] };
+        factors
+    }
+}
+
+/// A thread's buffers: `n` is the queries of a full tile.
+struct Tile {
+    /// `[n][head_dim]`, multiplied by `1/√head_dim`.
+    queries: Vec<f32>,
+    /// `[n][head_dim]`
+    output: Vec<f32>,
+    sums: Vec<Softmax>,
+    /// The same for one span.
+    span_output: Vec<f32>,
+    span_sums: Vec<Softmax>,
+    scores: Vec<[f32; BLOCK]>,
+    factors: Vec<[f32; 2]>,
+    /// A block's keys and values in f32.
+    keys: Vec<f32>,
+    values: Vec<f32>,
+}
+
+/// Query heads that share a head of keys and values.
+fn group(config: &Config) -> usize {
+    config.n_heads / config.n_kv_heads
+}
+
+/// Queries a tile has room for: whole tokens.
+fn tile_queries(config: &Config) -> usize {
+    TILE.max(group(config)) / group(config) * group(config)
+}
+
+fn spans(ctx: usize) -> usize {
+    ctx.div_ceil(SPAN) + 1
+}
+
+impl Buffers {
+    /// Buffers for contexts of up to `ctx` positions and `threads` threads.
+    pub fn new(config: &Config, ctx: usize, threads: usize) -> Self {
+        let spans = config.n_heads * spans(ctx);
+        let spans =
+            Spans { outputs: bytemuck::zeroed_vec(spans * config.head_dim), sums: vec![Softmax::EMPTY; spans] };
+        Self {
+            tiles: (0..threads).map(|_| Mutex::new(Tile::new(config))).collect(),
+            spans: Mutex::new(spans),
+        }
+    }
+
+    /// Bytes [`Buffers::new`] allocates.
+    pub fn bytes(config: &Config, ctx: usize, threads: usize) -> usize {
+        let (n, head_dim) = (tile_queries(config), config.head_dim);
+        let query = 3 * head_dim + BLOCK + 2;
+        let tile = size_of::<f32>() * (n * query + 2 * BLOCK * head_dim) + 2 * n * size_of::<Softmax>();
+        let span = size_of::<f32>() * head_dim + size_of::<Softmax>();
+        threads * tile + config.n_heads * spans(ctx) * span
+    }
+
+    /// This thread's tile: nobody else asks for it.
+    fn tile(&self) -> MutexGuard<'_, Tile> {
+        let thread = rayon::current_thread_index().unwrap_or(0);
+        self.tiles[thread].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Tile {
+    fn new(config: &Config) -> Self {
+        let (n, head_dim) = (tile_queries(config), config.head_dim);
+        Self {
+            queries: vec![0.0; n * head_dim],
+            output: vec![0.0; n * head_dim],
+            sums: vec![Softmax::EMPTY; n],
+            span_output: vec![0.0; n * head_dim],
+            span_sums: vec![Softmax::EMPTY; n],
+            scores: vec![[0.0; BLOCK]; n],
+            factors: vec![[0.0; 2]; n],
+            keys: vec![0.0; BLOCK * head_dim],
+            values: vec![0.0; BLOCK * head_dim],
+        }
+    }
 }
 
 impl<T: CacheElement> Attention<'_, T> {
-    /// Fills `out`, `[tokens][n_heads·head_dim]`, in parallel over heads and tokens.
-    pub fn run(&self, out: MatMut<f32>) {
-        let head_dim = self.config.head_dim;
+    /// Fills `out`, `[tokens][n_heads·head_dim]`.
+    pub fn run(&self, mut out: MatMut<f32>) {
+        let spans = self.spans(0..1);
+        if out.rows() == 1 && spans.len() > 1 {
+            return self.one_token(spans, out.row(0));
+        }
+        let group = group(self.config);
+        let width = group * self.config.head_dim;
+        let least = grain(out.rows() * self.config.n_kv_heads, 1).div_ceil(self.config.n_kv_heads);
+        let tokens = least.min(tile_queries(self.config) / group);
         let features = 0..out.cols();
-        fork(out, features, head_dim, &MatMut::split_cols, &|out, features| {
-            let (head, tokens) = (features.start / head_dim, 0..out.rows());
-            let grain = grain(tokens.len(), TOKENS);
-            fork(out, tokens, grain, &MatMut::split_rows, &|mut out, tokens| {
-                for (row, token) in tokens.enumerate() {
-                    self.attend(head, token, out.row(row));
+        fork(out, features, width, &MatMut::split_cols, &|out, features| {
+            let range = 0..out.rows();
+            fork(out, range, tokens, &MatMut::split_rows, &|mut out, tokens| {
+                // Pieces may be larger than a tile where there is a single thread.
+                for first in tokens.clone().step_by(tile_queries(self.config) / group) {
+                    let tile = first..tokens.end.min(first + tile_queries(self.config) / group);
+                    self.tile(features.start / width, tile, |token, heads| {
+                        out.row(token - tokens.start).copy_from_slice(heads);
+                    });
                 }
             });
         });
     }
 
-    /// One query: `out` receives `softmax(q·K / √head_dim) · V` over the positions it may look at.
-    fn attend(&self, head: usize, token: usize, out: &mut [f32]) {
-        let head_dim = out.len();
-        let kv_head = head / (self.config.n_heads / self.config.n_kv_heads);
-        let query = &self.queries[token * self.stride + head * head_dim..][..head_dim];
-        let scale = 1.0 / (head_dim as f32).sqrt();
-        let end = self.cache.start() + token + 1;
-        let first = end.saturating_sub(self.config.sliding_window.unwrap_or(end));
-
-        let (mut scores, mut block_out) = ([0.0; BLOCK], [0.0; MAX_HEAD_DIM]);
-        let block_out = &mut block_out[..head_dim];
-        let (mut max, mut sum) = (f32::NEG_INFINITY, 0.0);
-        out.fill(0.0);
-        for block in first / BLOCK..end.div_ceil(BLOCK) {
-            let positions = first.max(block * BLOCK)..end.min((block + 1) * BLOCK);
-            let scores = &mut scores[..positions.len()];
-            self.cache.each_run(kv_head, positions.clone(), |at, keys, _| {
-                let scores = &mut scores[at..][..keys.len() / head_dim];
-                self.kernels.attn_scores(query, keys, scale, scores);
-            });
-            let (block_max, block_sum) = self.kernels.softmax_block(scores);
-            block_out.fill(0.0);
-            self.cache.each_run(kv_head, positions, |at, _, values| {
-                self.kernels.attn_accumulate(&scores[at..][..values.len() / head_dim], values, block_out);
-            });
-            let new_max = if max > block_max { max } else { block_max };
-            let (old, new) = (scalar::exp(max - new_max), scalar::exp(block_max - new_max));
-            self.kernels.attn_merge(out, old, block_out, new);
-            (max, sum) = (new_max, sum * old + block_sum * new);
-        }
-        self.kernels.scale(out, 1.0 / sum);
+    /// The positions that token `token` of the chunk may look at.
+    fn visible(&self, token: usize) -> Range<usize> {
+        let end = self.start + token + 1;
+        end.saturating_sub(self.config.sliding_window.unwrap_or(end))..end
     }
+
+    /// The spans that some tokens may look into.
+    fn spans(&self, tokens: Range<usize>) -> Range<usize> {
+        let (first, last) = (self.visible(tokens.start), self.visible(tokens.end - 1));
+        first.start / SPAN..last.end.div_ceil(SPAN)
+    }
+
+    /// Some tokens and the heads of one head of keys; calls `write(token, heads)` with each token's result.
+    fn tile(&self, kv_head: usize, tokens: Range<usize>, mut write: impl FnMut(usize, &[f32])) {
+        let (head_dim, group) = (self.config.head_dim, group(self.config));
+        let mut guard = self.buffers.tile();
+        let tile = &mut *guard;
+        self.load_queries(kv_head, tokens.clone(), tile);
+        tile.output.fill(0.0);
+        tile.sums.fill(Softmax::EMPTY);
+        for span in self.spans(tokens.clone()) {
+            self.span(kv_head, tokens.clone(), span, tile);
+            for (i, token) in tokens.clone().enumerate() {
+                if !overlap(&self.visible(token), span * SPAN, SPAN).is_empty() {
+                    for query in i * group..(i + 1) * group {
+                        let [old, new] = tile.sums[query].join(tile.span_sums[query]);
+                        let features = query * head_dim..(query + 1) * head_dim;
+                        let (all, span) = (&mut tile.output[features.clone()], &tile.span_output[features]);
+                        self.kernels.attn_merge(all, old, span, new);
+                    }
+                }
+            }
+        }
+        let outputs = tile.output.chunks_exact_mut(head_dim).zip(&tile.sums);
+        outputs.for_each(|(out, softmax)| self.kernels.scale(out, 1.0 / softmax.sum));
+        for (token, heads) in tokens.zip(tile.output.chunks_exact(group * head_dim)) {
+            write(token, heads);
+        }
+    }
+
+    /// A single token: its spans one by one in parallel, then joined.
+    fn one_token(&self, spans: Range<usize>, out: &mut [f32]) {
+        let (head_dim, group) = (self.config.head_dim, group(self.config));
+        let units = self.config.n_kv_heads * spans.len();
+        let mut guard = self.buffers.spans.lock().unwrap_or_else(PoisonError::into_inner);
+        let Spans { outputs, sums } = &mut *guard;
+        let outputs = MatMut::new(&mut outputs[..units * group * head_dim], units, group * head_dim);
+        let whole = (outputs, MatMut::new(&mut sums[..units * group], units, group));
+        fork(whole, 0..units, grain(units, 1), &split_rows, &|(mut outputs, mut sums), units| {
+            let mut tile = self.buffers.tile();
+            for (row, unit) in units.enumerate() {
+                let (kv_head, span) = (unit / spans.len(), spans.start + unit % spans.len());
+                self.load_queries(kv_head, 0..1, &mut tile);
+                self.span(kv_head, 0..1, span, &mut tile);
+                outputs.row(row).copy_from_slice(&tile.span_output[..group * head_dim]);
+                sums.row(row).copy_from_slice(&tile.span_sums[..group]);
+            }
+        });
+        let Spans { outputs, sums } = &*guard;
+        for (head, out) in out.chunks_exact_mut(head_dim).enumerate() {
+            out.fill(0.0);
+            let mut softmax = Softmax::EMPTY;
+            for unit in head / group * spans.len()..(head / group + 1) * spans.len() {
+                let query = unit * group + head % group;
+                let [old, new] = softmax.join(sums[query]);
+                self.kernels.attn_merge(out, old, &outputs[query * head_dim..][..head_dim], new);
+            }
+            self.kernels.scale(out, 1.0 / softmax.sum);
+        }
+    }
+
+    fn load_queries(&self, kv_head: usize, tokens: Range<usize>, tile: &mut Tile) {
+        let width = group(self.config) * self.config.head_dim;
+        let scale = 1.0 / (self.config.head_dim as f32).sqrt();
+        for (token, queries) in tokens.zip(tile.queries.chunks_exact_mut(width)) {
+            queries.copy_from_slice(&self.queries[token * self.stride + kv_head * width..][..width]);
+            self.kernels.scale(queries, scale);
+        }
+    }
+
+    /// What the blocks of one span give the queries of a tile.
+    fn span(&self, kv_head: usize, tokens: Range<usize>, span: usize, tile: &mut Tile) {
+        let n = tokens.len() * group(self.config);
+        tile.span_output[..n * self.config.head_dim].fill(0.0);
+        tile.span_sums[..n].fill(Softmax::EMPTY);
+        let (first, last) = (self.visible(tokens.start), self.visible(tokens.end - 1));
+        let positions = overlap(&(first.start..last.end), span * SPAN, SPAN);
+        for block in positions.start / BLOCK..positions.end.div_ceil(BLOCK) {
+            // Those that may look into this block are neighbours.
+            let sees = |token: &usize| !overlap(&self.visible(*token), block * BLOCK, BLOCK).is_empty();
+            let Some(from) = tokens.clone().find(sees) else { continue };
+            let to = (from..tokens.end).take_while(sees).last().map_or(from, |last| last + 1);
+            let cached = self.cache.block(self.layer, kv_head, block);
+            self.block(&cached, block, from - tokens.start, from..to, tile);
+        }
+    }
+
+    /// What one block gives `tokens`, the first of which is the `at`-th of the tile.
+    fn block(&self, cached: &Block<T>, block: usize, at: usize, tokens: Range<usize>, tile: &mut Tile) {
+        let (head_dim, group) = (self.config.head_dim, group(self.config));
+        let Tile { queries, span_output, span_sums, scores, factors, keys, values, .. } = tile;
+        let n = tokens.len() * group;
+        let queries = &queries[at * group * head_dim..][..n * head_dim];
+        let output = &mut span_output[at * group * head_dim..][..n * head_dim];
+        let sums = &mut span_sums[at * group..][..n];
+        let (scores, factors) = (&mut scores[..n], &mut factors[..n]);
+        let seen = |token| {
+            let seen = overlap(&self.visible(token), block * BLOCK, BLOCK);
+            seen.start - block * BLOCK..seen.end - block * BLOCK
+        };
+        let (first, last) = (seen(tokens.start), seen(tokens.end - 1));
+
+        let columns = last.end.next_multiple_of(16) * head_dim;
+        if n >= WIDEN {
+            self.kernels.widen(&cached.keys[..columns], &mut keys[..columns]);
+            self.kernels.attn_scores(queries, &keys[..columns], scores);
+        } else {
+            self.kernels.attn_scores(queries, &cached.keys[..columns], scores);
+        }
+        for (i, scores) in scores.iter_mut().enumerate() {
+            let seen = seen(tokens.start + i / group);
+            let scores = &mut scores[seen.clone()];
+            if T::SCALED {
+                self.kernels.mul(scores, &cached.key_scales[seen.clone()]);
+            }
+            let (max, sum) = self.kernels.softmax_block(scores);
+            if T::SCALED {
+                self.kernels.mul(scores, &cached.value_scales[seen]);
+            }
+            factors[i] = sums[i].join(Softmax { max, sum });
+        }
+        if n >= WIDEN {
+            let used = first.start * head_dim..last.end * head_dim;
+            self.kernels.widen(&cached.values[used.clone()], &mut values[used]);
+        }
+        // Queries that look at the same positions go together; what a query may not look at must not touch it even
+        // as a product with 0, which a value that is not finite would spoil.
+        let together = if first == last { tokens.len() } else { 1 };
+        let queries = scores.chunks(together * group).zip(factors.chunks(together * group));
+        let outputs = output.chunks_mut(together * group * head_dim);
+        for (i, ((scores, factors), output)) in queries.zip(outputs).enumerate() {
+            let seen = seen(tokens.start + i * together);
+            let used = seen.start * head_dim..seen.end * head_dim;
+            if n >= WIDEN {
+                self.kernels.attn_accumulate(scores, seen.start, &values[used], factors, output);
+            } else {
+                self.kernels.attn_accumulate(scores, seen.start, &cached.values[used], factors, output);
+            }
+        }
+    }
+}
+
+/// The part of `positions` that lies in the `len` positions from `start` on.
+fn overlap(positions: &Range<usize>, start: usize, len: usize) -> Range<usize> {
+    positions.start.max(start)..positions.end.min(start + len).max(positions.start.max(start))
+}
+
+type Rows<'a> = (MatMut<'a, f32>, MatMut<'a, Softmax>);
+
+fn split_rows((outputs, sums): Rows, n: usize) -> (Rows, Rows) {
+    let ((a, b), (c, d)) = (outputs.split_rows(n), sums.split_rows(n));
+    ((a, c), (b, d))
 }

@@ -8,7 +8,7 @@ use super::fork::{fork, grain};
 use super::linear::{Activations, Forms, Input, ROWS, matmul, product};
 use super::weights::Layer;
 use crate::format::bin::{Matrix, Tensor};
-use crate::runtime::kv_cache::Cache;
+use crate::runtime::kv_cache::{Cache, HeadsMut};
 use crate::runtime::scratch::{LOGIT_ROWS, Scratch};
 
 /// One model's pass with one set of kernels.
@@ -102,7 +102,7 @@ impl Pass<'_> {
         let config = self.model.config();
         let (q_dim, kv_dim) = (config.q_dim(), config.kv_dim());
         let stride = q_dim + 2 * kv_dim;
-        let Scratch { x, normed, qkv, cos, sin, heads, heads_quantized, delta, .. } = scratch;
+        let Scratch { x, normed, qkv, cos, sin, heads, heads_quantized, delta, attention, .. } = scratch;
         let x = &mut x[..tokens * config.hidden_size];
 
         self.norm(x, &layer.attn_norm, normed, Forms::of(&layer.qkv));
@@ -115,15 +115,10 @@ impl Pass<'_> {
             let angles = t * half..(t + 1) * half;
             self.kernels.rope(&mut qkv[..q_dim + kv_dim], &cos[angles.clone()], &sin[angles]);
         });
-        for (t, qkv) in qkv.chunks_exact(stride).enumerate() {
-            let (keys, values) = qkv[q_dim..].split_at(kv_dim);
-            cache.stage(self.kernels, t, keys, values);
-        }
+        self.store(cache.layer_mut(i), &qkv[q_dim..], stride, tokens, start);
         let heads = &mut heads[..tokens * q_dim];
-        let view = cache.layer(i, start);
-        Attention { kernels: self.kernels, config, cache: view, queries: qkv, stride }
+        Attention { kernels: self.kernels, config, cache, layer: i, start, queries: qkv, stride, buffers: attention }
             .run(MatMut::new(heads, tokens, q_dim));
-        cache.commit(i, start, tokens);
 
         if let Some(quantized) = &mut heads_quantized.int8 {
             each_token_quantized(quantized.view_mut(tokens), |t, out| {
@@ -132,6 +127,30 @@ impl Pass<'_> {
         }
         let input = Input { f32: Some(heads), ..heads_quantized.view(tokens) };
         self.add_product(&layer.o, input, delta, x, tokens);
+    }
+
+    /// Puts the keys and values of `tokens` tokens, the first at `start`, into the cache; token `t`'s begin at
+    /// `kv[t·stride]`, first the keys of all heads.
+    fn store<T: CacheElement>(
+        &self,
+        heads: HeadsMut<T>,
+        kv: &[f32],
+        stride: usize,
+        tokens: usize,
+        start: usize,
+    ) {
+        let (head_dim, kv_dim) = (self.model.config().head_dim, self.model.config().kv_dim());
+        let all = 0..self.model.config().n_kv_heads;
+        let grain = if tokens < TOKENS { all.len() } else { 1 };
+        fork(heads, all, grain, &HeadsMut::split, &|mut heads, range| {
+            for t in 0..tokens {
+                for (i, head) in range.clone().enumerate() {
+                    let key = t * stride + head * head_dim;
+                    let (key, value) = (&kv[key..][..head_dim], &kv[key + kv_dim..][..head_dim]);
+                    heads.store(self.kernels, i, start + t, key, value);
+                }
+            }
+        });
     }
 
     /// `x += down · (silu(gate · norm(x)) · (up · norm(x)))`.

@@ -1,6 +1,6 @@
 //! The transformer: its configuration, its weights as views into the file, and the forward pass.
 
-mod attention;
+pub(crate) mod attention;
 pub mod config;
 mod fork;
 pub(crate) mod forward;

@@ -1,12 +1,14 @@
 //! Keys and values of the tokens seen so far, in a ring as long as the attention looks back.
 
-use std::ops::Range;
-
 use torchless_kernels::half::f16;
-use torchless_kernels::{CacheElement, Kernels};
+use torchless_kernels::{BLOCK, CacheElement, Kernels};
 
 use crate::Error;
 use crate::model::Config;
+use crate::model::config::MAX_HEAD_DIM;
+
+/// Positions whose keys lie side by side.
+const COLUMNS: usize = 16;
 
 /// What keys and values are stored as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,12 +17,15 @@ pub enum KvType {
     F32,
     /// Two bytes a value.
     F16,
+    /// One byte a value, and four for each key and each value of a head.
+    Int8,
 }
 
-/// A cache of either type.
+/// A cache of any type.
 pub(crate) enum KvCache {
     F32(Cache<f32>),
     F16(Cache<f16>),
+    Int8(Cache<i8>),
 }
 
 impl KvCache {
@@ -29,141 +34,155 @@ impl KvCache {
         Ok(match kv {
             KvType::F32 => Self::F32(Cache::new(config, ctx, chunk)?),
             KvType::F16 => Self::F16(Cache::new(config, ctx, chunk)?),
+            KvType::Int8 => Self::Int8(Cache::new(config, ctx, chunk)?),
         })
     }
 
-    /// Bytes the ring takes for contexts up to `ctx` positions.
-    pub fn bytes(config: &Config, kv: KvType, ctx: usize) -> usize {
-        let size = match kv {
-            KvType::F32 => 4,
-            KvType::F16 => 2,
+    /// Bytes [`KvCache::new`] allocates.
+    pub fn bytes(config: &Config, kv: KvType, ctx: usize, chunk: usize) -> usize {
+        let vector = match kv {
+            KvType::F32 => 4 * config.head_dim,
+            KvType::F16 => 2 * config.head_dim,
+            KvType::Int8 => config.head_dim + size_of::<f32>(),
         };
-        2 * config.n_layers * config.kv_dim() * capacity(config, ctx) * size
+        2 * config.n_layers * config.n_kv_heads * capacity(config, ctx, chunk) * vector
+    }
+
+    /// Positions the ring holds.
+    pub fn capacity(&self) -> usize {
+        match self {
+            Self::F32(cache) => cache.capacity,
+            Self::F16(cache) => cache.capacity,
+            Self::Int8(cache) => cache.capacity,
+        }
     }
 }
 
-/// Positions the ring holds: no more than the window, whatever the context.
-fn capacity(config: &Config, ctx: usize) -> usize {
-    ctx.min(config.sliding_window.unwrap_or(ctx))
+/// Positions the ring holds, whole blocks of them: with a sliding window no more than the window and a chunk, whose
+/// tokens are stored before the first of them looks back.
+fn capacity(config: &Config, ctx: usize, chunk: usize) -> usize {
+    let reach = config.sliding_window.map_or(ctx, |window| ctx.min(window.saturating_add(chunk)));
+    reach.next_multiple_of(BLOCK)
 }
 
-/// Keys and values of `T`.
-///
-/// A chunk's own keys and values stand beside the ring until its attention is done: only then may they take the place
-/// of positions which the chunk's first tokens still look at.
+/// Keys and values of `T`; the position `p` is at `p % capacity`.
 pub(crate) struct Cache<T> {
-    /// `[n_layers][n_kv_heads][capacity][head_dim]`; the position `p` is at `p % capacity`.
+    /// `[n_layers][n_kv_heads][capacity / 16][head_dim][16]`
     keys: Vec<T>,
+    /// `[n_layers][n_kv_heads][capacity][head_dim]`
     values: Vec<T>,
-    /// `[n_kv_heads][chunk][head_dim]`, of the layer being worked on.
-    chunk_keys: Vec<T>,
-    chunk_values: Vec<T>,
+    /// `[n_layers][n_kv_heads][capacity]`, where `T` has scales: what the key or value is to be multiplied by.
+    key_scales: Vec<f32>,
+    value_scales: Vec<f32>,
     capacity: usize,
-    chunk: usize,
     n_kv_heads: usize,
     head_dim: usize,
 }
 
 impl<T: CacheElement + bytemuck::Zeroable> Cache<T> {
     fn new(config: &Config, ctx: usize, chunk: usize) -> Result<Self, Error> {
-        let capacity = capacity(config, ctx);
-        let ring = (config.n_layers * config.kv_dim()).checked_mul(capacity);
-        let zeroed = |n: Option<usize>| {
-            n.and_then(|n| bytemuck::allocation::try_zeroed_vec(n).ok()).ok_or_else(|| {
-                Error::Request(format!(
-                    "not enough memory for a context of {ctx}: choose a smaller one with --ctx"
-                ))
-            })
-        };
-        let chunk_len = Some(config.kv_dim() * chunk);
+        let capacity = capacity(config, ctx, chunk);
+        let vectors = (config.n_layers * config.n_kv_heads).checked_mul(capacity);
+        let len = vectors.and_then(|n| n.checked_mul(config.head_dim));
+        let scales = if T::SCALED { vectors } else { Some(0) };
         Ok(Self {
-            keys: zeroed(ring)?,
-            values: zeroed(ring)?,
-            chunk_keys: zeroed(chunk_len)?,
-            chunk_values: zeroed(chunk_len)?,
+            keys: zeroed(len, ctx)?,
+            values: zeroed(len, ctx)?,
+            key_scales: zeroed(scales, ctx)?,
+            value_scales: zeroed(scales, ctx)?,
             capacity,
-            chunk,
             n_kv_heads: config.n_kv_heads,
             head_dim: config.head_dim,
         })
     }
 }
 
+fn zeroed<T: bytemuck::Zeroable>(len: Option<usize>, ctx: usize) -> Result<Vec<T>, Error> {
+    len.and_then(|n| bytemuck::allocation::try_zeroed_vec(n).ok()).ok_or_else(|| {
+        Error::Request(format!("not enough memory for a context of {ctx}: choose a smaller one with --ctx"))
+    })
+}
+
 impl<T: CacheElement> Cache<T> {
-    /// Puts the keys and values of the chunk's token `token`, `[n_kv_heads][head_dim]` each, beside the ring.
-    pub fn stage(&mut self, kernels: Kernels, token: usize, keys: &[f32], values: &[f32]) {
-        for head in 0..self.n_kv_heads {
-            let (from, to) = (head * self.head_dim, (head * self.chunk + token) * self.head_dim);
-            let n = self.head_dim;
-            kernels.narrow(&keys[from..][..n], &mut self.chunk_keys[to..][..n]);
-            kernels.narrow(&values[from..][..n], &mut self.chunk_values[to..][..n]);
+    /// The heads of one layer, for writing.
+    pub fn layer_mut(&mut self, layer: usize) -> HeadsMut<'_, T> {
+        let vectors = self.n_kv_heads * self.capacity;
+        let len = vectors * self.head_dim;
+        let scales = if T::SCALED { layer * vectors..(layer + 1) * vectors } else { 0..0 };
+        HeadsMut {
+            keys: &mut self.keys[layer * len..][..len],
+            values: &mut self.values[layer * len..][..len],
+            key_scales: &mut self.key_scales[scales.clone()],
+            value_scales: &mut self.value_scales[scales],
+            capacity: self.capacity,
+            head_dim: self.head_dim,
         }
     }
 
-    /// A layer's keys and values as the attention of a staged chunk sees them, whose first token is at `start`.
-    pub fn layer(&self, layer: usize, start: usize) -> LayerView<'_, T> {
-        let len = self.n_kv_heads * self.capacity * self.head_dim;
-        let ring = layer * len..(layer + 1) * len;
-        LayerView { cache: self, keys: &self.keys[ring.clone()], values: &self.values[ring], start }
-    }
-
-    /// Moves the staged chunk of `tokens` tokens, the first at `start`, into the ring.
-    pub fn commit(&mut self, layer: usize, start: usize, tokens: usize) {
-        // Of a chunk longer than the ring only the end survives.
-        let skip = tokens.saturating_sub(self.capacity);
-        for head in 0..self.n_kv_heads {
-            let ring = (layer * self.n_kv_heads + head) * self.capacity;
-            let staged = head * self.chunk;
-            for_each_run(start + skip..start + tokens, self.capacity, |position, slot, n| {
-                let from = (staged + position - start) * self.head_dim;
-                let to = (ring + slot) * self.head_dim;
-                let n = n * self.head_dim;
-                self.keys[to..][..n].copy_from_slice(&self.chunk_keys[from..][..n]);
-                self.values[to..][..n].copy_from_slice(&self.chunk_values[from..][..n]);
-            });
+    /// Block `block` (of absolute positions, `64·block` the first) of a layer's head.
+    pub fn block(&self, layer: usize, kv_head: usize, block: usize) -> Block<'_, T> {
+        let first = (layer * self.n_kv_heads + kv_head) * self.capacity + block * BLOCK % self.capacity;
+        let elements = first * self.head_dim..(first + BLOCK) * self.head_dim;
+        let scales = if T::SCALED { first..first + BLOCK } else { 0..0 };
+        Block {
+            keys: &self.keys[elements.clone()],
+            values: &self.values[elements],
+            key_scales: &self.key_scales[scales.clone()],
+            value_scales: &self.value_scales[scales],
         }
     }
 }
 
-/// One layer of a cache, with a chunk staged beside it.
-pub(crate) struct LayerView<'a, T> {
-    cache: &'a Cache<T>,
-    keys: &'a [T],
-    values: &'a [T],
-    start: usize,
+/// 64 positions of one head.
+pub(crate) struct Block<'a, T> {
+    /// `[4][head_dim][16]`
+    pub keys: &'a [T],
+    /// `[64][head_dim]`
+    pub values: &'a [T],
+    /// 64 of them, or none where the elements have no scales.
+    pub key_scales: &'a [f32],
+    pub value_scales: &'a [f32],
 }
 
-impl<T> LayerView<'_, T> {
-    /// The position of the staged chunk's first token.
-    pub fn start(&self) -> usize {
-        self.start
+/// Some heads of one layer, for writing.
+pub(crate) struct HeadsMut<'a, T> {
+    keys: &'a mut [T],
+    values: &'a mut [T],
+    key_scales: &'a mut [f32],
+    value_scales: &'a mut [f32],
+    capacity: usize,
+    head_dim: usize,
+}
+
+impl<'a, T: CacheElement> HeadsMut<'a, T> {
+    /// Splits off the first `heads` heads.
+    pub fn split(self, heads: usize) -> (Self, Self) {
+        let Self { capacity, head_dim, .. } = self;
+        let vectors = heads * capacity;
+        let (k0, k1) = self.keys.split_at_mut(vectors * head_dim);
+        let (v0, v1) = self.values.split_at_mut(vectors * head_dim);
+        let scales = if T::SCALED { vectors } else { 0 };
+        let (s0, s1) = self.key_scales.split_at_mut(scales);
+        let (t0, t1) = self.value_scales.split_at_mut(scales);
+        let first = Self { keys: k0, values: v0, key_scales: s0, value_scales: t0, capacity, head_dim };
+        (first, Self { keys: k1, values: v1, key_scales: s1, value_scales: t1, capacity, head_dim })
     }
 
-    /// Calls `f(offset in positions, keys, values)` for each stretch of `positions` that lies in one piece in memory,
-    /// in ascending order; keys and values are `[stretch][head_dim]`.
-    pub fn each_run(&self, kv_head: usize, positions: Range<usize>, mut f: impl FnMut(usize, &[T], &[T])) {
-        let Cache { capacity, chunk, head_dim, .. } = *self.cache;
-        let border = self.start.clamp(positions.start, positions.end);
-        for_each_run(positions.start..border, capacity, |position, slot, n| {
-            let run = (kv_head * capacity + slot) * head_dim..(kv_head * capacity + slot + n) * head_dim;
-            f(position - positions.start, &self.keys[run.clone()], &self.values[run]);
-        });
-        if border < positions.end {
-            let first = kv_head * chunk + border - self.start;
-            let run = first * head_dim..(first + positions.end - border) * head_dim;
-            let (keys, values) = (&self.cache.chunk_keys[run.clone()], &self.cache.chunk_values[run]);
-            f(border - positions.start, keys, values);
+    /// Stores the key and the value, `head_dim` values each, that head `head` of these has at `position`.
+    pub fn store(&mut self, kernels: Kernels, head: usize, position: usize, key: &[f32], value: &[f32]) {
+        let head_dim = self.head_dim;
+        let at = head * self.capacity + position % self.capacity;
+        let value_scale = kernels.narrow(value, &mut self.values[at * head_dim..][..head_dim]);
+        let mut narrow = [T::default(); MAX_HEAD_DIM];
+        let narrow = &mut narrow[..head_dim];
+        let key_scale = kernels.narrow(key, narrow);
+        let (column, lane) = (at / COLUMNS, at % COLUMNS);
+        let columns = &mut self.keys[column * COLUMNS * head_dim..][..COLUMNS * head_dim];
+        for (k, lanes) in narrow.iter().zip(columns.as_chunks_mut::<COLUMNS>().0) {
+            lanes[lane] = *k;
         }
-    }
-}
-
-/// Calls `f(position, slot, n)` for each stretch of positions that lie one after the other in the ring.
-fn for_each_run(positions: Range<usize>, capacity: usize, mut f: impl FnMut(usize, usize, usize)) {
-    let mut position = positions.start;
-    while position < positions.end {
-        let slot = position % capacity;
-        let n = (capacity - slot).min(positions.end - position);
-        f(position, slot, n);
-        position += n;
+        if T::SCALED {
+            (self.key_scales[at], self.value_scales[at]) = (key_scale, value_scale);
+        }
     }
 }

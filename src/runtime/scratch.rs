@@ -1,6 +1,7 @@
 //! Every buffer the forward pass writes to, sized once from the configuration.
 
 use crate::model::Config;
+use crate::model::attention;
 use crate::model::linear::{Activations, Forms};
 use crate::model::weights::{Layer, Weights};
 
@@ -33,6 +34,7 @@ pub(crate) struct Scratch {
     pub mlp: Activations,
     /// `[LOGIT_ROWS][vocab_size]`
     pub logits: Vec<f32>,
+    pub attention: attention::Buffers,
 }
 
 /// Which forms of their input the layers' weights need.
@@ -56,8 +58,8 @@ impl LayerForms {
 }
 
 impl Scratch {
-    /// Buffers for chunks of up to `chunk` tokens of a model with these weights.
-    pub fn new(config: &Config, weights: &Weights, chunk: usize) -> Self {
+    /// Buffers for chunks of up to `chunk` tokens, in contexts of up to `ctx`, of a model with these weights.
+    pub fn new(config: &Config, weights: &Weights, ctx: usize, chunk: usize, threads: usize) -> Self {
         let forms = LayerForms::of(weights);
         // Zeroed memory is not touched before it is used: what a short prompt does not need is never paid for.
         let floats = |a_token: usize| bytemuck::zeroed_vec(chunk * a_token);
@@ -75,11 +77,12 @@ impl Scratch {
             up: floats(config.intermediate_size),
             mlp: Activations::new(chunk, config.intermediate_size, forms.mlp),
             logits: bytemuck::zeroed_vec(LOGIT_ROWS * config.vocab_size),
+            attention: attention::Buffers::new(config, ctx, threads),
         }
     }
 
     /// Bytes [`Scratch::new`] allocates.
-    pub fn bytes(config: &Config, weights: &Weights, chunk: usize) -> usize {
+    pub fn bytes(config: &Config, weights: &Weights, ctx: usize, chunk: usize, threads: usize) -> usize {
         let forms = LayerForms::of(weights);
         let floats = 2 * config.hidden_size
             + 2 * config.q_dim()
@@ -90,5 +93,6 @@ impl Scratch {
             + Activations::bytes(chunk, config.q_dim(), forms.heads)
             + Activations::bytes(chunk, config.intermediate_size, forms.mlp)
             + 4 * (chunk * floats + LOGIT_ROWS * config.vocab_size)
+            + attention::Buffers::bytes(config, ctx, threads)
     }
 }

@@ -94,7 +94,7 @@ impl<'m> Session<'m> {
             ctx: options.ctx,
             threads: Arc::new(threads),
             cache: KvCache::new(model.config(), options.kv, options.ctx, chunk)?,
-            scratch: Scratch::new(model.config(), &model.weights, chunk),
+            scratch: Scratch::new(model.config(), &model.weights, options.ctx, chunk, options.threads.max(1)),
             position: 0,
             observer: Box::new(|_| ()),
         })
@@ -105,8 +105,14 @@ impl<'m> Session<'m> {
     pub fn memory(model: &Model, options: &SessionOptions) -> Memory {
         let chunk = options.chunk.clamp(1, options.ctx);
         Memory {
-            kv_cache: KvCache::bytes(model.config(), options.kv, options.ctx),
-            scratch: Scratch::bytes(model.config(), &model.weights, chunk),
+            kv_cache: KvCache::bytes(model.config(), options.kv, options.ctx, chunk),
+            scratch: Scratch::bytes(
+                model.config(),
+                &model.weights,
+                options.ctx,
+                chunk,
+                options.threads.max(1),
+            ),
         }
     }
 
@@ -138,6 +144,27 @@ impl<'m> Session<'m> {
     /// Forgets all tokens.
     pub fn reset(&mut self) {
         self.position = 0;
+    }
+
+    /// Forgets the tokens from `position` on, so that others can follow the ones before it: a new turn, or the same
+    /// prompt again, costs only what differs.
+    ///
+    /// # Errors
+    /// If there are not so many tokens, or the keys and values of a token that the next would look at have been
+    /// overwritten, which happens in models with a sliding window only. Nothing is forgotten then.
+    pub fn truncate(&mut self, position: usize) -> Result<(), Error> {
+        let window = self.model.config().sliding_window.unwrap_or(self.ctx);
+        let overwritten = self.position.saturating_sub(self.cache.capacity());
+        if position > self.position {
+            return Err(Error::Request(format!("position {position}: only {} tokens were fed", self.position)));
+        }
+        if overwritten > (position + 1).saturating_sub(window) {
+            return Err(Error::Request(format!(
+                "position {position}: the sliding window has moved on, reset the session and feed all tokens again"
+            )));
+        }
+        self.position = position;
+        Ok(())
     }
 
     /// Appends `tokens` and returns the logits after the last, `vocab_size` of them.
@@ -190,6 +217,7 @@ impl<'m> Session<'m> {
         self.threads.install(|| match cache {
             KvCache::F32(cache) => pass.layers(cache, scratch, chunk, start, &mut on_layer),
             KvCache::F16(cache) => pass.layers(cache, scratch, chunk, start, &mut on_layer),
+            KvCache::Int8(cache) => pass.layers(cache, scratch, chunk, start, &mut on_layer),
         });
         *position += tokens;
     }

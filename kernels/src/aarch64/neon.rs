@@ -48,6 +48,7 @@ type I32 = [int32x4_t; 4];
 impl Simd for Neon {
     type F32 = F32;
     type I32 = I32;
+    const ACCUMULATORS: usize = 4;
 
     #[inline(always)]
     fn splat(self, v: f32) -> F32 {

@@ -45,6 +45,7 @@ macro_rules! halves {
 impl Simd for Avx2 {
     type F32 = [__m256; 2];
     type I32 = [__m256i; 2];
+    const ACCUMULATORS: usize = 4;
 
     #[inline(always)]
     fn splat(self, v: f32) -> [__m256; 2] {
@@ -140,10 +141,6 @@ impl Simd for Avx2 {
         })
     }
     #[inline(always)]
-    fn fold_add4(self, v: [[__m256; 2]; 4]) -> [f32; 4] {
-        isa!(fold_add4(v))
-    }
-    #[inline(always)]
     fn abs_bits(self, v: [__m256; 2]) -> [__m256i; 2] {
         let mask = isa!(_mm256_set1_epi32(0x7fff_ffff));
         let bits = halves!(_mm256_castps_si256, v);
@@ -199,27 +196,6 @@ impl Simd for Avx2 {
             _mm_storeu_si128(out.as_mut_ptr().cast(), v)
         })
     }
-}
-
-/// The folds of four vectors side by side: the steps of [`Simd::fold_add`] for all of them at once.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn fold_add4([a, b, c, d]: [[__m256; 2]; 4]) -> [f32; 4] {
-    let eight = |v: [__m256; 2]| _mm256_add_ps(v[0], v[1]);
-    let (a, b, c, d) = (eight(a), eight(b), eight(c), eight(d));
-    let four = |a, b| {
-        let low = _mm256_permute2f128_ps::<0x20>(a, b);
-        _mm256_add_ps(low, _mm256_permute2f128_ps::<0x31>(a, b))
-    };
-    let (ab, cd) = (four(a, b), four(c, d));
-    let low = _mm256_shuffle_ps::<0b01_00_01_00>(ab, cd);
-    let v = _mm256_add_ps(low, _mm256_shuffle_ps::<0b11_10_11_10>(ab, cd));
-    let v = _mm256_add_ps(v, _mm256_permute_ps::<0b10_11_00_01>(v));
-    // a and c, then b and d, in the even lanes.
-    let mut lanes = [0.0; 8];
-    // SAFETY: eight floats.
-    unsafe { _mm256_storeu_ps(lanes.as_mut_ptr(), v) };
-    [lanes[0], lanes[4], lanes[2], lanes[6]]
 }
 
 /// `[k / 2][row]`: two values of one row, as i16.

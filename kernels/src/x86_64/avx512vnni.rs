@@ -46,6 +46,7 @@ macro_rules! isa {
 impl Simd for Avx512Vnni {
     type F32 = __m512;
     type I32 = __m512i;
+    const ACCUMULATORS: usize = 16;
 
     #[inline(always)]
     fn splat(self, v: f32) -> __m512 {
@@ -124,10 +125,6 @@ impl Simd for Avx512Vnni {
         })
     }
     #[inline(always)]
-    fn fold_add4(self, v: [__m512; 4]) -> [f32; 4] {
-        isa!(fold_add4(v))
-    }
-    #[inline(always)]
     fn abs_bits(self, v: __m512) -> __m512i {
         isa!(_mm512_and_si512(_mm512_castps_si512(v), _mm512_set1_epi32(0x7fff_ffff)))
     }
@@ -163,26 +160,6 @@ impl Simd for Avx512Vnni {
     fn store_i8(self, v: __m512i, out: &mut [i8; LANES]) {
         isa!(_mm_storeu_si128(out.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(v)))
     }
-}
-
-/// The folds of four vectors side by side: the steps of [`Simd::fold_add`] for all of them at once.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn fold_add4([a, b, c, d]: [__m512; 4]) -> [f32; 4] {
-    let lower = |a, b| _mm512_shuffle_f32x4::<0b01_00_01_00>(a, b);
-    let upper = |a, b| _mm512_shuffle_f32x4::<0b11_10_11_10>(a, b);
-    let ab = _mm512_add_ps(lower(a, b), upper(a, b));
-    let cd = _mm512_add_ps(lower(c, d), upper(c, d));
-    let even = _mm512_shuffle_f32x4::<0b10_00_10_00>(ab, cd);
-    let v = _mm512_add_ps(even, _mm512_shuffle_f32x4::<0b11_01_11_01>(ab, cd));
-    let v = _mm512_add_ps(v, _mm512_permute_ps::<0b01_00_11_10>(v));
-    let v = _mm512_add_ps(v, _mm512_permute_ps::<0b10_11_00_01>(v));
-    // Every fourth lane holds a fold.
-    let v = _mm512_castps512_ps128(_mm512_maskz_compress_ps(0x1111, v));
-    let mut folds = [0.0; 4];
-    // SAFETY: four floats.
-    unsafe { _mm_storeu_ps(folds.as_mut_ptr(), v) };
-    folds
 }
 
 /// `[k / 4][row]`: four bytes of one row, 128 added to each.

@@ -1,0 +1,343 @@
+//! The attention kernels, written once for 16 lanes: each does what the one of the same name in [`crate::scalar`] does.
+//!
+//! Keys lie 16 positions side by side, `[positions / 16][head_dim][16]`: a lane is a position, and a score is a plain
+//! sum over the features. Values lie one position after the other: a lane is a feature. So neither needs a sum across
+//! lanes, and a tile of a few queries shares every load. As in [`crate::float`], everything is `#[inline(always)]`.
+
+use crate::float::{exp, padded, update2};
+use crate::half::f16;
+use crate::quant::TINY;
+use crate::scalar::{self, BLOCK, LANES};
+use crate::simd::Simd;
+
+/// A cache element with a vector load.
+pub(crate) trait Load: scalar::Element + Default {
+    fn load<S: Simd>(s: S, x: &[Self; LANES]) -> S::F32;
+}
+
+impl Load for f32 {
+    #[inline(always)]
+    fn load<S: Simd>(s: S, x: &[f32; LANES]) -> S::F32 {
+        s.load(x)
+    }
+}
+
+impl Load for f16 {
+    #[inline(always)]
+    fn load<S: Simd>(s: S, x: &[f16; LANES]) -> S::F32 {
+        s.load_f16(x)
+    }
+}
+
+impl Load for i8 {
+    #[inline(always)]
+    fn load<S: Simd>(s: S, x: &[i8; LANES]) -> S::F32 {
+        s.load_i8(x)
+    }
+}
+
+/// Defines the kernels of one cache element by name, as the table wants them.
+macro_rules! for_element {
+    ($element:ty, $scores:ident, $accumulate:ident, $widen:ident) => {
+        #[inline(always)]
+        pub(crate) fn $scores<S: Simd>(s: S, q: &[f32], keys: &[$element], scores: &mut [[f32; BLOCK]]) {
+            attn_scores(s, q, keys, scores);
+        }
+        #[inline(always)]
+        pub(crate) fn $accumulate<S: Simd>(
+            s: S,
+            p: &[[f32; BLOCK]],
+            first: usize,
+            values: &[$element],
+            factors: &[[f32; 2]],
+            out: &mut [f32],
+        ) {
+            attn_accumulate(s, p, first, values, factors, out);
+        }
+        #[inline(always)]
+        pub(crate) fn $widen<S: Simd>(s: S, x: &[$element], out: &mut [f32]) {
+            let ((x, x_tail), (out, out_tail)) = (x.as_chunks(), out.as_chunks_mut());
+            for (x, out) in x.iter().zip(out) {
+                s.store(<$element>::load(s, x), out);
+            }
+            for (x, out) in x_tail.iter().zip(out_tail) {
+                *out = scalar::Element::widen(*x);
+            }
+        }
+    };
+}
+
+for_element!(f32, attn_scores_f32, attn_accumulate_f32, widen_f32);
+for_element!(f16, attn_scores_f16, attn_accumulate_f16, widen_f16);
+for_element!(i8, attn_scores_i8, attn_accumulate_i8, widen_i8);
+
+/// Queries in a full tile.
+const TILE: usize = 4;
+
+/// Calls `$f::<_, _, N>` with as many queries as there are: four at a time, then what is left.
+macro_rules! by_tiles {
+    ($rows:expr, $f:ident($($arg:expr),*)) => {
+        match $rows {
+            TILE => $f::<S, T, 4>($($arg),*),
+            3 => $f::<S, T, 3>($($arg),*),
+            2 => $f::<S, T, 2>($($arg),*),
+            _ => $f::<S, T, 1>($($arg),*),
+        }
+    };
+}
+
+#[inline(always)]
+fn attn_scores<S: Simd, T: Load>(s: S, q: &[f32], keys: &[T], scores: &mut [[f32; BLOCK]]) {
+    if scores.is_empty() {
+        return;
+    }
+    let width = q.len() / scores.len();
+    let keys = keys.as_chunks().0;
+    for (scores, q) in scores.chunks_mut(TILE).zip(q.chunks(TILE * width)) {
+        by_tiles!(scores.len(), tile_scores(s, q, width, keys, scores));
+    }
+}
+
+/// The scores of `N` queries, as many positions at a time as there are registers for.
+#[inline(always)]
+fn tile_scores<S: Simd, T: Load, const N: usize>(
+    s: S,
+    q: &[f32],
+    width: usize,
+    keys: &[[T; LANES]],
+    scores: &mut [[f32; BLOCK]],
+) {
+    let blocks = keys.len() / width;
+    let mut at = 0;
+    while at < blocks {
+        let keys = &keys[at * width..];
+        if N * 4 <= S::ACCUMULATORS && at + 4 <= blocks {
+            scores_columns::<S, T, N, 4>(s, q, width, keys, scores, at);
+            at += 4;
+        } else if N * 2 <= S::ACCUMULATORS && at + 2 <= blocks {
+            scores_columns::<S, T, N, 2>(s, q, width, keys, scores, at);
+            at += 2;
+        } else {
+            scores_columns::<S, T, N, 1>(s, q, width, keys, scores, at);
+            at += 1;
+        }
+    }
+}
+
+/// The scores of `N` queries with 16·`V` positions.
+#[inline(always)]
+fn scores_columns<S: Simd, T: Load, const N: usize, const V: usize>(
+    s: S,
+    q: &[f32],
+    width: usize,
+    keys: &[[T; LANES]],
+    scores: &mut [[f32; BLOCK]],
+    at: usize,
+) {
+    let mut rows = [q; N];
+    for (row, q) in rows.iter_mut().zip(q.chunks_exact(width)) {
+        *row = q;
+    }
+    let mut columns = [keys; V];
+    for (column, keys) in columns.iter_mut().zip(keys.chunks_exact(width)) {
+        *column = keys;
+    }
+    let mut acc = [[s.splat(0.0); V]; N];
+    for d in 0..width {
+        let mut k = [s.splat(0.0); V];
+        for (k, column) in k.iter_mut().zip(&columns) {
+            *k = T::load(s, &column[d]);
+        }
+        for (acc, row) in acc.iter_mut().zip(&rows) {
+            let q = s.splat(row[d]);
+            for (acc, k) in acc.iter_mut().zip(&k) {
+                *acc = s.add(*acc, s.mul(q, *k));
+            }
+        }
+    }
+    for (acc, scores) in acc.iter().zip(scores) {
+        for (acc, out) in acc.iter().zip(&mut scores.as_chunks_mut().0[at..]) {
+            s.store(*acc, out);
+        }
+    }
+}
+
+#[inline(always)]
+fn attn_accumulate<S: Simd, T: Load>(
+    s: S,
+    p: &[[f32; BLOCK]],
+    first: usize,
+    values: &[T],
+    factors: &[[f32; 2]],
+    out: &mut [f32],
+) {
+    if p.is_empty() {
+        return;
+    }
+    let width = out.len() / p.len();
+    let tiles = p.chunks(TILE).zip(factors.chunks(TILE));
+    for ((p, factors), out) in tiles.zip(out.chunks_mut(TILE * width)) {
+        by_tiles!(p.len(), tile_accumulate(s, p, first, values, width, factors, out));
+    }
+}
+
+/// [`attn_accumulate`] for `N` queries, as many features at a time as there are registers for.
+#[inline(always)]
+fn tile_accumulate<S: Simd, T: Load, const N: usize>(
+    s: S,
+    p: &[[f32; BLOCK]],
+    first: usize,
+    values: &[T],
+    width: usize,
+    factors: &[[f32; 2]],
+    out: &mut [f32],
+) {
+    let m = values.len() / width;
+    let mut rows = [&p[0][..]; N];
+    for (row, p) in rows.iter_mut().zip(p) {
+        *row = &p[first..first + m];
+    }
+    let mut at = 0;
+    while at < width {
+        if N * 4 <= S::ACCUMULATORS && at + 4 * LANES <= width {
+            accumulate_columns::<S, T, N, 4>(s, &rows, values, width, at, factors, out);
+            at += 4 * LANES;
+        } else if N * 2 <= S::ACCUMULATORS && at + 2 * LANES <= width {
+            accumulate_columns::<S, T, N, 2>(s, &rows, values, width, at, factors, out);
+            at += 2 * LANES;
+        } else if at + LANES <= width {
+            accumulate_columns::<S, T, N, 1>(s, &rows, values, width, at, factors, out);
+            at += LANES;
+        } else {
+            accumulate_tail::<S, T, N>(s, &rows, values, width, at, factors, out);
+            at = width;
+        }
+    }
+}
+
+/// Features `at..at + 16·V` of [`tile_accumulate`].
+#[inline(always)]
+fn accumulate_columns<S: Simd, T: Load, const N: usize, const V: usize>(
+    s: S,
+    p: &[&[f32]; N],
+    values: &[T],
+    width: usize,
+    at: usize,
+    factors: &[[f32; 2]],
+    out: &mut [f32],
+) {
+    let mut acc = [[s.splat(0.0); V]; N];
+    for (j, row) in values.chunks_exact(width).enumerate() {
+        let mut v = [s.splat(0.0); V];
+        for (v, row) in v.iter_mut().zip(row[at..at + V * LANES].as_chunks().0) {
+            *v = T::load(s, row);
+        }
+        for (acc, p) in acc.iter_mut().zip(p) {
+            let p = s.splat(p[j]);
+            for (acc, v) in acc.iter_mut().zip(&v) {
+                *acc = s.add(*acc, s.mul(p, *v));
+            }
+        }
+    }
+    for ((acc, factors), out) in acc.iter().zip(factors).zip(out.chunks_exact_mut(width)) {
+        let (old, new) = (s.splat(factors[0]), s.splat(factors[1]));
+        for (acc, out) in acc.iter().zip(out[at..].as_chunks_mut().0) {
+            s.store(s.add(s.mul(s.load(out), old), s.mul(*acc, new)), out);
+        }
+    }
+}
+
+/// The last features of [`tile_accumulate`], fewer than 16.
+#[inline(always)]
+fn accumulate_tail<S: Simd, T: Load, const N: usize>(
+    s: S,
+    p: &[&[f32]; N],
+    values: &[T],
+    width: usize,
+    at: usize,
+    factors: &[[f32; 2]],
+    out: &mut [f32],
+) {
+    for ((p, factors), out) in p.iter().zip(factors).zip(out.chunks_exact_mut(width)) {
+        let mut acc = s.splat(0.0);
+        for (&p, row) in p.iter().zip(values.chunks_exact(width)) {
+            acc = s.add(acc, s.mul(s.splat(p), T::load(s, &padded(&row[at..]))));
+        }
+        let mut last = padded(&out[at..]);
+        let (old, new) = (s.splat(factors[0]), s.splat(factors[1]));
+        s.store(s.add(s.mul(s.load(&last), old), s.mul(acc, new)), &mut last);
+        out[at..].copy_from_slice(&last[..width - at]);
+    }
+}
+
+#[inline(always)]
+pub(crate) fn attn_merge<S: Simd>(s: S, a: &mut [f32], a_factor: f32, b: &[f32], b_factor: f32) {
+    let (a_factor, b_factor) = (s.splat(a_factor), s.splat(b_factor));
+    update2(
+        s,
+        a,
+        b,
+        #[inline(always)]
+        |a, b| s.add(s.mul(a, a_factor), s.mul(b, b_factor)),
+    );
+}
+
+#[inline(always)]
+pub(crate) fn softmax_block<S: Simd>(s: S, scores: &mut [f32]) -> (f32, f32) {
+    let max = largest(s, scores);
+    let shift = s.splat(max);
+    let mut sum = s.splat(0.0);
+    let (blocks, tail) = scores.as_chunks_mut();
+    for x in blocks {
+        let e = exp(s, s.sub(s.load(x), shift));
+        s.store(e, x);
+        sum = s.add(sum, e);
+    }
+    if !tail.is_empty() {
+        let mut last = padded(tail);
+        s.store(exp(s, s.sub(s.load(&last), shift)), &mut last);
+        tail.copy_from_slice(&last[..tail.len()]);
+        sum = s.add(sum, s.load(&padded(tail)));
+    }
+    (max, s.fold_add(sum))
+}
+
+/// The maximum as the blocked softmax defines it. A lane that the tail does not reach must stay as it is, NaN or not:
+/// so the tail and the fold are scalar.
+#[inline(always)]
+fn largest<S: Simd>(s: S, x: &[f32]) -> f32 {
+    let (blocks, tail) = x.as_chunks();
+    let mut acc = s.splat(f32::NEG_INFINITY);
+    for x in blocks {
+        acc = s.max(acc, s.load(x));
+    }
+    let mut lanes = [0.0; LANES];
+    s.store(acc, &mut lanes);
+    for (lane, &x) in lanes.iter_mut().zip(tail) {
+        *lane = scalar::max(*lane, x);
+    }
+    scalar::fold(lanes, scalar::max)
+}
+
+#[inline(always)]
+pub(crate) fn narrow_i8<S: Simd>(s: S, x: &[f32], out: &mut [i8]) -> f32 {
+    let (blocks, tail) = x.as_chunks();
+    let mut largest = s.abs_bits(s.load(&padded(tail)));
+    for x in blocks {
+        largest = s.max_i32(largest, s.abs_bits(s.load(x)));
+    }
+    let absmax = f32::from_bits(s.largest_i32(largest) as u32);
+    if !absmax.is_finite() || absmax < TINY {
+        out.fill(0);
+        return if absmax < TINY { 0.0 } else { f32::NAN };
+    }
+    let inverse = s.splat(127.0 / absmax);
+    let (out_blocks, out_tail) = out.as_chunks_mut();
+    for (x, out) in blocks.iter().zip(out_blocks) {
+        s.store_i8(s.round(s.mul(s.load(x), inverse)), out);
+    }
+    let mut last = [0; LANES];
+    s.store_i8(s.round(s.mul(s.load(&padded(tail)), inverse)), &mut last);
+    out_tail.copy_from_slice(&last[..out_tail.len()]);
+    absmax / 127.0
+}
