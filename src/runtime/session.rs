@@ -71,6 +71,15 @@ pub struct Progress {
     pub layers: usize,
 }
 
+/// A pool of `threads` threads (at least one).
+pub(crate) fn thread_pool(threads: usize) -> Result<ThreadPool, Error> {
+    ThreadPoolBuilder::new()
+        .num_threads(threads.max(1))
+        .thread_name(|i| format!("torchless-{i}"))
+        .build()
+        .map_err(|e| Error::Request(format!("{threads} threads cannot be started: {e}")))
+}
+
 impl<'m> Session<'m> {
     /// Starts an empty sequence. All memory is reserved here.
     ///
@@ -83,16 +92,11 @@ impl<'m> Session<'m> {
             return Err(Error::Request(format!("a context of {ctx}: this model allows 1 to {max} (--ctx)")));
         }
         let chunk = options.chunk.clamp(1, options.ctx);
-        let threads = ThreadPoolBuilder::new()
-            .num_threads(options.threads.max(1))
-            .thread_name(|i| format!("torchless-{i}"))
-            .build()
-            .map_err(|e| Error::Request(format!("{} threads cannot be started: {e}", options.threads)))?;
         Ok(Self {
             model,
             kernels: options.kernels,
             ctx: options.ctx,
-            threads: Arc::new(threads),
+            threads: Arc::new(thread_pool(options.threads)?),
             cache: KvCache::new(model.config(), options.kv, options.ctx, chunk)?,
             scratch: Scratch::new(model.config(), &model.weights, chunk),
             position: 0,
@@ -138,6 +142,17 @@ impl<'m> Session<'m> {
     /// Forgets all tokens.
     pub fn reset(&mut self) {
         self.position = 0;
+    }
+
+    /// Forgets the tokens from `position` on.
+    ///
+    /// # Panics
+    /// If fewer tokens were fed, or the ring of a sliding window has begun to lose those before.
+    pub fn truncate(&mut self, position: usize) {
+        assert!(position <= self.position, "{position} of {} tokens cannot be kept", self.position);
+        let window = self.model.config().sliding_window.unwrap_or(self.ctx);
+        assert!(self.position <= window, "positions before {} are lost", self.position - window);
+        self.position = position;
     }
 
     /// Appends `tokens` and returns the logits after the last, `vocab_size` of them.
