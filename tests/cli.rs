@@ -178,6 +178,21 @@ fn convert_writes_a_model_that_answers_as_the_original_does() {
 }
 
 #[test]
+fn convert_makes_a_random_model_of_a_known_shape() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("random.bin");
+    let file = file.to_str().unwrap();
+    let output = torchless(&["convert", "--synthetic", "smollm2-135m", file]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let result = run_json("inspect", file, &[]);
+    assert_eq!(result["config"]["hidden_size"], 576);
+    assert_eq!(result["tokenizer"]["pieces"], 49152);
+    assert_eq!(result["bytes_by_dtype"]["int8"], 134_479_872 / 64 * 68);
+    let spelled = run_json("tokenize", file, &["hé"]);
+    assert_eq!(spelled["pieces"], serde_json::json!(["<s>", "▁", "<0x68>", "<0xC3>", "<0xA9>"]));
+}
+
+#[test]
 fn bench_gives_a_row_for_each_test() {
     let args = ["-p", "8", "-n", "4", "--pg", "3,2", "-d", "0,5", "-r", "2", "-t", "1,2", "--isa", "scalar"];
     let rows = run_json("bench", "mistral-int8.bin", &args);
@@ -253,6 +268,9 @@ fn wrong_usage_is_exit_code_2() {
         &["generate"],
         &["generate", "x", "--temp", "warm"],
         &["perplexity"],
+        &["convert", "x.bin"],
+        &["convert", "--synthetic", "gpt-9", "x.bin"],
+        &["convert", "--synthetic", "mistral-7b", "x.gguf", "x.bin"],
         &["bench", "-p", "0", "-n", "0"],
         &["bench", "--pg", "8"],
         &["bench", "-t", "0"],
