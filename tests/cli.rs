@@ -156,8 +156,9 @@ fn inspect_adds_up() {
     let tensors: u64 = result["tensors"].as_array().unwrap().iter().map(|t| sum(&t["bytes"])).sum();
     let by_dtype: u64 = result["bytes_by_dtype"].as_object().unwrap().values().map(sum).sum();
     assert_eq!(tensors, by_dtype);
-    // Keys and values, 2 layers, 2 heads of 32, no more positions than the window of 16, 2 bytes each.
-    assert_eq!(result["memory"]["kv_cache"], 2 * 2 * 2 * 32 * 16 * 2);
+    // Keys and values, 2 layers, 2 heads of 32, two bytes each, for two blocks of 64 positions: less than the window of
+    // 16 and a chunk of 512 would take.
+    assert_eq!(result["memory"]["kv_cache"], 2 * 2 * 2 * 32 * 2 * 128);
     assert!(run("inspect", "mistral-int8.bin", &[]).contains("sliding window 16"));
 }
 
@@ -178,11 +179,67 @@ fn convert_writes_a_model_that_answers_as_the_original_does() {
 }
 
 #[test]
+fn convert_makes_a_random_model_of_a_known_shape() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("random.bin");
+    let file = file.to_str().unwrap();
+    let output = torchless(&["convert", "--synthetic", "smollm2-135m", file]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let result = run_json("inspect", file, &[]);
+    assert_eq!(result["config"]["hidden_size"], 576);
+    assert_eq!(result["tokenizer"]["pieces"], 49152);
+    assert_eq!(result["bytes_by_dtype"]["int8"], 134_479_872 / 64 * 68);
+    let spelled = run_json("tokenize", file, &["hé"]);
+    assert_eq!(spelled["pieces"], serde_json::json!(["<s>", "▁", "<0x68>", "<0xC3>", "<0xA9>"]));
+}
+
+#[test]
+fn bench_gives_a_row_for_each_test() {
+    let args = ["-p", "8", "-n", "4", "--pg", "3,2", "-d", "0,5", "-r", "2", "-t", "1,2", "--isa", "scalar"];
+    let rows = run_json("bench", "mistral-int8.bin", &args);
+    let rows = rows.as_array().unwrap();
+    let named: Vec<_> =
+        rows.iter().map(|r| (r["test"].as_str().unwrap(), r["threads"].as_u64().unwrap())).collect();
+    let tests = ["pp8", "tg4", "pp3+tg2", "pp8 @ d5", "tg4 @ d5", "pp3+tg2 @ d5"];
+    let expected: Vec<_> = [1, 2].into_iter().flat_map(|t| tests.map(|test| (test, t))).collect();
+    assert_eq!(named, expected);
+    for row in rows {
+        let number = |key: &str| row[key].as_f64().unwrap_or_else(|| panic!("{key} in {row}"));
+        assert_eq!((row["isa"].as_str(), row["kv"].as_str()), (Some("scalar"), Some("f16")));
+        let samples: Vec<_> = row["samples"].as_array().unwrap().iter().flat_map(Value::as_f64).collect();
+        assert_eq!(samples.len(), 2);
+        let mean = samples.iter().sum::<f64>() / 2.0;
+        assert!(mean > 0.0 && (number("tokens_per_s") - mean).abs() < 1e-9 * mean);
+        let stddev = (samples[0] - samples[1]).abs() / 2f64.sqrt();
+        assert!((number("stddev") - stddev).abs() <= 1e-6 * mean);
+        let share = number("gb_per_s") / number("memory_gb_per_s");
+        assert!(share > 0.0 && (number("bandwidth_share") - share).abs() < 1e-9 * share);
+    }
+}
+
+#[test]
+fn bench_leaves_out_what_is_zero_and_prints_tables() {
+    let table = run("bench", "mistral-int8.bin", &["-p", "0", "-n", "4", "-r", "1"]);
+    let rows: Vec<_> = table.lines().filter(|line| line.starts_with('|')).collect();
+    assert!(rows.len() == 3 && rows[0].contains("t/s") && rows[2].contains(" tg4 |"), "{table}");
+    let widths: Vec<_> = rows.iter().map(|row| row.chars().count()).collect();
+    assert_eq!(widths, [widths[0]; 3]);
+
+    let csv =
+        run("bench", "mistral-int8.bin", &["-p", "2", "-n", "0", "-r", "2", "-d", "0,1", "--format", "csv"]);
+    let lines: Vec<_> = csv.lines().map(|line| line.split(',').collect::<Vec<_>>()).collect();
+    assert_eq!(lines.iter().map(|line| (line[0], line.len())).collect::<Vec<_>>(), {
+        let n = lines[0].len();
+        [("test", n), ("\"pp2\"", n), ("\"pp2 @ d1\"", n)]
+    });
+}
+
+#[test]
 fn what_a_user_can_get_wrong_is_one_line() {
     let model = fixture("mistral-int8.bin");
     let (model, hf, json) = (model.to_str().unwrap(), fixture("mistral-hf"), fixture("mistral.json"));
     let long = "the rain ".repeat(100);
-    let cases: [(&[&str], &str); 12] = [
+    let cases: [(&[&str], &str); 15] = [
         (&["generate", "-m", "no/such.bin", "x"], "no/such.bin: No such file"),
         (&["generate", "-m", hf.to_str().unwrap(), "x"], "torchless convert"),
         (&["generate", "-m", json.to_str().unwrap(), "x"], "not a torchless .bin file"),
@@ -193,6 +250,9 @@ fn what_a_user_can_get_wrong_is_one_line() {
         (&["generate", "-m", model, "x", "--top-p", "1.5"], "--top-p 1.5"),
         (&["tokenize", "-m", model, "--decode", "1,999999"], "999999 is not in the vocabulary"),
         (&["tokenize", "-m", model, "--decode", "one"], "\"one\" is not a token id"),
+        (&["bench", "-m", model], "pp512 takes 512 positions, and this model has 256"),
+        (&["bench", "-m", model, "-p", "8", "-n", "8", "-d", "250"], "pp8 @ d250 takes 258 positions"),
+        (&["bench", "-m", model, "--isa", "scalar,mmx"], "unknown instruction set \"mmx\""),
         (&["perplexity", "-m", model, "no/such.txt"], "no/such.txt"),
         (&["perplexity", "-m", model, "--tokens", json.to_str().unwrap()], "is not a token id"),
     ];
@@ -204,16 +264,28 @@ fn what_a_user_can_get_wrong_is_one_line() {
 
 #[test]
 fn wrong_usage_is_exit_code_2() {
-    for args in
-        [&["generat", "x"][..], &["generate"], &["generate", "x", "--temp", "warm"], &["perplexity"], &[]]
-    {
+    for args in [
+        &["generat", "x"][..],
+        &["generate"],
+        &["generate", "x", "--temp", "warm"],
+        &["perplexity"],
+        &["convert", "x.bin"],
+        &["convert", "--synthetic", "gpt-9", "x.bin"],
+        &["convert", "--synthetic", "mistral-7b", "x.gguf", "x.bin"],
+        &["bench", "-p", "0", "-n", "0"],
+        &["bench", "--pg", "8"],
+        &["bench", "-t", "0"],
+        &["bench", "-r", "0"],
+        &["bench", "--format", "xml"],
+        &[],
+    ] {
         assert_eq!(torchless(args).status.code(), Some(2), "{args:?}");
     }
 }
 
 #[test]
 fn help_of_every_command_has_an_example() {
-    for command in ["generate", "perplexity", "tokenize", "inspect", "convert", "pull", "kernels"] {
+    for command in ["generate", "perplexity", "tokenize", "inspect", "convert", "pull", "bench", "kernels"] {
         let output = torchless(&[command, "--help"]);
         let help = String::from_utf8(output.stdout).unwrap();
         assert!(help.contains(&format!("torchless {command}")) && help.contains("Example"), "{help}");

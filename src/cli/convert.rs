@@ -1,8 +1,10 @@
-//! `torchless convert`: a model from elsewhere to a `.bin` file.
+//! `torchless convert`: a model from elsewhere, or of random weights, to a `.bin` file.
 
 use std::path::PathBuf;
 
-use torchless::format::convert::{Quant, convert};
+use anyhow::bail;
+use torchless::format::convert::{Progress, Quant, convert};
+use torchless::format::synthetic::{SHAPES, shape, write_synthetic};
 
 use super::output::bytes;
 use super::progress;
@@ -11,24 +13,37 @@ use super::progress;
 ///
 /// The result is written beside DST and renamed when it is complete; an existing DST is replaced.
 #[derive(clap::Args)]
-#[command(after_help = "Examples:\n  \
+#[command(
+    allow_missing_positional = true,
+    after_help = "Examples:\n  \
     torchless convert ./Mistral-7B-v0.1 mistral.bin\n  \
-    torchless convert SmolLM2-135M-Instruct.Q4_1.gguf smol.bin --quant f32\n\n\
+    torchless convert SmolLM2-135M-Instruct.Q4_1.gguf smol.bin --quant f32\n  \
+    torchless convert --synthetic mistral-7b random-7b.bin\n\n\
     SRC: a folder with config.json, tokenizer.json and safetensors (f32, f16, bf16), or a GGUF\n\
-    file of a llama or mistral model (F32 F16 BF16 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K to Q6_K).")]
+    file of a llama or mistral model (F32 F16 BF16 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K to Q6_K)."
+)]
 pub struct Args {
     /// A Hugging Face folder, or a GGUF file
-    src: PathBuf,
+    #[arg(required_unless_present = "synthetic", conflicts_with = "synthetic")]
+    src: Option<PathBuf>,
     /// The model file to write
     dst: PathBuf,
     /// int8: every matrix; int8-proj: the MLP's gate and up only, which the original readers take; f32: none
     #[arg(long, value_name = "KIND", default_value = "int8")]
     quant: Quant,
+    /// No SRC: a model of this shape with random weights, always the same, to measure speed with
+    #[arg(long, value_name = "SHAPE", value_parser = SHAPES)]
+    synthetic: Option<String>,
 }
 
 pub fn run(args: Args) -> anyhow::Result<()> {
     let bar = progress::Bytes::new();
-    let report = convert(&args.src, &args.dst, args.quant, &mut |at| bar.show(at))?;
+    let progress = &mut |at: Progress<'_>| bar.show(at);
+    let report = match (&args.src, args.synthetic.as_deref().and_then(shape)) {
+        (Some(src), _) => convert(src, &args.dst, args.quant, progress)?,
+        (None, Some(config)) => write_synthetic(&config, args.quant, &args.dst, progress)?,
+        (None, None) => bail!("no source given"),
+    };
     drop(bar);
     for note in &report.notes {
         eprintln!("note: {note}");

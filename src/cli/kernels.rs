@@ -7,6 +7,7 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use super::output::{emit_json, emit_line};
+use torchless::bench::bandwidth::read;
 use torchless_kernels::{BLOCK, CacheElement, GROUP, Isa, Kernels, MatMut, QMatrix, QuantizedBuf};
 
 /// Compare every kernel with the scalar reference: equal or not, and how fast
@@ -110,7 +111,7 @@ struct Case {
 
 trait Task {
     /// The plain loop over the same memory that a kernel's speed is held against, where memory is the limit.
-    fn read(&self) -> Option<i64> {
+    fn read(&self) -> Option<u64> {
         None
     }
     fn run(&mut self, kernels: Kernels);
@@ -299,11 +300,9 @@ fn int8_product(rows: usize, cols: usize, tokens: usize) -> Case {
 }
 
 impl Task for Int8Product {
-    fn read(&self) -> Option<i64> {
-        let words = self.values.as_chunks::<8>().0.iter().map(|w| i64::from_le_bytes(w.map(|b| b as u8)));
-        let scales =
-            self.scales.as_chunks::<2>().0.iter().map(|s| i64::from(s[0].to_bits() ^ s[1].to_bits()));
-        (self.shape.2 == 1).then(|| words.fold(0, |a, b| a ^ b) ^ scales.fold(0, |a, b| a ^ b))
+    fn read(&self) -> Option<u64> {
+        let (values, scales) = (bytemuck::cast_slice(&self.values), bytemuck::cast_slice(&self.scales));
+        (self.shape.2 == 1).then(|| read(values).wrapping_add(read(scales)))
     }
 
     fn run(&mut self, kernels: Kernels) {

@@ -1,11 +1,13 @@
 //! The command line: one file a subcommand. Results go to stdout, everything else to stderr.
 
+mod bench;
 mod convert;
 mod generate;
 mod input;
 mod inspect;
 mod interrupt;
 mod kernels;
+mod machine;
 mod model;
 mod output;
 mod perplexity;
@@ -51,6 +53,7 @@ enum Command {
     Inspect(inspect::Args),
     Convert(convert::Args),
     Pull(pull::Args),
+    Bench(bench::Args),
     Kernels(kernels::Args),
 }
 
@@ -81,6 +84,7 @@ pub fn main() -> ExitCode {
         Command::Inspect(args) => inspect::run(args),
         Command::Convert(args) => convert::run(args),
         Command::Pull(args) => pull::run(args),
+        Command::Bench(args) => bench::run(args),
         Command::Kernels(args) => kernels::run(&args),
     };
     match result {

@@ -20,12 +20,17 @@ pub struct ModelArgs {
 }
 
 impl ModelArgs {
-    /// Opens the model; fetches the default one if that is what is wanted and it is not there yet.
+    /// Where the model is; fetches the default one if that is what is wanted and it is not there yet.
+    pub fn path(&self) -> anyhow::Result<PathBuf> {
+        match &self.model {
+            Some(path) => Ok(path.clone()),
+            None => default_model(),
+        }
+    }
+
+    /// Opens the model.
     pub fn open(&self, debug: bool) -> anyhow::Result<Model> {
-        let path = match &self.model {
-            Some(path) => path.clone(),
-            None => default_model()?,
-        };
+        let path = self.path()?;
         let start = Instant::now();
         let model = Model::open(&path)?;
         if debug {

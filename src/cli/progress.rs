@@ -40,6 +40,11 @@ pub fn tokens(n: usize) -> ProgressBar {
     ProgressBar::new(n as u64).with_style(style("{bar:30} {pos}/{len} tokens, {per_sec}, {eta} left"))
 }
 
+/// A bar that counts the runs of tests, and names the test.
+pub fn runs(n: usize) -> ProgressBar {
+    ProgressBar::new(n as u64).with_style(style("{bar:30} {pos}/{len} runs, {wide_msg}"))
+}
+
 fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
 }

@@ -126,6 +126,11 @@ impl BinFile {
         self.map.len()
     }
 
+    /// The whole file as it is mapped, header and all.
+    pub fn contents(&self) -> &[u8] {
+        &self.map
+    }
+
     /// All tensors, in the header's order.
     pub fn tensors(&self) -> &[Tensor] {
         &self.tensors

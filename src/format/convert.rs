@@ -14,6 +14,8 @@ use crate::format::bin_writer::{BinWriter, Layout, TensorInfo};
 use crate::format::map::map_file;
 use crate::format::source::Source;
 use crate::format::{gguf, hf};
+use crate::model::Config;
+use crate::tokenizer::Spec;
 use crate::{Error, Malformed};
 
 /// Which tensors become int8.
@@ -102,7 +104,17 @@ pub fn convert(src: &Path, dst: &Path, quant: Quant, progress: &mut OnProgress) 
     {
         return Err(Error::file(dst, "is the source: give the result another name"));
     }
-    write(src, open(src)?, dst, quant, progress)
+    let mut source = open(src)?;
+    let tensors = source.take_tensors().map_err(Malformed::in_file(src))?;
+    let shapes: Vec<_> = tensors.iter().map(|(name, t)| (name.clone(), t.shape().to_vec())).collect();
+    let read_row = |index: usize, row, out: &mut [f32]| {
+        let (name, tensor) = &tensors[index];
+        tensor.read_row(row, out).map_err(|problem| Error::file(src, format!("tensor {name} {problem}")))
+    };
+    let Source { config, tokenizer, notes, .. } = &source;
+    let layout = layout(config, tokenizer, &shapes, quant).map_err(Malformed::in_file(src))?;
+    let report = write(layout, &shapes, dst, read_row, progress)?;
+    Ok(Report { notes: notes.clone(), ..report })
 }
 
 /// Opens a source: a folder is Hugging Face's, a file must be GGUF.
@@ -131,35 +143,39 @@ fn guess(bytes: &[u8]) -> &'static str {
     }
 }
 
-fn write(
-    src: &Path,
-    mut source: Source,
-    dst: &Path,
+/// The file for tensors of these names and shapes.
+pub(crate) fn layout(
+    config: &Config,
+    tokenizer: &Spec,
+    tensors: &[(String, Vec<usize>)],
     quant: Quant,
+) -> Result<Layout, Malformed> {
+    let info = |(name, shape): &(String, Vec<usize>)| TensorInfo {
+        name: name.clone(),
+        shape: shape.clone(),
+        dtype: quant.dtype(name, shape),
+    };
+    Layout::new(config, tokenizer, &tensors.iter().map(info).collect::<Vec<_>>())
+}
+
+/// Writes `dst` as laid out for `tensors`, whose rows `read_row(tensor, row, out)` delivers.
+pub(crate) fn write(
+    layout: Layout,
+    tensors: &[(String, Vec<usize>)],
+    dst: &Path,
+    mut read_row: impl FnMut(usize, usize, &mut [f32]) -> Result<(), Error>,
     progress: &mut OnProgress,
 ) -> Result<Report, Error> {
-    let tensors = source.take_tensors().map_err(Malformed::in_file(src))?;
-    let infos: Vec<TensorInfo> = tensors
-        .iter()
-        .map(|(name, tensor)| TensorInfo {
-            name: name.clone(),
-            shape: tensor.shape().to_vec(),
-            dtype: quant.dtype(name, tensor.shape()),
-        })
-        .collect();
-    let layout = Layout::new(&source.config, &source.tokenizer, &infos).map_err(Malformed::in_file(src))?;
     let (bytes, total) = (layout.file_bytes(), layout.tensor_bytes());
     let mut writer = BinWriter::new(AtomicFile::create(dst)?, layout)?;
     let mut done = 0;
-    for (index, (name, tensor)) in tensors.iter().enumerate() {
-        let read_row = |row, out: &mut [f32]| {
-            tensor.read_row(row, out).map_err(|problem| Error::file(src, format!("tensor {name} {problem}")))
-        };
+    for (index, (name, _)) in tensors.iter().enumerate() {
+        let read_row = |row, out: &mut [f32]| read_row(index, row, out);
         writer.write_tensor(index, read_row, |bytes| {
             done += bytes;
             report(progress, Progress { step: name, done, total })
         })?;
     }
     writer.finish()?;
-    Ok(Report { tensors: tensors.len(), bytes, notes: source.notes })
+    Ok(Report { tensors: tensors.len(), bytes, notes: Vec::new() })
 }

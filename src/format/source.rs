@@ -56,7 +56,7 @@ fn unsupported_tensor(name: &str) -> Malformed {
 /// Names and shapes (`[rows, cols]`, or `[n]` for a norm) of the tensors of a model with configuration `c`.
 ///
 /// Lazy: an absurd number of layers costs nothing until the first tensor that is not there.
-fn tensor_shapes(c: &Config) -> impl Iterator<Item = (String, Vec<usize>)> {
+pub(crate) fn tensor_shapes(c: &Config) -> impl Iterator<Item = (String, Vec<usize>)> {
     let (hidden, inter) = (c.hidden_size, c.intermediate_size);
     let (q, kv) = (c.q_dim(), c.kv_dim());
     let layer = move |i: usize| {

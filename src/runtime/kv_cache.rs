@@ -21,6 +21,18 @@ pub enum KvType {
     Int8,
 }
 
+impl KvType {
+    /// Bytes the keys and values of one position take, all layers together.
+    pub fn bytes_a_position(self, config: &Config) -> usize {
+        let vector = match self {
+            Self::F32 => 4 * config.head_dim,
+            Self::F16 => 2 * config.head_dim,
+            Self::Int8 => config.head_dim + size_of::<f32>(),
+        };
+        2 * config.n_layers * config.n_kv_heads * vector
+    }
+}
+
 /// A cache of any type.
 pub(crate) enum KvCache {
     F32(Cache<f32>),
@@ -40,12 +52,7 @@ impl KvCache {
 
     /// Bytes [`KvCache::new`] allocates.
     pub fn bytes(config: &Config, kv: KvType, ctx: usize, chunk: usize) -> usize {
-        let vector = match kv {
-            KvType::F32 => 4 * config.head_dim,
-            KvType::F16 => 2 * config.head_dim,
-            KvType::Int8 => config.head_dim + size_of::<f32>(),
-        };
-        2 * config.n_layers * config.n_kv_heads * capacity(config, ctx, chunk) * vector
+        capacity(config, ctx, chunk) * kv.bytes_a_position(config)
     }
 
     /// Positions the ring holds.

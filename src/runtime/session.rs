@@ -48,6 +48,8 @@ pub struct Session<'m> {
     cache: KvCache,
     scratch: Scratch,
     position: usize,
+    /// The highest position since the last reset: how much of the ring has been overwritten.
+    furthest: usize,
     observer: Box<dyn FnMut(Progress) + Send + 'm>,
 }
 
@@ -71,6 +73,15 @@ pub struct Progress {
     pub layers: usize,
 }
 
+/// A pool of `threads` threads (at least one).
+pub(crate) fn thread_pool(threads: usize) -> Result<ThreadPool, Error> {
+    ThreadPoolBuilder::new()
+        .num_threads(threads.max(1))
+        .thread_name(|i| format!("torchless-{i}"))
+        .build()
+        .map_err(|e| Error::Request(format!("{threads} threads cannot be started: {e}")))
+}
+
 impl<'m> Session<'m> {
     /// Starts an empty sequence. All memory is reserved here.
     ///
@@ -83,19 +94,15 @@ impl<'m> Session<'m> {
             return Err(Error::Request(format!("a context of {ctx}: this model allows 1 to {max} (--ctx)")));
         }
         let chunk = options.chunk.clamp(1, options.ctx);
-        let threads = ThreadPoolBuilder::new()
-            .num_threads(options.threads.max(1))
-            .thread_name(|i| format!("torchless-{i}"))
-            .build()
-            .map_err(|e| Error::Request(format!("{} threads cannot be started: {e}", options.threads)))?;
         Ok(Self {
             model,
             kernels: options.kernels,
             ctx: options.ctx,
-            threads: Arc::new(threads),
+            threads: Arc::new(thread_pool(options.threads)?),
             cache: KvCache::new(model.config(), options.kv, options.ctx, chunk)?,
             scratch: Scratch::new(model.config(), &model.weights, options.ctx, chunk, options.threads.max(1)),
             position: 0,
+            furthest: 0,
             observer: Box::new(|_| ()),
         })
     }
@@ -143,7 +150,7 @@ impl<'m> Session<'m> {
 
     /// Forgets all tokens.
     pub fn reset(&mut self) {
-        self.position = 0;
+        (self.position, self.furthest) = (0, 0);
     }
 
     /// Forgets the tokens from `position` on, so that others can follow the ones before it: a new turn, or the same
@@ -154,7 +161,7 @@ impl<'m> Session<'m> {
     /// overwritten, which happens in models with a sliding window only. Nothing is forgotten then.
     pub fn truncate(&mut self, position: usize) -> Result<(), Error> {
         let window = self.model.config().sliding_window.unwrap_or(self.ctx);
-        let overwritten = self.position.saturating_sub(self.cache.capacity());
+        let overwritten = self.furthest.saturating_sub(self.cache.capacity());
         if position > self.position {
             return Err(Error::Request(format!("position {position}: only {} tokens were fed", self.position)));
         }
@@ -211,15 +218,16 @@ impl<'m> Session<'m> {
     /// Takes one chunk through the layers.
     fn layers(&mut self, chunk: &[u32]) {
         let pass = self.pass();
-        let Self { cache, scratch, observer, position, .. } = self;
-        let (start, tokens) = (*position, chunk.len());
+        let (start, tokens) = (self.position, chunk.len());
+        let Self { cache, scratch, observer, .. } = self;
         let mut on_layer = |i| observer(Progress { position: start, tokens, layers: i + 1 });
         self.threads.install(|| match cache {
             KvCache::F32(cache) => pass.layers(cache, scratch, chunk, start, &mut on_layer),
             KvCache::F16(cache) => pass.layers(cache, scratch, chunk, start, &mut on_layer),
             KvCache::Int8(cache) => pass.layers(cache, scratch, chunk, start, &mut on_layer),
         });
-        *position += tokens;
+        self.position += tokens;
+        self.furthest = self.furthest.max(self.position);
     }
 
     /// The logits of `count` tokens of the last chunk.

@@ -1,0 +1,137 @@
+//! Printing the rows: as a table with a footer, as CSV, or as JSON.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use serde_json::{Map, Value};
+use torchless::bench::Test;
+
+use super::{Format, Row, Setting};
+use crate::cli::output::{bytes, emit_json, emit_line};
+
+/// Prints each row of a table as soon as it is known; JSON at the end.
+pub struct Report<'a> {
+    format: Format,
+    setting: &'a Setting,
+    rows: Vec<Row<'a>>,
+    model_width: usize,
+    test_width: usize,
+}
+
+impl<'a> Report<'a> {
+    pub fn new(format: Format, setting: &'a Setting, tests: &[Test]) -> Self {
+        let test_width = tests.iter().map(|test| test.to_string().len()).max().unwrap_or(0).max(4);
+        let model_width = setting.model.chars().count().max(5);
+        Self { format, setting, rows: Vec::new(), model_width, test_width }
+    }
+
+    pub fn add(&mut self, row: Row<'a>) -> io::Result<()> {
+        match self.format {
+            Format::Json => (),
+            Format::Md => {
+                if self.rows.is_empty() {
+                    let columns = ["model", "size", "params", "isa", "threads", "test"];
+                    self.emit_columns(columns, ["t/s", "GB/s", "of memory"])?;
+                    let (model, test) = ("-".repeat(self.model_width), "-".repeat(self.test_width - 1) + ":");
+                    let left = [&model, "--------:", "--------:", "----------", "------:", &test];
+                    self.emit_columns(left, ["---------------:", "-----:", "--------:"])?;
+                }
+                self.emit_row(&row)?;
+            }
+            Format::Csv => {
+                let fields = fields(&row)?;
+                if self.rows.is_empty() {
+                    emit_line(&fields.keys().map(String::as_str).collect::<Vec<_>>().join(","))?;
+                }
+                emit_line(&fields.values().map(csv).collect::<Vec<_>>().join(","))?;
+            }
+        }
+        self.rows.push(row);
+        Ok(())
+    }
+
+    pub fn finish(self) -> anyhow::Result<()> {
+        match self.format {
+            Format::Md => emit_line(&format!("\n{}", self.footer()))?,
+            Format::Json => emit_json(&self.rows)?,
+            Format::Csv => (),
+        }
+        Ok(())
+    }
+
+    fn emit_row(&self, row: &Row) -> io::Result<()> {
+        let (size, params) = (bytes(self.setting.model_bytes), params(self.setting.model_params));
+        let threads = row.threads.to_string();
+        let rate = format!("{:.2} ± {:.2}", row.tokens_per_s, row.stddev);
+        // A prompt is limited by arithmetic, and its share of the memory's speed would only mislead.
+        let (gb, share) = match row.prompt_tokens {
+            0 => (format!("{:.1}", row.gb_per_s), format!("{:.0} %", 100.0 * row.bandwidth_share)),
+            _ => ("–".to_owned(), "–".to_owned()),
+        };
+        self.emit_columns(
+            [&self.setting.model, &size, &params, row.isa, &threads, &row.test],
+            [&rate, &gb, &share],
+        )
+    }
+
+    fn emit_columns(&self, left: [&str; 6], right: [&str; 3]) -> io::Result<()> {
+        let ([model, size, params, isa, threads, test], [rate, gb, share]) = (left, right);
+        let (m, t) = (self.model_width, self.test_width);
+        emit_line(&format!(
+            "| {model:<m$} | {size:>9} | {params:>9} | {isa:<10} | {threads:>7} | {test:>t$} | {rate:>16} | {gb:>6} | {share:>9} |"
+        ))
+    }
+
+    fn footer(&self) -> String {
+        let mut memory = BTreeMap::new();
+        for row in &self.rows {
+            let fastest: &mut f64 = memory.entry(row.threads).or_default();
+            *fastest = fastest.max(row.memory_gb_per_s);
+        }
+        let memory: Vec<_> =
+            memory.iter().map(|(threads, gb)| format!("{gb:.1} GB/s on {threads}")).collect();
+        let most = |bytes: fn(&Row) -> Option<usize>| self.rows.iter().filter_map(bytes).max();
+        let anonymous = most(|row| row.resident_anonymous_bytes);
+        let resident = match (anonymous, most(|row| row.resident_file_bytes)) {
+            (Some(own), Some(file)) => {
+                format!("; in RAM: {} of its own, {} of files", bytes(own), bytes(file))
+            }
+            _ => String::new(),
+        };
+        let Setting { load_ms, cpu, version, revision, .. } = self.setting;
+        let kv = self.rows.first().map_or("", |row| &row.kv);
+        let cpu = cpu.as_deref().unwrap_or("unknown CPU");
+        format!(
+            "model opened in {load_ms:.0} ms{resident}\n\
+             memory read by a plain loop: {} thread(s)\n\
+             torchless {version} ({revision}), kv {kv}, {cpu}",
+            memory.join(", ")
+        )
+    }
+}
+
+fn fields(row: &Row) -> io::Result<Map<String, Value>> {
+    match serde_json::to_value(row)? {
+        Value::Object(fields) => Ok(fields),
+        _ => Ok(Map::new()),
+    }
+}
+
+/// A field as CSV has it: text in quotes, several numbers between spaces.
+fn csv(value: &Value) -> String {
+    match value {
+        Value::Null => String::new(),
+        Value::String(text) => format!("\"{}\"", text.replace('"', "\"\"")),
+        Value::Array(values) => values.iter().map(csv).collect::<Vec<_>>().join(" "),
+        other => other.to_string(),
+    }
+}
+
+/// A number of parameters as people read it: `134.5 M`.
+fn params(n: usize) -> String {
+    match n {
+        1_000_000_000.. => format!("{:.2} B", n as f64 * 1e-9),
+        1_000_000.. => format!("{:.1} M", n as f64 * 1e-6),
+        _ => format!("{:.1} k", n as f64 * 1e-3),
+    }
+}

@@ -1,0 +1,107 @@
+//! Models of random weights: always the same, of the kind that is promised, and fit to run.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use torchless::Error;
+use torchless::format::bin::{Matrix, Tensor};
+use torchless::format::convert::Quant;
+use torchless::format::synthetic::{SHAPES, shape, write_synthetic};
+use torchless::model::{Config, Model};
+use torchless::runtime::session::{Session, SessionOptions};
+
+fn small() -> Config {
+    Config {
+        hidden_size: 128,
+        intermediate_size: 192,
+        n_layers: 2,
+        n_heads: 4,
+        n_kv_heads: 2,
+        head_dim: 32,
+        vocab_size: 300,
+        sliding_window: Some(8),
+        ..shape("mistral-7b").unwrap()
+    }
+}
+
+fn write(config: &Config, quant: Quant, dst: &Path) -> Result<(), Error> {
+    write_synthetic(config, quant, dst, &mut |_| ControlFlow::Continue(())).map(drop)
+}
+
+#[test]
+fn one_configuration_is_one_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let [one, three] = [1, 3].map(|threads| {
+        let file = folder.path().join(format!("{threads}.bin"));
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| write(&small(), Quant::Int8, &file)).unwrap();
+        std::fs::read(file).unwrap()
+    });
+    assert!(one == three);
+}
+
+fn values<'a>(model: &'a Model, tensor: &Tensor) -> &'a [f32] {
+    match model.file().matrix(tensor) {
+        Matrix::F32 { values, .. } => values,
+        Matrix::Int8(_) => panic!("asked for f32"),
+    }
+}
+
+#[test]
+fn weights_are_those_that_everyone_has() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("model.bin");
+    write(&small(), Quant::F32, &file).unwrap();
+    let model = Model::open(&file).unwrap();
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/synthetic/weights.json");
+    let golden: Vec<(usize, usize, [i32; 4])> =
+        serde_json::from_str(&std::fs::read_to_string(golden).unwrap()).unwrap();
+    for (tensor, row, expected) in golden {
+        let tensor = &model.file().tensors()[tensor];
+        let found = &values(&model, tensor)[row * tensor.rows_cols().1..][..4];
+        assert_eq!(found, expected.map(|sum| sum as f32 * (0.02 / 37_837.23)), "{}, row {row}", tensor.name);
+    }
+}
+
+#[test]
+fn weights_are_a_bell_curve_and_logits_are_finite() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("model.bin");
+    write(&small(), Quant::F32, &file).unwrap();
+    let model = Model::open(&file).unwrap();
+    for tensor in model.file().tensors().iter().filter(|t| t.shape.len() == 2) {
+        let values = values(&model, tensor);
+        let n = values.len() as f64;
+        let moment = |power| values.iter().map(|&x| f64::from(x / 0.02).powi(power)).sum::<f64>() / n;
+        // The kurtosis of a sum of four even distributions is 3 − 1.2 / 4; tolerances are some five deviations wide.
+        let tolerance = 5.0 / n.sqrt();
+        assert!(moment(1).abs() < tolerance, "{}: {}", tensor.name, moment(1));
+        assert!((moment(2) - 1.0).abs() < 2.0 * tolerance, "{}: {}", tensor.name, moment(2));
+        assert!((moment(4) - 2.7).abs() < 10.0 * tolerance, "{}: {}", tensor.name, moment(4));
+    }
+    let options = SessionOptions { ctx: 40, ..SessionOptions::new(&model) };
+    let mut session = Session::new(&model, &options).unwrap();
+    let prompt = model.tokenizer().encode("random weights", Default::default());
+    let logits = session.feed(&prompt).unwrap();
+    assert!(logits.iter().all(|x| x.is_finite() && x.abs() < 10.0));
+    assert!(logits.iter().any(|x| x.abs() > 0.01));
+}
+
+#[test]
+fn every_shape_is_possible() {
+    for name in SHAPES {
+        shape(name).unwrap().check().unwrap();
+    }
+    assert!(shape("gpt-9").is_none());
+}
+
+#[test]
+fn what_cannot_be_written_leaves_nothing_behind() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("model.bin");
+    let error = write(&Config { vocab_size: 259, ..small() }, Quant::Int8, &file).unwrap_err();
+    assert!(error.to_string().contains("vocab_size is 259: at least 260"), "{error}");
+    let stopped = write_synthetic(&small(), Quant::Int8, &file, &mut |_| ControlFlow::Break(()));
+    assert!(matches!(stopped, Err(Error::Interrupted)));
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}
