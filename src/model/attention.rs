@@ -264,10 +264,14 @@ impl<T: CacheElement> Attention<'_, T> {
         let (first, last) = (self.visible(tokens.start), self.visible(tokens.end - 1));
         let positions = overlap(&(first.start..last.end), span * SPAN, SPAN);
         for block in positions.start / BLOCK..positions.end.div_ceil(BLOCK) {
-            // Those that may look into this block are neighbours.
-            let sees = |token: &usize| !overlap(&self.visible(*token), block * BLOCK, BLOCK).is_empty();
-            let Some(from) = tokens.clone().find(sees) else { continue };
-            let to = (from..tokens.end).take_while(sees).last().map_or(from, |last| last + 1);
+            // The tokens that may look into this block are neighbours.
+            let from = (block * BLOCK).saturating_sub(self.start).max(tokens.start);
+            let window = self.config.sliding_window.unwrap_or(usize::MAX);
+            let beyond = ((block + 1) * BLOCK - 1).saturating_add(window).saturating_sub(self.start);
+            let to = beyond.min(tokens.end);
+            if from >= to {
+                continue;
+            }
             let cached = self.cache.block(self.layer, kv_head, block);
             self.block(&cached, block, from - tokens.start, from..to, tile);
         }

@@ -1,11 +1,13 @@
 //! The forward pass: a chunk of tokens through all layers. Allocates nothing.
 
+use std::ops::Range;
+
 use torchless_kernels::{CacheElement, Kernels, MatMut, QuantizedMut, QuantizedRow};
 
 use super::Model;
 use super::attention::Attention;
 use super::fork::{fork, grain};
-use super::linear::{Activations, Forms, Input, ROWS, matmul, product};
+use super::linear::{Activations, Blocks, Forms, Input, ROWS, matmul, product};
 use super::weights::Layer;
 use crate::format::bin::{Matrix, Tensor};
 use crate::runtime::kv_cache::{Cache, HeadsMut};
@@ -102,7 +104,7 @@ impl Pass<'_> {
         let config = self.model.config();
         let (q_dim, kv_dim) = (config.q_dim(), config.kv_dim());
         let stride = q_dim + 2 * kv_dim;
-        let Scratch { x, normed, qkv, cos, sin, heads, heads_quantized, delta, attention, .. } = scratch;
+        let Scratch { x, normed, qkv, cos, sin, heads, heads_quantized, attention, blocks, .. } = scratch;
         let x = &mut x[..tokens * config.hidden_size];
 
         self.norm(x, &layer.attn_norm, normed, Forms::of(&layer.qkv));
@@ -126,7 +128,7 @@ impl Pass<'_> {
             });
         }
         let input = Input { f32: Some(heads), ..heads_quantized.view(tokens) };
-        self.add_product(&layer.o, input, delta, x, tokens);
+        self.add_product(&layer.o, input, x, blocks, tokens);
     }
 
     /// Puts the keys and values of `tokens` tokens, the first at `start`, into the cache; token `t`'s begin at
@@ -156,82 +158,55 @@ impl Pass<'_> {
     /// `x += down · (silu(gate · norm(x)) · (up · norm(x)))`.
     fn mlp(&self, layer: &Layer, scratch: &mut Scratch, tokens: usize) {
         let config = self.model.config();
-        let Scratch { x, normed, gate, up, mlp, delta, .. } = scratch;
+        let Scratch { x, normed, mlp, blocks, .. } = scratch;
         let x = &mut x[..tokens * config.hidden_size];
         self.norm(x, &layer.mlp_norm, normed, Forms::of([&layer.gate, &layer.up]));
-        self.gate_up(layer, normed.view(tokens), gate, up, mlp, tokens);
-        self.add_product(&layer.down, mlp.view(tokens), delta, x, tokens);
+        self.gate_up(layer, normed.view(tokens), mlp, blocks, tokens);
+        self.add_product(&layer.down, mlp.view(tokens), x, blocks, tokens);
     }
 
-    /// `mlp = silu(gate · input) · (up · input)`, in the form `down` needs: each thread takes some features through all steps.
-    fn gate_up(
-        &self,
-        layer: &Layer,
-        input: Input,
-        gate: &mut [f32],
-        up: &mut [f32],
-        mlp: &mut Activations,
-        tokens: usize,
-    ) {
+    /// `mlp = silu(gate · input) · (up · input)`, in the form `down` needs: each thread takes a block of features through
+    /// all steps.
+    fn gate_up(&self, layer: &Layer, input: Input, mlp: &mut Activations, blocks: &Blocks, tokens: usize) {
         let n = self.model.config().intermediate_size;
-        let matrix = |v| MatMut::new(v, tokens, n);
-        let gate_up = (matrix(&mut gate[..tokens * n]), matrix(&mut up[..tokens * n]));
-        let products = |gate: &mut MatMut<f32>, up: &mut MatMut<f32>, rows: &std::ops::Range<usize>| {
-            product(&self.model.file, &layer.gate, rows.clone(), input, self.kernels, gate.reborrow());
-            product(&self.model.file, &layer.up, rows.clone(), input, self.kernels, up.reborrow());
+        let grain = grain(n, ROWS).min(blocks.features(tokens));
+        // Calls `f(t, gate, up)` for each token.
+        let each = |rows: Range<usize>, f: &mut dyn FnMut(usize, &[f32], &[f32])| {
+            let (len, mut blocks) = (rows.len(), blocks.mine());
+            let [gate, up] = &mut *blocks;
+            for (w, out) in [(&layer.gate, &mut *gate), (&layer.up, &mut *up)] {
+                let out = MatMut::new(&mut out[..tokens * len], tokens, len);
+                product(&self.model.file, w, rows.clone(), input, self.kernels, out);
+            }
+            let tokens = gate.chunks_exact(len).zip(up.chunks_exact(len)).take(tokens).enumerate();
+            tokens.for_each(|(t, (gate, up))| f(t, gate, up));
         };
         let forms = Forms::of([&layer.down]);
         if let Some(out) = mlp.int8.as_mut().filter(|_| forms.int8) {
-            let whole = (gate_up, out.view_mut(tokens));
-            fork(whole, 0..n, grain(n, ROWS), &split_mlp_int8, &|((mut gate, mut up), mut out), rows| {
-                products(&mut gate, &mut up, &rows);
-                for t in 0..tokens {
-                    self.kernels.silu_mul_quantize(gate.row(t), up.row(t), out.token(t));
-                }
+            fork(out.view_mut(tokens), 0..n, grain, &QuantizedMut::split_cols, &|mut out, rows| {
+                each(rows, &mut |t, gate, up| self.kernels.silu_mul_quantize(gate, up, out.token(t)));
             });
         } else if let Some(out) = mlp.f32.as_mut() {
-            let whole = (gate_up, matrix(&mut out[..tokens * n]));
-            fork(whole, 0..n, grain(n, ROWS), &split_mlp_f32, &|((mut gate, mut up), mut out), rows| {
-                products(&mut gate, &mut up, &rows);
-                for t in 0..tokens {
-                    self.kernels.silu_mul(gate.row(t), up.row(t), out.row(t));
-                }
+            let out = MatMut::new(&mut out[..tokens * n], tokens, n);
+            fork(out, 0..n, grain, &MatMut::split_cols, &|mut out, rows| {
+                each(rows, &mut |t, gate, up| self.kernels.silu_mul(gate, up, out.row(t)));
             });
         }
     }
 
-    /// `x += w · input`.
-    fn add_product(&self, w: &Tensor, input: Input, delta: &mut [f32], x: &mut [f32], tokens: usize) {
+    /// `x += w · input`, each thread a block of features.
+    fn add_product(&self, w: &Tensor, input: Input, x: &mut [f32], blocks: &Blocks, tokens: usize) {
         let hidden = x.len() / tokens;
-        let delta = &mut delta[..x.len()];
-        let out = MatMut::new(delta, tokens, hidden);
-        matmul(&self.model.file, std::slice::from_ref(w), input, self.kernels, out);
-        each_token(MatMut::new(x, tokens, hidden), |t, x| {
-            self.kernels.add(x, &delta[t * hidden..][..hidden]);
+        let grain = grain(hidden, ROWS).min(blocks.features(tokens));
+        fork(MatMut::new(x, tokens, hidden), 0..hidden, grain, &MatMut::split_cols, &|mut x, rows| {
+            let (len, mut blocks) = (rows.len(), blocks.mine());
+            let product_of = &mut blocks[0][..tokens * len];
+            product(&self.model.file, w, rows, input, self.kernels, MatMut::new(product_of, tokens, len));
+            for (t, delta) in product_of.chunks_exact(len).enumerate() {
+                self.kernels.add(x.row(t), delta);
+            }
         });
     }
-}
-
-/// Gate and up features, a block of each.
-type GateUp<'a> = (MatMut<'a, f32>, MatMut<'a, f32>);
-
-fn split_gate_up((gate, up): GateUp, n: usize) -> (GateUp, GateUp) {
-    let ((g0, g1), (u0, u1)) = (gate.split_cols(n), up.split_cols(n));
-    ((g0, u0), (g1, u1))
-}
-
-type MlpInt8<'a> = (GateUp<'a>, QuantizedMut<'a>);
-
-fn split_mlp_int8((gate_up, out): MlpInt8, n: usize) -> (MlpInt8, MlpInt8) {
-    let ((a, b), (c, d)) = (split_gate_up(gate_up, n), out.split_cols(n));
-    ((a, c), (b, d))
-}
-
-type MlpF32<'a> = (GateUp<'a>, MatMut<'a, f32>);
-
-fn split_mlp_f32((gate_up, out): MlpF32, n: usize) -> (MlpF32, MlpF32) {
-    let ((a, b), (c, d)) = (split_gate_up(gate_up, n), out.split_cols(n));
-    ((a, c), (b, d))
 }
 
 /// Calls `f(t, row t)` for each token, in parallel where there are many.

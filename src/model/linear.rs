@@ -1,5 +1,8 @@
 //! Matrix products, parallel over output features.
 
+use std::ops::Range;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use torchless_kernels::{Kernels, MatMut, Quantized, QuantizedBuf, sgemm};
 
 use super::fork::{fork, grain};
@@ -96,7 +99,7 @@ pub(crate) fn matmul(file: &BinFile, weights: &[Tensor], x: Input, kernels: Kern
 pub(crate) fn product(
     file: &BinFile,
     tensor: &Tensor,
-    rows: std::ops::Range<usize>,
+    rows: Range<usize>,
     x: Input,
     kernels: Kernels,
     out: MatMut<f32>,
@@ -113,5 +116,48 @@ pub(crate) fn product(
                 false => kernels.matmul_f32(w, x, cols, out),
             }
         }
+    }
+}
+
+/// Where a thread keeps the products of a block of features until it has done with them what comes next, while they are
+/// still in its cache.
+pub(crate) struct Blocks {
+    /// One a thread, each with two blocks of `len`.
+    threads: Vec<Mutex<[Vec<f32>; 2]>>,
+    len: usize,
+}
+
+/// Features of a block for a full chunk: with 512 tokens two such blocks and the input fit the second-level cache.
+const BLOCK_FEATURES: usize = 64;
+
+/// Fewest values a block holds.
+const BLOCK_LEN: usize = 8192;
+
+impl Blocks {
+    /// Blocks for chunks of up to `chunk` tokens.
+    pub fn new(chunk: usize, threads: usize) -> Self {
+        let len = Self::len(chunk);
+        let block = || bytemuck::zeroed_vec(len);
+        Self { threads: (0..threads).map(|_| Mutex::new([block(), block()])).collect(), len }
+    }
+
+    /// Bytes [`Blocks::new`] allocates.
+    pub fn bytes(chunk: usize, threads: usize) -> usize {
+        2 * threads * Self::len(chunk) * size_of::<f32>()
+    }
+
+    fn len(chunk: usize) -> usize {
+        (BLOCK_FEATURES * chunk).max(BLOCK_LEN)
+    }
+
+    /// Features that a block has room for with `tokens` tokens.
+    pub fn features(&self, tokens: usize) -> usize {
+        self.len / tokens / BLOCK_FEATURES * BLOCK_FEATURES
+    }
+
+    /// This thread's blocks: nobody else asks for them.
+    pub fn mine(&self) -> MutexGuard<'_, [Vec<f32>; 2]> {
+        let thread = rayon::current_thread_index().unwrap_or(0);
+        self.threads[thread].lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

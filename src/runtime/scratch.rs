@@ -2,7 +2,7 @@
 
 use crate::model::Config;
 use crate::model::attention;
-use crate::model::linear::{Activations, Forms};
+use crate::model::linear::{Activations, Blocks, Forms};
 use crate::model::weights::{Layer, Weights};
 
 /// Tokens whose logits are worked out at once where all are wanted.
@@ -25,11 +25,8 @@ pub(crate) struct Scratch {
     pub heads: Vec<f32>,
     /// `heads` as the input of `o`; its f32 form stays empty, `heads` is that.
     pub heads_quantized: Activations,
-    /// What `o` and `down` add to `x`, `[tokens][hidden_size]`.
-    pub delta: Vec<f32>,
-    /// `[tokens][intermediate_size]` each.
-    pub gate: Vec<f32>,
-    pub up: Vec<f32>,
+    /// Products on their way to `mlp` or `x`.
+    pub blocks: Blocks,
     /// `silu(gate)·up`, the input of `down`.
     pub mlp: Activations,
     /// `[LOGIT_ROWS][vocab_size]`
@@ -72,9 +69,7 @@ impl Scratch {
             sin: floats(config.head_dim / 2),
             heads: floats(config.q_dim()),
             heads_quantized: Activations::new(chunk, config.q_dim(), forms.heads),
-            delta: floats(config.hidden_size),
-            gate: floats(config.intermediate_size),
-            up: floats(config.intermediate_size),
+            blocks: Blocks::new(chunk, threads),
             mlp: Activations::new(chunk, config.intermediate_size, forms.mlp),
             logits: bytemuck::zeroed_vec(LOGIT_ROWS * config.vocab_size),
             attention: attention::Buffers::new(config, ctx, threads),
@@ -84,15 +79,12 @@ impl Scratch {
     /// Bytes [`Scratch::new`] allocates.
     pub fn bytes(config: &Config, weights: &Weights, ctx: usize, chunk: usize, threads: usize) -> usize {
         let forms = LayerForms::of(weights);
-        let floats = 2 * config.hidden_size
-            + 2 * config.q_dim()
-            + 2 * config.kv_dim()
-            + config.head_dim
-            + 2 * config.intermediate_size;
+        let floats = config.hidden_size + 2 * config.q_dim() + 2 * config.kv_dim() + config.head_dim;
         Activations::bytes(chunk.max(LOGIT_ROWS), config.hidden_size, forms.normed)
             + Activations::bytes(chunk, config.q_dim(), forms.heads)
             + Activations::bytes(chunk, config.intermediate_size, forms.mlp)
             + 4 * (chunk * floats + LOGIT_ROWS * config.vocab_size)
+            + Blocks::bytes(chunk, threads)
             + attention::Buffers::bytes(config, ctx, threads)
     }
 }
