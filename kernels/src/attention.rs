@@ -134,14 +134,9 @@ fn scores_columns<S: Simd, T: Load, const N: usize, const V: usize>(
     scores: &mut [[f32; BLOCK]],
     at: usize,
 ) {
-    let mut rows = [q; N];
-    for (row, q) in rows.iter_mut().zip(q.chunks_exact(width)) {
-        *row = q;
-    }
-    let mut columns = [keys; V];
-    for (column, keys) in columns.iter_mut().zip(keys.chunks_exact(width)) {
-        *column = keys;
-    }
+    // Of a length the compiler knows: a check inside the loop would cost it the registers.
+    let rows: [&[f32]; N] = std::array::from_fn(|i| &q[i * width..][..width]);
+    let columns: [&[[T; LANES]]; V] = std::array::from_fn(|i| &keys[i * width..][..width]);
     let mut acc = [[s.splat(0.0); V]; N];
     for d in 0..width {
         let mut k = [s.splat(0.0); V];
@@ -193,10 +188,7 @@ fn tile_accumulate<S: Simd, T: Load, const N: usize>(
     out: &mut [f32],
 ) {
     let m = values.len() / width;
-    let mut rows = [&p[0][..]; N];
-    for (row, p) in rows.iter_mut().zip(p) {
-        *row = &p[first..first + m];
-    }
+    let rows: [&[f32]; N] = std::array::from_fn(|i| &p[i][first..][..m]);
     let mut at = 0;
     while at < width {
         if N * 4 <= S::ACCUMULATORS && at + 4 * LANES <= width {
@@ -302,21 +294,20 @@ pub(crate) fn softmax_block<S: Simd>(s: S, scores: &mut [f32]) -> (f32, f32) {
     (max, s.fold_add(sum))
 }
 
-/// The maximum as the blocked softmax defines it. A lane that the tail does not reach must stay as it is, NaN or not:
-/// so the tail and the fold are scalar.
+/// The largest of some values, NaN not counted; −∞ where there are none.
 #[inline(always)]
 fn largest<S: Simd>(s: S, x: &[f32]) -> f32 {
     let (blocks, tail) = x.as_chunks();
     let mut acc = s.splat(f32::NEG_INFINITY);
     for x in blocks {
-        acc = s.max(acc, s.load(x));
+        acc = s.max(s.load(x), acc);
     }
-    let mut lanes = [0.0; LANES];
-    s.store(acc, &mut lanes);
-    for (lane, &x) in lanes.iter_mut().zip(tail) {
-        *lane = scalar::max(*lane, x);
+    if !tail.is_empty() {
+        let mut last = [f32::NEG_INFINITY; LANES];
+        last[..tail.len()].copy_from_slice(tail);
+        acc = s.max(s.load(&last), acc);
     }
-    scalar::fold(lanes, scalar::max)
+    s.fold_max(acc)
 }
 
 #[inline(always)]

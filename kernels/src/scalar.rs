@@ -289,11 +289,11 @@ pub(crate) fn attn_scores<T: Element>(q: &[f32], keys: &[T], scores: &mut [[f32;
     }
 }
 
-/// Replaces each score by `e^(score − max)`; returns the maximum and the sum of the results, 16 lanes.
+/// Replaces each score by `e^(score − max)`; returns the maximum, NaN not counted, and the sum of the results, 16 lanes.
 pub fn softmax_block(scores: &mut [f32]) -> (f32, f32) {
     let mut lanes = [f32::NEG_INFINITY; LANES];
     for (i, &s) in scores.iter().enumerate() {
-        lanes[i % LANES] = max(lanes[i % LANES], s);
+        lanes[i % LANES] = max(s, lanes[i % LANES]);
     }
     let max = fold(lanes, max);
     for s in scores.iter_mut() {

@@ -5,7 +5,7 @@
 //! kernels in [`crate::float`] that use them, end up inside a function compiled for the instruction set.
 
 use crate::half::f16;
-use crate::scalar::LANES;
+use crate::scalar::{self, LANES};
 
 /// One instruction set's operations on 16 lanes. Each lane does what the scalar expression in its comment does.
 pub(crate) trait Simd: Copy {
@@ -50,6 +50,14 @@ pub(crate) trait Simd: Copy {
     fn exponent(self, v: Self::F32, bias: i32) -> Self::F32;
     /// Lane `i` takes lane `i + 8`, then `i + 4`, `i + 2`, `i + 1`, by `a + b`.
     fn fold_add(self, v: Self::F32) -> f32;
+
+    /// Lane `i` takes lane `i + 8`, then `i + 4`, `i + 2`, `i + 1`, by `max(a, b)`.
+    #[inline(always)]
+    fn fold_max(self, v: Self::F32) -> f32 {
+        let mut lanes = [0.0; LANES];
+        self.store(v, &mut lanes);
+        scalar::fold(lanes, scalar::max)
+    }
 
     /// `v.to_bits() & 0x7fff_ffff`
     fn abs_bits(self, v: Self::F32) -> Self::I32;

@@ -201,10 +201,6 @@ fn updated(x: &[f32], f: impl FnOnce(&mut [f32])) -> Vec<f32> {
     x
 }
 
-fn halves(x: &[f32]) -> Vec<f16> {
-    x.iter().map(|&x| f16::from_f32(x)).collect()
-}
-
 #[test]
 fn the_machine_has_the_instruction_sets_it_should() {
     let names: Vec<_> = all().iter().map(|k| k.isa().name()).collect();

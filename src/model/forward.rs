@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use torchless_kernels::{CacheElement, Kernels, MatMut, QuantizedMut, QuantizedRow};
+use torchless_kernels::{CacheElement, GROUP, Kernels, MatMut, QuantizedMut, QuantizedRow};
 
 use super::Model;
 use super::attention::Attention;
@@ -169,7 +169,7 @@ impl Pass<'_> {
     /// all steps.
     fn gate_up(&self, layer: &Layer, input: Input, mlp: &mut Activations, blocks: &Blocks, tokens: usize) {
         let n = self.model.config().intermediate_size;
-        let grain = grain(n, ROWS).min(blocks.features(tokens));
+        let grain = grain(n, GROUP).min(blocks.features(tokens));
         // Calls `f(t, gate, up)` for each token.
         let each = |rows: Range<usize>, f: &mut dyn FnMut(usize, &[f32], &[f32])| {
             let (len, mut blocks) = (rows.len(), blocks.mine());

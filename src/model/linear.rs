@@ -8,8 +8,8 @@ use torchless_kernels::{Kernels, MatMut, Quantized, QuantizedBuf, sgemm};
 use super::fork::{fork, grain};
 use crate::format::bin::{BinFile, Dtype, Matrix, Tensor};
 
-/// Fewest output features a task is given.
-pub(crate) const ROWS: usize = 64;
+/// Fewest output features a task is given: the rows a kernel packs together.
+pub(crate) const ROWS: usize = 32;
 
 /// Where all weights are f32, so that nobody was promised the same bits, products of this many tokens go through `sgemm`.
 const SGEMM_TOKENS: usize = 8;

@@ -141,6 +141,15 @@ impl Simd for Avx2 {
         })
     }
     #[inline(always)]
+    fn fold_max(self, v: [__m256; 2]) -> f32 {
+        isa!({
+            let v = _mm256_max_ps(v[0], v[1]);
+            let v = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+            let v = _mm_max_ps(v, _mm_movehl_ps(v, v));
+            _mm_cvtss_f32(_mm_max_ss(v, _mm_movehdup_ps(v)))
+        })
+    }
+    #[inline(always)]
     fn abs_bits(self, v: [__m256; 2]) -> [__m256i; 2] {
         let mask = isa!(_mm256_set1_epi32(0x7fff_ffff));
         let bits = halves!(_mm256_castps_si256, v);

@@ -125,6 +125,15 @@ impl Simd for Avx512Vnni {
         })
     }
     #[inline(always)]
+    fn fold_max(self, v: __m512) -> f32 {
+        isa!({
+            let v = _mm256_max_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps::<1>(v));
+            let v = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+            let v = _mm_max_ps(v, _mm_movehl_ps(v, v));
+            _mm_cvtss_f32(_mm_max_ss(v, _mm_movehdup_ps(v)))
+        })
+    }
+    #[inline(always)]
     fn abs_bits(self, v: __m512) -> __m512i {
         isa!(_mm512_and_si512(_mm512_castps_si512(v), _mm512_set1_epi32(0x7fff_ffff)))
     }
