@@ -131,9 +131,9 @@ fn tensors() {
         assert_refused(key, &parts.bytes(), reason);
     }
     let mut parts = Parts::of("mistral-int8.bin");
-    parts.header["tensors"]["model.layers.0.self_attn.q_proj.bias"] =
+    parts.header["tensors"]["model.layers.0.mlp.up_proj.bias"] =
         parts.header["tensors"]["model.norm.weight"].clone();
-    assert_refused("a bias", &parts.bytes(), "q_proj.bias: not part of a model of this kind");
+    assert_refused("a bias", &parts.bytes(), "up_proj.bias: not part of a model of this kind");
     let mut parts = Parts::of("mistral-int8.bin");
     parts.header["tensors"].as_object_mut().unwrap().remove("model.norm.weight");
     assert_refused("no norm", &parts.bytes(), "tensor model.norm.weight is missing");

@@ -9,6 +9,7 @@ use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Vis
 
 use crate::Malformed;
 use crate::model::Config;
+use crate::model::weights::{FIRST_O_BIAS, FIRST_QK_NORM, FIRST_QKV_BIAS, ROPE_FACTORS};
 use crate::tokenizer::{Kind, Spec};
 
 /// What a header says.
@@ -118,11 +119,15 @@ fn config(metadata: &Metadata, tensors: &[(String, RawTensor)]) -> Result<Config
         sliding_window: metadata.parse("sliding_window")?,
         rope_theta: metadata.require("rope_theta")?,
         norm_eps: metadata.require("norm_eps")?,
+        scaled_rope: has(ROPE_FACTORS),
+        qkv_bias: has(FIRST_QKV_BIAS),
+        o_bias: has(FIRST_O_BIAS),
+        qk_norm: has(FIRST_QK_NORM),
         tie_word_embeddings: tied || !has("lm_head.weight"),
         bos_token_id: metadata.parse("bos_token_id")?,
         eos_token_ids: metadata.ids("eos_token_id")?,
     };
-    config.check()?;
+    config.check().map_err(|Malformed(problem)| Malformed(format!("metadata: {problem}")))?;
     Ok(config)
 }
 

@@ -113,7 +113,7 @@ impl Pass<'_> {
         let half = config.head_dim / 2;
         each_token(MatMut::new(qkv, tokens, stride), |t, qkv| {
             let angles = t * half..(t + 1) * half;
-            self.kernels.rope(&mut qkv[..q_dim + kv_dim], &cos[angles.clone()], &sin[angles]);
+            self.finish_qkv(layer, qkv, &cos[angles.clone()], &sin[angles]);
         });
         for (t, qkv) in qkv.chunks_exact(stride).enumerate() {
             let (keys, values) = qkv[q_dim..].split_at(kv_dim);
@@ -132,6 +132,10 @@ impl Pass<'_> {
         }
         let input = Input { f32: Some(heads), ..heads_quantized.view(tokens) };
         self.add_product(&layer.o, input, delta, x, tokens);
+        if let Some(bias) = &layer.o_bias {
+            let bias = self.model.file.vector(bias);
+            each_token(MatMut::new(x, tokens, config.hidden_size), |_, x| self.kernels.add(x, bias));
+        }
     }
 
     /// `x += down · (silu(gate · norm(x)) · (up · norm(x)))`.
