@@ -52,8 +52,8 @@ fn smollm2_matches_hugging_face() {
 }
 
 #[test]
-fn gpt2_llama3_and_qwen2_pre_tokenizers_match_hugging_face() {
-    for name in ["gpt2", "llama3", "qwen2"] {
+fn gpt2_llama3_qwen2_and_tekken_pre_tokenizers_match_hugging_face() {
+    for name in ["gpt2", "llama3", "qwen2", "tekken"] {
         check_goldens(name, &tokenizer(name));
     }
 }

@@ -48,6 +48,8 @@ struct RawTokenizer {
     #[serde(default)]
     pre: Option<String>,
     #[serde(default)]
+    ignore_merges: Option<bool>,
+    #[serde(default)]
     special_tokens: Option<Entries<u32>>,
     #[serde(default)]
     add_bos: Option<bool>,
@@ -155,6 +157,7 @@ fn tokenizer(raw: RawTokenizer, config: &Config) -> Result<Spec, Malformed> {
     Ok(Spec {
         kind,
         pre: raw.pre,
+        ignore_merges: raw.ignore_merges,
         vocab: raw.vocab.0,
         merges: raw.merges.into_iter().map(|Merge(left, right)| (left, right)).collect(),
         special_tokens: raw.special_tokens.map_or_else(Vec::new, |s| s.0),

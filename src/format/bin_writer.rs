@@ -275,6 +275,9 @@ fn tokenizer_object(tokenizer: &Spec) -> Result<Value, Malformed> {
     if let Some(pre) = &tokenizer.pre {
         object["pre"] = json!(pre);
     }
+    if let Some(ignore) = tokenizer.ignore_merges {
+        object["ignore_merges"] = json!(ignore);
+    }
     if let Some(add_bos) = tokenizer.add_bos {
         object["add_bos"] = json!(add_bos);
     }

@@ -1,7 +1,7 @@
 //! Text to token ids and back: byte-pair encoding behind two front ends.
 //!
 //! [`Kind::Metaspace`] gives SentencePiece's ids (Mistral, Llama 2), [`Kind::ByteLevel`] those of GPT-2's descendants
-//! (SmolLM2, Llama 3, Qwen 2). Neither normalises Unicode: a text in which letters and accents are separate characters
+//! (SmolLM2, Llama 3, Qwen, Mistral-Nemo). Neither normalises Unicode: a text in which letters and accents are separate characters
 //! gets other ids from Qwen 2's own tokenizer, which composes them (NFC) first.
 
 mod bpe;

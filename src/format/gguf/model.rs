@@ -339,12 +339,12 @@ fn sentencepiece(gguf: &Gguf<'_>, tokens: &[String], types: &[i64]) -> Result<Sp
 /// A byte-level BPE tokenizer.
 fn byte_level(gguf: &Gguf<'_>) -> Result<Spec, Malformed> {
     let pre = match gguf.str("tokenizer.ggml.pre")? {
-        Some(pre @ ("gpt-2" | "smollm" | "llama-bpe" | "qwen2")) => pre,
+        Some(pre @ ("gpt-2" | "smollm" | "llama-bpe" | "qwen2" | "tekken")) => pre,
         Some("llama3" | "llama-v3") => "llama-bpe",
         other => {
             let pre = other.unwrap_or("missing");
             return Err(Malformed(format!(
-                "tokenizer.ggml.pre is {pre}: only gpt-2, smollm, llama-bpe and qwen2 are supported"
+                "tokenizer.ggml.pre is {pre}: only gpt-2, smollm, llama-bpe, qwen2 and tekken are supported"
             )));
         }
     };

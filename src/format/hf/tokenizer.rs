@@ -11,9 +11,11 @@ use crate::Error;
 use crate::format::source::added_tokens_note;
 use crate::tokenizer::{Kind, Spec};
 
-/// Llama 3's and Qwen 2's cuts differ in how many digits stand together.
+/// The expressions by which models cut a text. Llama 3's and Qwen 2's differ in how many digits stand together.
 const LLAMA_3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const QWEN_2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+
+const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
 /// The tokenizer of the model in `folder`, and what the user should know about it.
 pub fn read(folder: &Path, config: &Json, vocab_size: usize) -> Result<(Spec, Vec<String>), Error> {
@@ -24,7 +26,10 @@ pub fn read(folder: &Path, config: &Json, vocab_size: usize) -> Result<(Spec, Ve
     };
     let mut notes = Vec::new();
     let (kind, pre) = front_end(&json, &mut notes)?;
-    let mut spec = Spec { kind, pre, ..Spec::default() };
+    // Llama 3's files from before the field existed mean true; so does our default for them.
+    let ignore_merges = json.get("model").and_then(|model| model["ignore_merges"].as_bool());
+    let ignore_merges = ignore_merges.filter(|_| kind == Kind::ByteLevel);
+    let mut spec = Spec { kind, pre, ignore_merges, ..Spec::default() };
     let mut vocab = vocab(&json)?;
     add_tokens(&json, &mut vocab, &mut spec, &mut notes)?;
 
@@ -78,9 +83,8 @@ fn front_end(json: &Json, notes: &mut Vec<String>) -> Result<(Kind, Option<Strin
         return Err(json
             .error(format!("model.byte_fallback {byte_fallback} is not supported with this pre_tokenizer")));
     }
-    // Llama 3's files from before the field existed mean true as well.
-    if model["ignore_merges"] == true && name != Some("llama-bpe") {
-        return Err(json.error("model.ignore_merges is supported with Llama 3's pre_tokenizer only"));
+    if model["ignore_merges"] == true && kind == Kind::Metaspace {
+        return Err(json.error("model.ignore_merges is not supported with this pre_tokenizer"));
     }
     let decoder = part("decoder");
     let decodes = match kind {
@@ -135,6 +139,7 @@ fn byte_level_name(pre: &Value) -> Option<&'static str> {
             match split["pattern"]["Regex"].as_str()? {
                 LLAMA_3 => Some("llama-bpe"),
                 QWEN_2 => Some("qwen2"),
+                TEKKEN => Some("tekken"),
                 _ => None,
             }
         }
