@@ -181,6 +181,31 @@ fn plain_text_never_becomes_a_special_token_or_a_byte() {
 }
 
 #[test]
+fn added_tokens_are_recognised_in_any_text_and_are_text() {
+    let added_tokens = vec![("ab".to_owned(), 3), ("<x>".to_owned(), 9), ("a\u{a0}".to_owned(), 10)];
+    let spec = Spec {
+        added_tokens,
+        ..toy(Kind::ByteLevel, &["a", "b", "c", "ab", "bc"], &[("a", "b"), ("b", "c")])
+    };
+    let tokenizer = Tokenizer::new(spec).unwrap();
+    for options in [PLAIN, SPECIAL] {
+        assert_eq!(tokenizer.encode("abc<x>bc", options), [3, 2, 9, 4], "before any merging");
+    }
+    assert_eq!(tokenizer.decode(&[0, 9, 10, 3]), "a<x>a\u{a0}ab");
+    assert!(!tokenizer.is_special(9));
+}
+
+#[test]
+fn text_is_composed_where_asked_for() {
+    let pieces = ["Ã", "©", "e", "Ì", "ģ"];
+    let ids = |nfc| {
+        let spec = Spec { nfc, ..toy(Kind::ByteLevel, &pieces, &[]) };
+        Tokenizer::new(spec).unwrap().encode("ee\u{301}", PLAIN)
+    };
+    assert_eq!((ids(true), ids(false)), (vec![2, 0, 1], vec![2, 2, 3, 4]));
+}
+
+#[test]
 fn the_longest_of_the_leftmost_special_tokens_wins() {
     let special = ["<a>", "<a>b", "a>bc", "é<"];
     let special_tokens = special.iter().map(|piece| piece.to_string()).zip(10..).collect();

@@ -52,6 +52,10 @@ struct RawTokenizer {
     #[serde(default)]
     special_tokens: Option<Entries<u32>>,
     #[serde(default)]
+    added_tokens: Option<Entries<u32>>,
+    #[serde(default)]
+    nfc: bool,
+    #[serde(default)]
     add_bos: Option<bool>,
     #[serde(default)]
     chat_template: Option<String>,
@@ -161,6 +165,8 @@ fn tokenizer(raw: RawTokenizer, config: &Config) -> Result<Spec, Malformed> {
         vocab: raw.vocab.0,
         merges: raw.merges.into_iter().map(|Merge(left, right)| (left, right)).collect(),
         special_tokens: raw.special_tokens.map_or_else(Vec::new, |s| s.0),
+        added_tokens: raw.added_tokens.map_or_else(Vec::new, |s| s.0),
+        nfc: raw.nfc,
         bos_token_id: config.bos_token_id,
         eos_token_ids: config.eos_token_ids.clone(),
         add_bos: raw.add_bos,

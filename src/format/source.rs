@@ -166,11 +166,3 @@ fn interleaved_row(row: usize, head_dim: usize) -> usize {
     let (half, i) = (within / (head_dim / 2), within % (head_dim / 2));
     head * head_dim + 2 * i + half
 }
-
-/// The note that `count` tokens are matched in text by the model's own tokenizer but not by ours.
-pub fn added_tokens_note(count: usize) -> String {
-    format!(
-        "{count} added tokens are not control tokens: they are kept in the vocabulary and decode as text, but text that \
-         spells one is encoded by the ordinary merges"
-    )
-}

@@ -29,6 +29,11 @@ pub struct Spec {
     pub merges: Vec<(String, String)>,
     /// Pieces that are control tokens, not text: recognised in text only where asked for, dropped when decoding.
     pub special_tokens: Vec<(String, u32)>,
+    /// Pieces that are text, but recognised wherever they stand in one before anything else is done with it (Qwen 3's
+    /// `<think>`).
+    pub added_tokens: Vec<(String, u32)>,
+    /// Whether a text is brought into Unicode's composed form (NFC) first.
+    pub nfc: bool,
     /// The token a text begins with.
     pub bos_token_id: Option<u32>,
     /// The tokens that end a text.

@@ -7,7 +7,7 @@ use memmap2::Mmap;
 
 use super::Gguf;
 use crate::Malformed;
-use crate::format::source::{Source, Tensor, added_tokens_note, head_dim};
+use crate::format::source::{Source, Tensor, head_dim};
 use crate::model::Config;
 use crate::model::weights::ROPE_FACTORS;
 use crate::tokenizer::{Kind, Spec, spm};
@@ -25,7 +25,7 @@ pub fn open(map: Mmap) -> Result<Source, Malformed> {
         )));
     }
     let config = config(&gguf)?;
-    let (tokenizer, notes) = tokenizer(&gguf, config.vocab_size)?;
+    let tokenizer = tokenizer(&gguf, config.vocab_size)?;
     let mut tensors = tensors(&gguf, &map, &config)?;
     if let Some(factor) = linear_rope_scaling(&gguf, &config.architecture)? {
         let factors = Tensor::of(&vec![factor; config.head_dim / 2]);
@@ -43,7 +43,7 @@ pub fn open(map: Mmap) -> Result<Source, Malformed> {
         },
         tokenizer,
         tensors,
-        notes,
+        notes: Vec::new(),
     })
 }
 
@@ -245,8 +245,7 @@ const CONTROL: i64 = 3;
 const USER_DEFINED: i64 = 4;
 const UNUSED: i64 = 5;
 
-/// The tokenizer, and what the user should know about it.
-fn tokenizer(gguf: &Gguf<'_>, vocab_size: usize) -> Result<(Spec, Vec<String>), Malformed> {
+fn tokenizer(gguf: &Gguf<'_>, vocab_size: usize) -> Result<Spec, Malformed> {
     let missing = |key: &str| Malformed(format!("key {key} is missing"));
     let tokens = gguf.strings("tokenizer.ggml.tokens")?.ok_or_else(|| missing("tokenizer.ggml.tokens"))?;
     if tokens.len() > vocab_size {
@@ -269,11 +268,6 @@ fn tokenizer(gguf: &Gguf<'_>, vocab_size: usize) -> Result<(Spec, Vec<String>), 
             )));
         }
     };
-    let mut notes = Vec::new();
-    let user_defined = types.iter().filter(|&&kind| kind == USER_DEFINED).count();
-    if user_defined > 0 {
-        notes.push(added_tokens_note(user_defined));
-    }
     for ((id, token), kind) in (0u32..).zip(tokens).zip(types) {
         // Converters fill the holes of a byte-level vocabulary with unused tokens of made-up names.
         if kind == UNUSED && spec.kind == Kind::ByteLevel {
@@ -281,6 +275,8 @@ fn tokenizer(gguf: &Gguf<'_>, vocab_size: usize) -> Result<(Spec, Vec<String>), 
         }
         if kind == CONTROL || kind == UNKNOWN {
             spec.special_tokens.push((token.clone(), id));
+        } else if kind == USER_DEFINED {
+            spec.added_tokens.push((token.clone(), id));
         }
         spec.vocab.push((token, id));
     }
@@ -295,7 +291,7 @@ fn tokenizer(gguf: &Gguf<'_>, vocab_size: usize) -> Result<(Spec, Vec<String>), 
     let add_bos = gguf.bool("tokenizer.ggml.add_bos_token")?;
     spec.add_bos = Some(add_bos.unwrap_or(spec.kind == Kind::Metaspace));
     spec.chat_template = gguf.str("tokenizer.chat_template")?.map(str::to_owned);
-    Ok((spec, notes))
+    Ok(spec)
 }
 
 fn token_id(gguf: &Gguf<'_>, key: &str, vocab_size: usize) -> Result<Option<u32>, Malformed> {
@@ -324,8 +320,8 @@ fn sentencepiece(gguf: &Gguf<'_>, tokens: &[String], types: &[i64]) -> Result<Sp
     if scores.iter().any(|score| score.is_nan()) {
         return Err(Malformed(format!("key {key} holds a NaN")));
     }
-    // Merging never makes a control, unknown or byte token.
-    let mergeable = |kind: i64| matches!(kind, NORMAL | USER_DEFINED | UNUSED);
+    // Merging never makes a control, unknown, added or byte token.
+    let mergeable = |kind: i64| matches!(kind, NORMAL | UNUSED);
     let (pieces, scores): (Vec<String>, Vec<f32>) = tokens
         .iter()
         .zip(scores)
@@ -357,6 +353,8 @@ fn byte_level(gguf: &Gguf<'_>) -> Result<Spec, Malformed> {
     Ok(Spec {
         kind: Kind::ByteLevel,
         pre: Some(pre.to_owned()),
+        // Nothing in the file says so, but Qwen's own tokenizer does it.
+        nfc: pre == "qwen2",
         merges: merges.into_iter().map(split).collect::<Result<_, _>>()?,
         ..Spec::default()
     })

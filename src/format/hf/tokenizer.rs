@@ -8,7 +8,6 @@ use serde_json::Value;
 
 use super::json::{Json, excerpt};
 use crate::Error;
-use crate::format::source::added_tokens_note;
 use crate::tokenizer::{Kind, Spec};
 
 /// The expressions by which models cut a text. Llama 3's and Qwen 2's differ in how many digits stand together.
@@ -25,11 +24,12 @@ pub fn read(folder: &Path, config: &Json, vocab_size: usize) -> Result<(Spec, Ve
         return Err(Error::file(folder, problem));
     };
     let mut notes = Vec::new();
-    let (kind, pre) = front_end(&json, &mut notes)?;
+    let (kind, pre) = front_end(&json)?;
     // Llama 3's files from before the field existed mean true; so does our default for them.
     let ignore_merges = json.get("model").and_then(|model| model["ignore_merges"].as_bool());
     let ignore_merges = ignore_merges.filter(|_| kind == Kind::ByteLevel);
-    let mut spec = Spec { kind, pre, ignore_merges, ..Spec::default() };
+    let nfc = json.get("normalizer").is_some_and(|normalizer| normalizer["type"] == "NFC");
+    let mut spec = Spec { kind, pre, ignore_merges, nfc, ..Spec::default() };
     let mut vocab = vocab(&json)?;
     add_tokens(&json, &mut vocab, &mut spec, &mut notes)?;
 
@@ -43,6 +43,7 @@ pub fn read(folder: &Path, config: &Json, vocab_size: usize) -> Result<(Spec, Ve
         ));
         entries.retain(has_row);
         spec.special_tokens.retain(has_row);
+        spec.added_tokens.retain(has_row);
     }
     spec.vocab = entries;
     spec.merges = merges(&json)?;
@@ -51,7 +52,7 @@ pub fn read(folder: &Path, config: &Json, vocab_size: usize) -> Result<(Spec, Ve
 }
 
 /// What the text goes through before the merges: the kind, and for byte-level tokenizers the pre-tokenizer's name.
-fn front_end(json: &Json, notes: &mut Vec<String>) -> Result<(Kind, Option<String>), Error> {
+fn front_end(json: &Json) -> Result<(Kind, Option<String>), Error> {
     let null = Value::Null;
     let part = |key: &str| json.get(key).unwrap_or(&null);
     let (model, normalizer, pre) = (part("model"), part("normalizer"), part("pre_tokenizer"));
@@ -62,11 +63,7 @@ fn front_end(json: &Json, notes: &mut Vec<String>) -> Result<(Kind, Option<Strin
 
     let (kind, name) = if steps(pre, "pretokenizers").iter().any(|step| step["type"] == "ByteLevel") {
         let name = byte_level_name(pre).ok_or_else(|| refuse("pre_tokenizer", pre))?;
-        if normalizer["type"] == "NFC" {
-            notes.push(
-                "the tokenizer's NFC normalisation is not applied: give text in NFC, as most is".to_owned(),
-            );
-        } else if !normalizer.is_null() {
+        if !(normalizer.is_null() || normalizer["type"] == "NFC") {
             return Err(refuse("normalizer", normalizer));
         }
         (Kind::ByteLevel, Some(name))
@@ -184,14 +181,14 @@ fn as_id(value: &Value) -> Option<u32> {
     value.as_u64().and_then(|id| u32::try_from(id).ok())
 }
 
-/// Adds `added_tokens`: all to the vocabulary, those marked special to the special tokens as well.
+/// Adds `added_tokens`: to the vocabulary, and to the special tokens where they are marked so, else to the added ones.
 fn add_tokens(
     json: &Json,
     vocab: &mut HashMap<String, u32>,
     spec: &mut Spec,
     notes: &mut Vec<String>,
 ) -> Result<(), Error> {
-    let (mut ordinary, mut stripping) = (0, 0);
+    let mut stripping = 0;
     for token in json.get("added_tokens").and_then(Value::as_array).into_iter().flatten() {
         let (Some(piece), Some(id)) = (token["content"].as_str(), as_id(&token["id"])) else {
             return Err(json.error(format!("added_tokens: {} has no content or id", excerpt(token))));
@@ -201,15 +198,12 @@ fn add_tokens(
                 json.error(format!("added_tokens: {piece:?} has another id in model.vocab than {id}"))
             );
         }
-        if token["special"] == true {
-            spec.special_tokens.push((piece.to_owned(), id));
-        } else {
-            ordinary += 1;
-        }
+        let list = match token["special"] == true {
+            true => &mut spec.special_tokens,
+            false => &mut spec.added_tokens,
+        };
+        list.push((piece.to_owned(), id));
         stripping += usize::from(token["lstrip"] == true || token["rstrip"] == true);
-    }
-    if ordinary > 0 {
-        notes.push(added_tokens_note(ordinary));
     }
     if stripping > 0 {
         notes.push(format!(
