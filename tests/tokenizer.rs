@@ -47,6 +47,18 @@ fn mistral_matches_sentencepiece() {
 }
 
 #[test]
+fn a_prefix_at_the_start_only() {
+    let tokenizer = Tokenizer::new(Spec { prefix_first: true, ..spec("mistral") }).unwrap();
+    let golden = &GOLDENS.tokenizers["mistral"];
+    let differ =
+        golden.first.iter().filter(|(i, ids)| golden.special.get(i).is_some_and(|other| other != *ids));
+    assert!(golden.first.len() > 80 && differ.count() >= 3);
+    for (&i, ids) in &golden.first {
+        assert_eq!(&tokenizer.encode(&GOLDENS.texts[i], SPECIAL), ids, "{:?}", GOLDENS.texts[i]);
+    }
+}
+
+#[test]
 fn smollm2_matches_hugging_face() {
     check_goldens("smollm2", &SMOLLM2);
 }

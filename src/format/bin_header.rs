@@ -56,6 +56,8 @@ struct RawTokenizer {
     #[serde(default)]
     nfc: bool,
     #[serde(default)]
+    prefix_first: bool,
+    #[serde(default)]
     add_bos: Option<bool>,
     #[serde(default)]
     chat_template: Option<String>,
@@ -167,6 +169,7 @@ fn tokenizer(raw: RawTokenizer, config: &Config) -> Result<Spec, Malformed> {
         special_tokens: raw.special_tokens.map_or_else(Vec::new, |s| s.0),
         added_tokens: raw.added_tokens.map_or_else(Vec::new, |s| s.0),
         nfc: raw.nfc,
+        prefix_first: raw.prefix_first,
         bos_token_id: config.bos_token_id,
         eos_token_ids: config.eos_token_ids.clone(),
         add_bos: raw.add_bos,

@@ -283,6 +283,9 @@ fn tokenizer_object(tokenizer: &Spec) -> Result<Value, Malformed> {
     if tokenizer.nfc {
         object["nfc"] = json!(true);
     }
+    if tokenizer.prefix_first {
+        object["prefix_first"] = json!(true);
+    }
     if let Some(ignore) = tokenizer.ignore_merges {
         object["ignore_merges"] = json!(ignore);
     }

@@ -101,7 +101,8 @@ impl Tokenizer {
     ///
     /// BOS is never doubled: it is not added to a text that begins with it as a recognised special token. Text after
     /// a recognised token is encoded as the beginning of a text is, so for [`Kind::Metaspace`] it gets a `▁` of
-    /// its own, as Hugging Face's `LlamaTokenizer` (legacy), llama.cpp and mistral-common have it. A character that
+    /// its own, as Hugging Face's `LlamaTokenizer` (legacy), llama.cpp and mistral-common have it, unless the model's
+    /// tokenizer says otherwise ([`Spec::prefix_first`]). A character that
     /// the vocabulary has no way to spell becomes `<unk>` ([`Kind::Metaspace`] with that piece) or is left out.
     pub fn encode(&self, text: &str, options: EncodeOptions) -> Vec<u32> {
         let mut ids = Vec::new();
@@ -111,18 +112,18 @@ impl Tokenizer {
         if options.bos && self.adds_bos() && !written_bos {
             ids.extend(self.bos);
         }
-        let mut rest = text;
+        let (mut rest, mut prefix) = (text, true);
         let written = if options.special { &self.special } else { &self.added };
         while let Some((plain, id, after)) = written.split_first(rest) {
-            self.encode_plain(plain, &mut scratch, &mut ids);
+            self.encode_plain(plain, prefix, &mut scratch, &mut ids);
             ids.push(id);
-            rest = after;
+            (rest, prefix) = (after, !self.spec.prefix_first);
         }
-        self.encode_plain(rest, &mut scratch, &mut ids);
+        self.encode_plain(rest, prefix, &mut scratch, &mut ids);
         ids
     }
 
-    fn encode_plain(&self, text: &str, scratch: &mut Scratch, ids: &mut Vec<u32>) {
+    fn encode_plain(&self, text: &str, prefix: bool, scratch: &mut Scratch, ids: &mut Vec<u32>) {
         let composed: String;
         let text = match self.spec.nfc && !is_nfc(text) {
             true => {
@@ -132,7 +133,7 @@ impl Tokenizer {
             false => text,
         };
         match &self.front {
-            FrontEnd::Metaspace(front) => front.encode(text, &self.merges, scratch, ids),
+            FrontEnd::Metaspace(front) => front.encode(text, prefix, &self.merges, scratch, ids),
             FrontEnd::ByteLevel(front) => front.encode(text, &self.merges, scratch, ids),
         }
     }

@@ -34,6 +34,8 @@ pub struct Spec {
     pub added_tokens: Vec<(String, u32)>,
     /// Whether a text is brought into Unicode's composed form (NFC) first.
     pub nfc: bool,
+    /// [`Kind::Metaspace`] only: the `▁` that is put before a text is not put before what follows a recognised token.
+    pub prefix_first: bool,
     /// The token a text begins with.
     pub bos_token_id: Option<u32>,
     /// The tokens that end a text.

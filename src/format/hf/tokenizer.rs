@@ -29,7 +29,9 @@ pub fn read(folder: &Path, config: &Json, vocab_size: usize) -> Result<(Spec, Ve
     let ignore_merges = json.get("model").and_then(|model| model["ignore_merges"].as_bool());
     let ignore_merges = ignore_merges.filter(|_| kind == Kind::ByteLevel);
     let nfc = json.get("normalizer").is_some_and(|normalizer| normalizer["type"] == "NFC");
-    let mut spec = Spec { kind, pre, ignore_merges, nfc, ..Spec::default() };
+    let prefix_first = kind == Kind::Metaspace
+        && json.get("pre_tokenizer").is_some_and(|pre| pre["prepend_scheme"] == "first");
+    let mut spec = Spec { kind, pre, ignore_merges, nfc, prefix_first, ..Spec::default() };
     let mut vocab = vocab(&json)?;
     add_tokens(&json, &mut vocab, &mut spec, &mut notes)?;
 
