@@ -266,6 +266,73 @@ fn defaults_are_those_of_transformers() {
 }
 
 #[test]
+fn qwens_window_is_taken_where_every_layer_has_it() {
+    let folder = folder();
+    edit_tensors(folder.path(), |tensors| {
+        for i in 0..2 {
+            for (name, len) in [("q", 64), ("k", 32), ("v", 32)] {
+                let name = format!("model.layers.{i}.self_attn.{name}_proj.bias");
+                tensors.insert(name, (Dtype::F32, vec![len], vec![0; 4 * len]));
+            }
+        }
+    });
+    edit(folder.path(), "config.json", |config| {
+        config["model_type"] = json!("qwen2");
+        config["architectures"] = json!(["Qwen2ForCausalLM"]);
+        config["sliding_window"] = json!(16);
+    });
+    let window = |values: Value| {
+        edit(folder.path(), "config.json", |config| {
+            config.as_object_mut().unwrap().extend(values.as_object().unwrap().clone())
+        });
+        try_convert(folder.path(), Quant::F32).unwrap().0.metadata("sliding_window").to_owned()
+    };
+    assert_eq!(window(json!({})), "None", "only where asked for");
+    assert_eq!(window(json!({"use_sliding_window": true})), "None", "from layer 28 on");
+    assert_eq!(window(json!({"max_window_layers": 0})), "16");
+    assert_eq!(
+        window(json!({"max_window_layers": 1, "sliding_window": 2048})),
+        "None",
+        "no context is longer"
+    );
+    assert_eq!(window(json!({"sliding_window": null})), "None");
+    assert_eq!(
+        window(json!({"sliding_window": 16, "layer_types": ["sliding_attention", "sliding_attention"]})),
+        "16"
+    );
+    assert_eq!(window(json!({"layer_types": ["full_attention", "full_attention"]})), "None");
+    for (types, expected) in [
+        (json!(["full_attention", "sliding_attention"]), "a sliding window in 1 of 2 layers"),
+        (json!(["sliding_attention"]), "layer_types"),
+        (json!(["sliding_attention", "linear_attention"]), "layer_types"),
+        (Value::Null, "a sliding window in 1 of 2 layers"),
+    ] {
+        edit(folder.path(), "config.json", |config| config["layer_types"] = types);
+        assert_refused(folder.path(), expected);
+    }
+}
+
+/// transformers' `_compute_llama3_parameters` for theta 500000, head_dim 16, factor 8, low 1, high 4, original 64.
+#[test]
+fn scaled_frequencies_become_factors() {
+    let folder = folder();
+    let factors = |scaling: Value| {
+        edit(folder.path(), "config.json", |config| config["rope_scaling"] = scaling);
+        try_convert(folder.path(), Quant::Int8).unwrap().0.f32s("model.rotary_emb.factors")
+    };
+    assert_eq!(factors(json!({"type": "linear", "factor": 2.5})), [2.5; 8]);
+    let llama3 = json!({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 64});
+    let expected = [1.0, 2.442259, 8.0, 8.0, 8.0, 8.0, 8.0, 8.0];
+    for (found, expected) in factors(llama3).into_iter().zip(expected) {
+        assert!((found / expected - 1.0).abs() < 1e-6, "{found} instead of {expected}");
+    }
+    edit(folder.path(), "config.json", |config| config["rope_scaling"] = json!({"type": "default"}));
+    let (bin, _) = try_convert(folder.path(), Quant::Int8).unwrap();
+    assert!(!bin.names().contains(&"model.rotary_emb.factors"));
+}
+
+#[test]
 fn models_that_compute_something_else_are_refused() {
     let llama_3 = json!({"rope_type": "llama3", "factor": 8.0});
     let table = [
