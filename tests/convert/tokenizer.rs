@@ -278,7 +278,7 @@ fn gguf_byte_level_names_its_pre_tokenizer() {
         "merges": ["a b", "b a"],
         "special_tokens": {"<s>": 0},
         "added_tokens": {"<tool>": 6},
-        "add_bos": false,
+        "add_bos": true,
         "chat_template": "hello",
     });
     assert_eq!(tokenizer, expected);

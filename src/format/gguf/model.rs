@@ -289,7 +289,10 @@ fn tokenizer(gguf: &Gguf<'_>, vocab_size: usize) -> Result<Spec, Malformed> {
         }
     }
     let add_bos = gguf.bool("tokenizer.ggml.add_bos_token")?;
-    spec.add_bos = Some(add_bos.unwrap_or(spec.kind == Kind::Metaspace));
+    // Where the file does not say: what these models' own tokenizers do, and llama.cpp with them.
+    let by_default =
+        spec.kind == Kind::Metaspace || matches!(spec.pre.as_deref(), Some("llama-bpe" | "tekken"));
+    spec.add_bos = Some(add_bos.unwrap_or(by_default));
     spec.chat_template = gguf.str("tokenizer.chat_template")?.map(str::to_owned);
     Ok(spec)
 }
