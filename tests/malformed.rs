@@ -131,12 +131,29 @@ fn tensors() {
         assert_refused(key, &parts.bytes(), reason);
     }
     let mut parts = Parts::of("mistral-int8.bin");
-    parts.header["tensors"]["model.layers.0.self_attn.q_proj.bias"] =
+    parts.header["tensors"]["model.layers.0.mlp.up_proj.bias"] =
         parts.header["tensors"]["model.norm.weight"].clone();
-    assert_refused("a bias", &parts.bytes(), "q_proj.bias: not part of a model of this kind");
+    assert_refused("a bias", &parts.bytes(), "up_proj.bias: not part of a model of this kind");
     let mut parts = Parts::of("mistral-int8.bin");
     parts.header["tensors"].as_object_mut().unwrap().remove("model.norm.weight");
     assert_refused("no norm", &parts.bytes(), "tensor model.norm.weight is missing");
+}
+
+#[test]
+fn unsound_rope_factors() {
+    let mut parts = Parts::of("mistral-f32.bin");
+    let norm = &parts.header["tensors"]["model.norm.weight"];
+    let at = norm["offset"].as_u64().unwrap() as usize + 4 * 5;
+    let factors = json!({"dtype": "f32", "shape": [16], "offset": norm["offset"]});
+    parts.header["tensors"]["model.rotary_emb.factors"] = factors;
+    Model::open(TempFile::new(&parts.bytes()).path()).unwrap();
+    for factor in [0.0f32, -1.0, f32::NAN, f32::INFINITY] {
+        let mut parts = parts.clone();
+        parts.payload[at..at + 4].copy_from_slice(&factor.to_le_bytes());
+        assert_refused("factor", &parts.bytes(), &format!("the rotary embedding's factor 5 is {factor}"));
+    }
+    parts.header["tensors"]["model.rotary_emb.factors"]["shape"] = json!([8]);
+    assert_refused("shape", &parts.bytes(), "model.rotary_emb.factors: shape [8]");
 }
 
 #[test]

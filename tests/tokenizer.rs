@@ -47,13 +47,25 @@ fn mistral_matches_sentencepiece() {
 }
 
 #[test]
+fn a_prefix_at_the_start_only() {
+    let tokenizer = Tokenizer::new(Spec { prefix_first: true, ..spec("mistral") }).unwrap();
+    let golden = &GOLDENS.tokenizers["mistral"];
+    let differ =
+        golden.first.iter().filter(|(i, ids)| golden.special.get(i).is_some_and(|other| other != *ids));
+    assert!(golden.first.len() > 80 && differ.count() >= 3);
+    for (&i, ids) in &golden.first {
+        assert_eq!(&tokenizer.encode(&GOLDENS.texts[i], SPECIAL), ids, "{:?}", GOLDENS.texts[i]);
+    }
+}
+
+#[test]
 fn smollm2_matches_hugging_face() {
     check_goldens("smollm2", &SMOLLM2);
 }
 
 #[test]
-fn gpt2_llama3_and_qwen2_pre_tokenizers_match_hugging_face() {
-    for name in ["gpt2", "llama3", "qwen2"] {
+fn gpt2_llama3_qwen2_and_tekken_pre_tokenizers_match_hugging_face() {
+    for name in ["gpt2", "llama3", "qwen2", "tekken"] {
         check_goldens(name, &tokenizer(name));
     }
 }
@@ -178,6 +190,31 @@ fn plain_text_never_becomes_a_special_token_or_a_byte() {
         Spec { pre: Some("llama-bpe".into()), special_tokens, ..toy(Kind::ByteLevel, &["h", "i"], &[]) };
     let tokenizer = Tokenizer::new(spec).unwrap();
     assert_eq!((tokenizer.encode("hi", PLAIN), tokenizer.encode("hi", SPECIAL)), (vec![0, 1], vec![2]));
+}
+
+#[test]
+fn added_tokens_are_recognised_in_any_text_and_are_text() {
+    let added_tokens = vec![("ab".to_owned(), 3), ("<x>".to_owned(), 9), ("a\u{a0}".to_owned(), 10)];
+    let spec = Spec {
+        added_tokens,
+        ..toy(Kind::ByteLevel, &["a", "b", "c", "ab", "bc"], &[("a", "b"), ("b", "c")])
+    };
+    let tokenizer = Tokenizer::new(spec).unwrap();
+    for options in [PLAIN, SPECIAL] {
+        assert_eq!(tokenizer.encode("abc<x>bc", options), [3, 2, 9, 4], "before any merging");
+    }
+    assert_eq!(tokenizer.decode(&[0, 9, 10, 3]), "a<x>a\u{a0}ab");
+    assert!(!tokenizer.is_special(9));
+}
+
+#[test]
+fn text_is_composed_where_asked_for() {
+    let pieces = ["Ã", "©", "e", "Ì", "ģ"];
+    let ids = |nfc| {
+        let spec = Spec { nfc, ..toy(Kind::ByteLevel, &pieces, &[]) };
+        Tokenizer::new(spec).unwrap().encode("ee\u{301}", PLAIN)
+    };
+    assert_eq!((ids(true), ids(false)), (vec![2, 0, 1], vec![2, 2, 3, 4]));
 }
 
 #[test]

@@ -283,7 +283,8 @@ pub(crate) fn attn_scores<T: Element>(q: &[f32], keys: &[T], scores: &mut [[f32;
     for (scores, q) in scores.iter_mut().zip(q.chunks_exact(width.max(1))) {
         for (scores, keys) in scores.chunks_mut(LANES).zip(keys.chunks_exact(LANES * width)) {
             for (lane, score) in scores.iter_mut().enumerate() {
-                *score = q.iter().enumerate().fold(0.0, |sum, (d, q)| sum + q * keys[d * LANES + lane].widen());
+                *score =
+                    q.iter().enumerate().fold(0.0, |sum, (d, q)| sum + q * keys[d * LANES + lane].widen());
             }
         }
     }

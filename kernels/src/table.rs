@@ -76,7 +76,9 @@ pub(crate) static SCALAR: Table = Table {
 macro_rules! table {
     ($token:ty, $attribute:tt) => {
         pub(crate) static TABLE: $crate::table::Table = {
-            use $crate::{BLOCK, MatMut, QMatrix, Quantized, QuantizedRow, attention, float, half::f16, int8};
+            use $crate::{
+                BLOCK, MatMut, QMatrix, Quantized, QuantizedRow, attention, float, half::f16, int8,
+            };
 
             $crate::table::kernels! { [$token] $attribute
                 float::quantize(x: &[f32], out: QuantizedRow);

@@ -6,7 +6,9 @@
 #[cfg(not(miri))]
 use proptest::prelude::*;
 use torchless_kernels::half::f16;
-use torchless_kernels::{BLOCK, CacheElement, GROUP, Isa, Kernels, MatMut, Outlier, QMatrix, QUAD, QuantizedBuf};
+use torchless_kernels::{
+    BLOCK, CacheElement, GROUP, Isa, Kernels, MatMut, Outlier, QMatrix, QUAD, QuantizedBuf,
+};
 
 /// Lengths around every edge a float kernel has: a lane, a register, a group. Under Miri, which looks at memory and
 /// not at results, a few.
@@ -337,7 +339,8 @@ fn softmax_block() {
 fn attention() {
     for &sort in FLOATS {
         for head_dim in [1, 3, 16, 17, 32, 48, 64, 80, 128, 192] {
-            for (queries, positions) in [(0, 16), (1, 0), (1, 64), (2, 33), (3, 16), (4, 48), (5, 63), (9, 1)] {
+            for (queries, positions) in [(0, 16), (1, 0), (1, 64), (2, 33), (3, 16), (4, 48), (5, 63), (9, 1)]
+            {
                 let (q, p) = (sort.make(queries * head_dim, 1), sort.make(queries * BLOCK, 2));
                 let cache = sort.make(head_dim * positions, 3);
                 let case = (sort, head_dim, queries, positions);

@@ -1,7 +1,9 @@
 //! The reference itself against arithmetic in f64 and against values worked out by hand.
 
 use torchless_kernels::half::f16;
-use torchless_kernels::{BLOCK, GROUP, Isa, Kernels, MatMut, Outlier, QMatrix, QUAD, QuantizedBuf, TINY, scalar};
+use torchless_kernels::{
+    BLOCK, GROUP, Isa, Kernels, MatMut, Outlier, QMatrix, QUAD, QuantizedBuf, TINY, scalar,
+};
 
 fn reference() -> Kernels {
     Kernels::new(Isa::Scalar).expect("plain Rust runs everywhere")
@@ -195,7 +197,11 @@ fn float_kernels_do_what_their_names_say() {
     assert_eq!(k.narrow(&x, &mut values), 1.0);
     k.attn_accumulate(&scores, 5, &values, &[[0.5, 2.0]], &mut out);
     for (d, &o) in out.iter().enumerate() {
-        close(o, 0.5 + 2.0 * (0..3).map(|j| f64::from(scores[0][5 + j]) * values[16 * j + d].to_f64()).sum::<f64>());
+        close(
+            o,
+            0.5 + 2.0
+                * (0..3).map(|j| f64::from(scores[0][5 + j]) * values[16 * j + d].to_f64()).sum::<f64>(),
+        );
     }
 
     let mut bytes = [0i8; 48];

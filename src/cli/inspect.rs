@@ -79,6 +79,10 @@ fn to_json(model: &Model, ctx: usize, memory: Memory) -> Value {
             "sliding_window": config.sliding_window,
             "rope_theta": config.rope_theta,
             "norm_eps": config.norm_eps,
+            "rope_factors": model.rope_factors(),
+            "qkv_bias": config.qkv_bias,
+            "o_bias": config.o_bias,
+            "qk_norm": config.qk_norm,
             "tie_word_embeddings": config.tie_word_embeddings,
         },
         "tokenizer": {
@@ -104,6 +108,19 @@ fn to_text(model: &Model, ctx: usize, memory: Memory) -> String {
     let spec = tokenizer.spec();
     let tied = if config.tie_word_embeddings { "tied to the embedding" } else { "its own" };
     let window = config.sliding_window.map_or("none".to_owned(), |w| w.to_string());
+    let rope_scaling = match model.rope_factors() {
+        Some(factors) => {
+            let (least, most) = factors.iter().fold((f32::MAX, 0.0f32), |(a, b), &f| (a.min(f), b.max(f)));
+            format!(" (frequencies divided by {least} to {most})")
+        }
+        None => String::new(),
+    };
+    let extras = [
+        (config.qkv_bias, ", q/k/v biases"),
+        (config.o_bias, ", output bias"),
+        (config.qk_norm, ", q/k norms"),
+    ];
+    let extras: String = extras.into_iter().filter(|(has, _)| *has).map(|(_, name)| name).collect();
     let ids: Vec<_> = tokenizer.eos_ids().iter().map(u32::to_string).collect();
     let bos = tokenizer.bos().map_or("none".to_owned(), |id| id.to_string());
     let by_dtype: Vec<_> =
@@ -115,10 +132,13 @@ fn to_text(model: &Model, ctx: usize, memory: Memory) -> String {
         ("hidden size", format!("{}, MLP {}", config.hidden_size, config.intermediate_size)),
         (
             "heads",
-            format!("{} on {} key/value heads of {}", config.n_heads, config.n_kv_heads, config.head_dim),
+            format!(
+                "{} on {} key/value heads of {}{extras}",
+                config.n_heads, config.n_kv_heads, config.head_dim
+            ),
         ),
         ("context", format!("{}, sliding window {window}", config.max_position_embeddings)),
-        ("rope theta", format!("{}, norm eps {:e}", config.rope_theta, config.norm_eps)),
+        ("rope theta", format!("{}{rope_scaling}, norm eps {:e}", config.rope_theta, config.norm_eps)),
         ("vocabulary", format!("{}, head {tied}", config.vocab_size)),
         (
             "tokenizer",

@@ -24,7 +24,7 @@ use std::sync::LazyLock;
 use clap::{CommandFactory, Parser, Subcommand};
 use torchless::kernels::{Isa, Kernels};
 
-/// Runs language models of the Mistral and Llama families on the CPU.
+/// Runs language models of the Mistral, Llama and Qwen families on the CPU.
 ///
 /// Without a model named, everything uses SmolLM2-135M-Instruct, which is fetched on first use.
 #[derive(Parser)]

@@ -9,6 +9,7 @@ use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Vis
 
 use crate::Malformed;
 use crate::model::Config;
+use crate::model::weights::{FIRST_O_BIAS, FIRST_QK_NORM, FIRST_QKV_BIAS, ROPE_FACTORS};
 use crate::tokenizer::{Kind, Spec};
 
 /// What a header says.
@@ -47,7 +48,15 @@ struct RawTokenizer {
     #[serde(default)]
     pre: Option<String>,
     #[serde(default)]
+    ignore_merges: Option<bool>,
+    #[serde(default)]
     special_tokens: Option<Entries<u32>>,
+    #[serde(default)]
+    added_tokens: Option<Entries<u32>>,
+    #[serde(default)]
+    nfc: bool,
+    #[serde(default)]
+    prefix_first: bool,
     #[serde(default)]
     add_bos: Option<bool>,
     #[serde(default)]
@@ -118,11 +127,15 @@ fn config(metadata: &Metadata, tensors: &[(String, RawTensor)]) -> Result<Config
         sliding_window: metadata.parse("sliding_window")?,
         rope_theta: metadata.require("rope_theta")?,
         norm_eps: metadata.require("norm_eps")?,
+        scaled_rope: has(ROPE_FACTORS),
+        qkv_bias: has(FIRST_QKV_BIAS),
+        o_bias: has(FIRST_O_BIAS),
+        qk_norm: has(FIRST_QK_NORM),
         tie_word_embeddings: tied || !has("lm_head.weight"),
         bos_token_id: metadata.parse("bos_token_id")?,
         eos_token_ids: metadata.ids("eos_token_id")?,
     };
-    config.check()?;
+    config.check().map_err(|Malformed(problem)| Malformed(format!("metadata: {problem}")))?;
     Ok(config)
 }
 
@@ -150,9 +163,13 @@ fn tokenizer(raw: RawTokenizer, config: &Config) -> Result<Spec, Malformed> {
     Ok(Spec {
         kind,
         pre: raw.pre,
+        ignore_merges: raw.ignore_merges,
         vocab: raw.vocab.0,
         merges: raw.merges.into_iter().map(|Merge(left, right)| (left, right)).collect(),
         special_tokens: raw.special_tokens.map_or_else(Vec::new, |s| s.0),
+        added_tokens: raw.added_tokens.map_or_else(Vec::new, |s| s.0),
+        nfc: raw.nfc,
+        prefix_first: raw.prefix_first,
         bos_token_id: config.bos_token_id,
         eos_token_ids: config.eos_token_ids.clone(),
         add_bos: raw.add_bos,

@@ -265,15 +265,29 @@ fn tokenizer_object(tokenizer: &Spec) -> Result<Value, Malformed> {
         true => json!([left, right]),
         false => json!(format!("{left} {right}")),
     };
-    let special = tokenizer.special_tokens.iter().map(|(piece, id)| (piece.clone(), json!(id)));
+    let ids = |tokens: &[(String, u32)]| -> Map<_, _> {
+        tokens.iter().map(|(piece, id)| (piece.clone(), json!(id))).collect()
+    };
     let mut object = json!({
         "kind": match tokenizer.kind { Kind::Metaspace => "metaspace", Kind::ByteLevel => "byte_level" },
         "vocab": vocab,
         "merges": tokenizer.merges.iter().map(merge).collect::<Vec<_>>(),
-        "special_tokens": special.collect::<Map<_, _>>(),
+        "special_tokens": ids(&tokenizer.special_tokens),
     });
     if let Some(pre) = &tokenizer.pre {
         object["pre"] = json!(pre);
+    }
+    if !tokenizer.added_tokens.is_empty() {
+        object["added_tokens"] = json!(ids(&tokenizer.added_tokens));
+    }
+    if tokenizer.nfc {
+        object["nfc"] = json!(true);
+    }
+    if tokenizer.prefix_first {
+        object["prefix_first"] = json!(true);
+    }
+    if let Some(ignore) = tokenizer.ignore_merges {
+        object["ignore_merges"] = json!(ignore);
     }
     if let Some(add_bos) = tokenizer.add_bos {
         object["add_bos"] = json!(add_bos);

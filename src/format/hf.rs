@@ -5,6 +5,7 @@
 
 mod config;
 mod json;
+mod rope;
 mod tokenizer;
 
 use std::collections::{BTreeSet, HashMap};
@@ -20,16 +21,17 @@ use crate::format::dequant::Encoding;
 use crate::format::map::map_file;
 use crate::format::source::{Source, Tensor};
 use crate::model::Config;
+use crate::model::weights::ROPE_FACTORS;
 
 /// Opens a Hugging Face folder.
 ///
 /// # Errors
-/// When a file is missing or damaged, or the model is not of the plain Llama or Mistral design.
+/// When a file is missing or damaged, or the model is not of an architecture that is supported.
 pub fn open(folder: &Path) -> Result<Source, Error> {
     let Some(config_json) = Json::read(&folder.join("config.json"))? else {
         return Err(Error::file(folder, "has no config.json: give a Hugging Face folder or a GGUF file"));
     };
-    let config = config::read(&config_json)?;
+    let (config, rope_factors) = config::read(&config_json)?;
     let (tokenizer, notes) = tokenizer::read(folder, &config_json, config.vocab_size)?;
     let ids = tokenizer.bos_token_id.iter().chain(&tokenizer.eos_token_ids);
     if let Some(id) = ids.copied().find(|&id| id as usize >= config.vocab_size) {
@@ -39,6 +41,9 @@ pub fn open(folder: &Path) -> Result<Source, Error> {
         );
     }
     let mut tensors = tensors(folder)?;
+    if let Some(factors) = rope_factors {
+        tensors.insert(ROPE_FACTORS.to_owned(), Tensor::of(&factors));
+    }
     let tie_word_embeddings = match config_json.bool("tie_word_embeddings")? {
         Some(tied) => tied,
         None => !tensors.contains_key("lm_head.weight"),

@@ -9,6 +9,7 @@ use memmap2::Mmap;
 use crate::Malformed;
 use crate::format::dequant::Encoding;
 use crate::model::Config;
+use crate::model::weights::Weights;
 use crate::tokenizer::Spec;
 
 /// A model as its source file describes it. Nothing of the weights has been read yet.
@@ -28,8 +29,8 @@ impl Source {
     /// (what it would have computed would be missing), and that their shapes fit the configuration.
     pub fn take_tensors(&mut self) -> Result<Vec<(String, Tensor)>, Malformed> {
         let mut ordered = Vec::new();
-        for (name, shape) in tensor_shapes(&self.config) {
-            let Some(tensor) = self.tensors.remove(&name) else {
+        Weights::gather(&self.config, |name, shape| {
+            let Some(tensor) = self.tensors.remove(name) else {
                 return Err(Malformed(format!("tensor {name} is missing")));
             };
             if tensor.shape != shape {
@@ -38,8 +39,9 @@ impl Source {
                     tensor.shape
                 )));
             }
-            ordered.push((name, tensor));
-        }
+            ordered.push((name.to_owned(), tensor));
+            Ok(())
+        })?;
         match self.tensors.keys().min() {
             Some(name) => Err(unsupported_tensor(name)),
             None => Ok(ordered),
@@ -47,7 +49,7 @@ impl Source {
     }
 }
 
-/// The refusal of a tensor that a plain Mistral or Llama model does not have.
+/// The refusal of a tensor that the model does not have.
 fn unsupported_tensor(name: &str) -> Malformed {
     let what = if name.ends_with(".bias") { "biases are" } else { "it is" };
     Malformed(format!("tensor {name}: {what} not part of the Mistral and Llama models that are supported"))
@@ -91,46 +93,9 @@ pub fn head_dim(hidden_size: usize, n_heads: usize) -> Result<usize, Malformed> 
     Ok(hidden_size / n_heads)
 }
 
-/// Checks what the sizes of a configuration from outside must satisfy before anything is computed with them.
-pub fn check_config(c: &Config) -> Result<(), Malformed> {
-    let fail = |problem: String| Err(Malformed(problem));
-    let sizes = [
-        ("hidden_size", c.hidden_size),
-        ("intermediate_size", c.intermediate_size),
-        ("n_layers", c.n_layers),
-        ("n_heads", c.n_heads),
-        ("n_kv_heads", c.n_kv_heads),
-        ("head_dim", c.head_dim),
-        ("vocab_size", c.vocab_size),
-        ("max_position_embeddings", c.max_position_embeddings),
-    ];
-    for (name, size) in sizes {
-        if size == 0 || u32::try_from(size).is_err() {
-            return fail(format!("{name} is {size}, which no model has"));
-        }
-    }
-    if c.n_heads.checked_mul(c.head_dim).is_none() {
-        return fail(format!("{} heads of {} are too many to count", c.n_heads, c.head_dim));
-    }
-    if !c.head_dim.is_multiple_of(2) {
-        return fail(format!("head_dim is {}: rotary embeddings need an even one", c.head_dim));
-    }
-    if !c.n_heads.is_multiple_of(c.n_kv_heads) {
-        return fail(format!("{} key/value heads do not divide {} heads", c.n_kv_heads, c.n_heads));
-    }
-    if !(c.rope_theta.is_finite() && c.rope_theta > 0.0) {
-        return fail(format!("rope_theta is {}", c.rope_theta));
-    }
-    if !(c.norm_eps.is_finite() && c.norm_eps >= 0.0) {
-        return fail(format!("the norm's epsilon is {}", c.norm_eps));
-    }
-    Ok(())
-}
-
 /// One tensor of a source: a range of a mapped file and how to read it.
-#[derive(Debug)]
 pub struct Tensor {
-    map: Arc<Mmap>,
+    bytes: Arc<dyn AsRef<[u8]> + Send + Sync>,
     range: Range<usize>,
     encoding: Encoding,
     shape: Vec<usize>,
@@ -168,11 +133,25 @@ impl Tensor {
                 map.len()
             )));
         }
-        Ok(Self { map, range, encoding, shape, row_bytes, interleaved: None })
+        Ok(Self { bytes: map, range, encoding, shape, row_bytes, interleaved: None })
     }
 
-    /// The same tensor, known to hold its rows in the order of the interleaved rotary embedding: within each head of
-    /// `head_dim` rows, rows 2i and 2i+1 rotate together. They are read in the half-split order, i with i + head_dim/2.
+    /// A vector of these values.
+    pub fn of(values: &[f32]) -> Self {
+        let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        Self {
+            range: 0..bytes.len(),
+            row_bytes: bytes.len(),
+            bytes: Arc::new(bytes),
+            encoding: Encoding::F32,
+            shape: vec![values.len()],
+            interleaved: None,
+        }
+    }
+
+    /// The same tensor, known to hold its rows (of a vector, its values) in the order of the interleaved rotary embedding:
+    /// within each head of `head_dim` rows, rows 2i and 2i+1 rotate together. They are read in the half-split order, i
+    /// with i + head_dim/2.
     pub fn interleaved(self, head_dim: usize) -> Self {
         Self { interleaved: Some(head_dim), ..self }
     }
@@ -191,11 +170,15 @@ impl Tensor {
     /// When there is no such row or `out` has another length.
     pub fn read_row(&self, row: usize, out: &mut [f32]) -> Result<(), Malformed> {
         let stored = match self.interleaved {
-            Some(head_dim) => interleaved_row(row, head_dim),
-            None => row,
+            Some(head_dim) if self.shape.len() == 2 => interleaved_row(row, head_dim),
+            _ => row,
         };
-        let bytes = &self.map[self.range.clone()][stored * self.row_bytes..][..self.row_bytes];
+        let bytes = &(*self.bytes).as_ref()[self.range.clone()][stored * self.row_bytes..][..self.row_bytes];
         self.encoding.decode(bytes, out);
+        if let (Some(head_dim), [_]) = (self.interleaved, &self.shape[..]) {
+            let stored = out.to_vec();
+            (0..).zip(&mut *out).for_each(|(i, value)| *value = stored[interleaved_row(i, head_dim)]);
+        }
         match out.iter().position(|value| !value.is_finite()) {
             Some(col) => Err(Malformed(format!("holds {} at row {row}, column {col}", out[col]))),
             None => Ok(()),
@@ -210,12 +193,4 @@ fn interleaved_row(row: usize, head_dim: usize) -> usize {
     let (head, within) = (row / head_dim, row % head_dim);
     let (half, i) = (within / (head_dim / 2), within % (head_dim / 2));
     head * head_dim + 2 * i + half
-}
-
-/// The note that `count` tokens are matched in text by the model's own tokenizer but not by ours.
-pub fn added_tokens_note(count: usize) -> String {
-    format!(
-        "{count} added tokens are not control tokens: they are kept in the vocabulary and decode as text, but text that \
-         spells one is encoded by the ordinary merges"
-    )
 }

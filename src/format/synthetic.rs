@@ -5,8 +5,8 @@ use std::path::Path;
 use rayon::prelude::*;
 
 use crate::format::convert::{OnProgress, Quant, Report, layout, write};
-use crate::format::source::tensor_shapes;
 use crate::model::Config;
+use crate::model::weights::Weights;
 use crate::tokenizer::{Kind, Spec};
 use crate::{Error, Malformed};
 
@@ -28,6 +28,10 @@ pub fn shape(name: &str) -> Option<Config> {
         sliding_window: None,
         rope_theta: 1e5,
         norm_eps: 1e-5,
+        scaled_rope: false,
+        qkv_bias: false,
+        o_bias: false,
+        qk_norm: false,
         tie_word_embeddings: true,
         bos_token_id: None,
         eos_token_ids: Vec::new(),
@@ -85,7 +89,12 @@ pub fn write_synthetic(
     progress: &mut OnProgress,
 ) -> Result<Report, Error> {
     config.check().map_err(Malformed::in_file(dst))?;
-    let tensors: Vec<_> = tensor_shapes(config).collect();
+    let mut tensors = Vec::new();
+    Weights::gather(config, |name, shape| {
+        tensors.push((name.to_owned(), shape.to_vec()));
+        Ok(())
+    })
+    .map_err(Malformed::in_file(dst))?;
     let mut block = Block::default();
     let read_row = |index: usize, row: usize, out: &mut [f32]| {
         match tensors[index].1[..] {

@@ -109,8 +109,10 @@ impl Buffers {
     /// Buffers for contexts of up to `ctx` positions and `threads` threads.
     pub fn new(config: &Config, ctx: usize, threads: usize) -> Self {
         let spans = config.n_heads * spans(ctx);
-        let spans =
-            Spans { outputs: bytemuck::zeroed_vec(spans * config.head_dim), sums: vec![Softmax::EMPTY; spans] };
+        let spans = Spans {
+            outputs: bytemuck::zeroed_vec(spans * config.head_dim),
+            sums: vec![Softmax::EMPTY; spans],
+        };
         Self {
             tiles: (0..threads).map(|_| Mutex::new(Tile::new(config))).collect(),
             spans: Mutex::new(spans),

@@ -2,7 +2,7 @@
 
 use crate::Malformed;
 
-/// Hyper-parameters of a Mistral- or Llama-style decoder. All sizes are counts of elements.
+/// Hyper-parameters of a Mistral-, Llama- or Qwen-style decoder. All sizes are counts of elements.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     /// `"mistral"`, `"llama"`, …; informative.
@@ -29,6 +29,14 @@ pub struct Config {
     pub rope_theta: f64,
     /// Added to the mean square in RMSNorm.
     pub norm_eps: f32,
+    /// Whether the file has a factor for each of the rotary embedding's frequencies: rope scaling.
+    pub scaled_rope: bool,
+    /// Whether queries, keys and values have biases (Qwen 2).
+    pub qkv_bias: bool,
+    /// Whether attention's output has one.
+    pub o_bias: bool,
+    /// Whether each query and key head goes through an RMSNorm before it is rotated (Qwen 3).
+    pub qk_norm: bool,
     /// Whether the head is the embedding matrix.
     pub tie_word_embeddings: bool,
     /// The token a text begins with, where the file says so.
@@ -46,7 +54,7 @@ impl Config {
     /// # Errors
     /// Names the first that does not.
     pub fn check(&self) -> Result<(), Malformed> {
-        let bad = |what: String| Err(Malformed(format!("metadata: {what}")));
+        let bad = |what: String| Err(Malformed(what));
         // No product of two of these, a byte size included, comes near overflowing 64 bits.
         let sizes = [
             ("hidden_size", self.hidden_size, 1 << 20),

@@ -115,12 +115,21 @@ impl Pass<'_> {
         let half = config.head_dim / 2;
         each_token(MatMut::new(qkv, tokens, stride), |t, qkv| {
             let angles = t * half..(t + 1) * half;
-            self.kernels.rope(&mut qkv[..q_dim + kv_dim], &cos[angles.clone()], &sin[angles]);
+            self.finish_qkv(layer, qkv, &cos[angles.clone()], &sin[angles]);
         });
         self.store(cache.layer_mut(i), &qkv[q_dim..], stride, tokens, start);
         let heads = &mut heads[..tokens * q_dim];
-        Attention { kernels: self.kernels, config, cache, layer: i, start, queries: qkv, stride, buffers: attention }
-            .run(MatMut::new(heads, tokens, q_dim));
+        Attention {
+            kernels: self.kernels,
+            config,
+            cache,
+            layer: i,
+            start,
+            queries: qkv,
+            stride,
+            buffers: attention,
+        }
+        .run(MatMut::new(heads, tokens, q_dim));
 
         if let Some(quantized) = &mut heads_quantized.int8 {
             each_token_quantized(quantized.view_mut(tokens), |t, out| {
@@ -129,6 +138,10 @@ impl Pass<'_> {
         }
         let input = Input { f32: Some(heads), ..heads_quantized.view(tokens) };
         self.add_product(&layer.o, input, x, blocks, tokens);
+        if let Some(bias) = &layer.o_bias {
+            let bias = self.model.file.vector(bias);
+            each_token(MatMut::new(x, tokens, config.hidden_size), |_, x| self.kernels.add(x, bias));
+        }
     }
 
     /// Puts the keys and values of `tokens` tokens, the first at `start`, into the cache; token `t`'s begin at

@@ -5,7 +5,8 @@ pub mod config;
 mod fork;
 pub(crate) mod forward;
 pub(crate) mod linear;
-mod rope;
+mod qkv;
+pub(crate) mod rope;
 pub(crate) mod weights;
 
 use std::path::Path;
@@ -38,7 +39,9 @@ impl Model {
         let weights = Weights::find(&file).map_err(Malformed::in_file(path))?;
         let tokenizer =
             Tokenizer::new(std::mem::take(&mut file.tokenizer)).map_err(Malformed::in_file(path))?;
-        let rope = Rope::new(file.config.rope_theta, file.config.head_dim);
+        let factors = weights.rope_factors.as_ref().map(|factors| file.vector(factors));
+        let rope = Rope::new(file.config.rope_theta, file.config.head_dim, factors)
+            .map_err(Malformed::in_file(path))?;
         Ok(Self { file, weights, rope, tokenizer })
     }
 
@@ -52,6 +55,11 @@ impl Model {
         &self.tokenizer
     }
 
+    /// What the rotary embedding's frequencies are divided by, `head_dim/2` numbers, where they are scaled.
+    pub fn rope_factors(&self) -> Option<&[f32]> {
+        self.weights.rope_factors.as_ref().map(|factors| self.file.vector(factors))
+    }
+
     /// The file the weights are in.
     pub fn file(&self) -> &BinFile {
         &self.file
@@ -60,8 +68,9 @@ impl Model {
     /// Bytes of weights that working out one token reads: all matrices once, and one row of the embedding.
     pub fn bytes_a_token(&self) -> usize {
         let layer = |l: &weights::Layer| {
-            let matrices = l.qkv.iter().chain([&l.attn_norm, &l.o, &l.mlp_norm, &l.gate, &l.up, &l.down]);
-            matrices.map(|t| t.bytes()).sum::<usize>()
+            let always = l.qkv.iter().chain([&l.attn_norm, &l.o, &l.mlp_norm, &l.gate, &l.up, &l.down]);
+            let optional = l.qkv_bias.iter().flatten().chain(l.qk_norm.iter().flatten()).chain(&l.o_bias);
+            always.chain(optional).map(|t| t.bytes()).sum::<usize>()
         };
         let layers: usize = self.weights.layers.iter().map(layer).sum();
         layers

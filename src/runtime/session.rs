@@ -163,7 +163,10 @@ impl<'m> Session<'m> {
         let window = self.model.config().sliding_window.unwrap_or(self.ctx);
         let overwritten = self.furthest.saturating_sub(self.cache.capacity());
         if position > self.position {
-            return Err(Error::Request(format!("position {position}: only {} tokens were fed", self.position)));
+            return Err(Error::Request(format!(
+                "position {position}: only {} tokens were fed",
+                self.position
+            )));
         }
         if overwritten > (position + 1).saturating_sub(window) {
             return Err(Error::Request(format!(

@@ -11,7 +11,7 @@ use rustc_hash::FxHashMap;
 pub(super) struct ByteLevel {
     pre: PreTokenizer,
     bytes: [Option<u32>; 256],
-    /// For Llama 3: every piece by its bytes. A word that is a piece is taken as it is, whatever the merges say.
+    /// With [`Spec::ignore_merges`]: every piece by its bytes.
     whole: Option<FxHashMap<Box<[u8]>, u32>>,
 }
 
@@ -26,7 +26,7 @@ impl ByteLevel {
                 bytes[usize::from(byte)] = Some(*id);
             }
         }
-        let whole = pre.ignores_merges().then(|| {
+        let whole = spec.ignore_merges.unwrap_or(pre.ignores_merges()).then(|| {
             let spelled = |piece: &str| piece.chars().map(byte_of).collect::<Option<Box<[u8]>>>();
             texts().filter_map(|(piece, id)| Some((spelled(piece)?, *id))).collect()
         });

@@ -66,6 +66,7 @@ impl<'t> Decoder<'t> {
         };
         let start = self.pending.len();
         match (class, &self.tokenizer.front) {
+            (Class::Added, _) => self.pending.extend_from_slice(piece.as_bytes()),
             (Class::Special, _) if self.keep_special => self.pending.extend_from_slice(piece.as_bytes()),
             (Class::Special, _) => {}
             (Class::Byte(byte), _) => self.pending.push(byte),

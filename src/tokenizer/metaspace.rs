@@ -42,15 +42,23 @@ impl Metaspace {
         }
     }
 
-    /// Appends the ids of `text`. A run of characters that cannot be spelled gives one `<unk>`, as in SentencePiece.
-    pub fn encode(&self, text: &str, merges: &Merges, scratch: &mut Scratch, out: &mut Vec<u32>) {
+    /// Appends the ids of `text`, a `▁` before it if `prefix`. A run of characters that cannot be spelled gives one `<unk>`,
+    /// as in SentencePiece.
+    pub fn encode(
+        &self,
+        text: &str,
+        prefix: bool,
+        merges: &Merges,
+        scratch: &mut Scratch,
+        out: &mut Vec<u32>,
+    ) {
         if text.is_empty() {
             return;
         }
         let spelled = text.chars().map(|c| if c == ' ' { SPACE } else { c });
         let mut before = SPACE;
         let mut unknown = false;
-        for c in std::iter::once(SPACE).chain(spelled) {
+        for c in prefix.then_some(SPACE).into_iter().chain(spelled) {
             if !self.joints.contains(&(before, c)) {
                 merges.apply(scratch, out);
             }

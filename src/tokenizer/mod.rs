@@ -1,8 +1,7 @@
 //! Text to token ids and back: byte-pair encoding behind two front ends.
 //!
 //! [`Kind::Metaspace`] gives SentencePiece's ids (Mistral, Llama 2), [`Kind::ByteLevel`] those of GPT-2's descendants
-//! (SmolLM2, Llama 3, Qwen 2). Neither normalises Unicode: a text in which letters and accents are separate characters
-//! gets other ids from Qwen 2's own tokenizer, which composes them (NFC) first.
+//! (SmolLM2, Llama 3, Qwen, Mistral-Nemo).
 
 mod bpe;
 mod byte_level;
@@ -10,19 +9,21 @@ mod decode;
 mod metaspace;
 mod pretokenize;
 pub mod spec;
-mod special;
 pub mod spm;
 mod vocab;
+mod written;
 
 pub use decode::Decoder;
 pub use spec::{Kind, Spec};
 
 use crate::Malformed;
+use unicode_normalization::{UnicodeNormalization, is_nfc};
+
 use bpe::{Merges, Scratch};
 use byte_level::ByteLevel;
 use metaspace::Metaspace;
-use special::SpecialTokens;
 use vocab::{Class, Vocab};
+use written::WrittenTokens;
 
 /// A vocabulary with its merges, ready to encode and decode. Immutable; share it between threads as you like.
 #[derive(Debug)]
@@ -31,7 +32,9 @@ pub struct Tokenizer {
     vocab: Vocab,
     merges: Merges,
     front: FrontEnd,
-    special: SpecialTokens,
+    /// What is recognised in any text, and what where special tokens are.
+    added: WrittenTokens,
+    special: WrittenTokens,
     bos: Option<u32>,
     eos: Vec<u32>,
 }
@@ -66,14 +69,14 @@ impl Tokenizer {
 
     /// Checks a specification and builds its tables.
     ///
-    /// Special tokens that the vocabulary lacks are added to it. With [`Kind::Metaspace`], `<unk>`, `<s>` and `</s>`
+    /// Special and added tokens that the vocabulary lacks are put into it. With [`Kind::Metaspace`], `<unk>`, `<s>` and `</s>`
     /// are special wherever the vocabulary has them, and BOS and EOS unless the specification names others. Merges
     /// that cannot apply (a part or the result is missing from the vocabulary, or the result is a special token or a
     /// byte) are ignored, so that files whose vocabulary was cut down still load.
     ///
     /// # Errors
-    /// [`Malformed`] if an id is above [`Tokenizer::MAX_ID`], an id or a piece occurs twice, a special token
-    /// contradicts the vocabulary or is empty, BOS or EOS has no piece, or the pre-tokenizer is not known.
+    /// [`Malformed`] if an id is above [`Tokenizer::MAX_ID`], an id or a piece occurs twice, a special or
+    /// added token contradicts the vocabulary or is empty, BOS or EOS has no piece, or the pre-tokenizer is not known.
     pub fn new(mut spec: Spec) -> Result<Tokenizer, Malformed> {
         let vocab = Vocab::new(&mut spec)?;
         let merges = Merges::new(&spec, &vocab);
@@ -87,14 +90,19 @@ impl Tokenizer {
         if eos.is_empty() {
             eos.extend(default("</s>"));
         }
-        Ok(Tokenizer { special: SpecialTokens::new(&spec, &vocab), spec, vocab, merges, front, bos, eos })
+        let added = WrittenTokens::new(&spec, &vocab, &[Class::Added]);
+        let special = WrittenTokens::new(&spec, &vocab, &[Class::Added, Class::Special]);
+        Ok(Tokenizer { spec, vocab, merges, front, added, special, bos, eos })
     }
 
     /// The ids of `text`.
     ///
+    /// Added tokens are recognised in any text, special tokens where the options say so.
+    ///
     /// BOS is never doubled: it is not added to a text that begins with it as a recognised special token. Text after
-    /// a recognised special token is encoded as the beginning of a text is, so for [`Kind::Metaspace`] it gets a `▁` of
-    /// its own, as Hugging Face's `LlamaTokenizer` (legacy), llama.cpp and mistral-common have it. A character that
+    /// a recognised token is encoded as the beginning of a text is, so for [`Kind::Metaspace`] it gets a `▁` of
+    /// its own, as Hugging Face's `LlamaTokenizer` (legacy), llama.cpp and mistral-common have it, unless the model's
+    /// tokenizer says otherwise ([`Spec::prefix_first`]). A character that
     /// the vocabulary has no way to spell becomes `<unk>` ([`Kind::Metaspace`] with that piece) or is left out.
     pub fn encode(&self, text: &str, options: EncodeOptions) -> Vec<u32> {
         let mut ids = Vec::new();
@@ -104,21 +112,28 @@ impl Tokenizer {
         if options.bos && self.adds_bos() && !written_bos {
             ids.extend(self.bos);
         }
-        let mut rest = text;
-        if options.special {
-            while let Some((plain, id, after)) = self.special.split_first(rest) {
-                self.encode_plain(plain, &mut scratch, &mut ids);
-                ids.push(id);
-                rest = after;
-            }
+        let (mut rest, mut prefix) = (text, true);
+        let written = if options.special { &self.special } else { &self.added };
+        while let Some((plain, id, after)) = written.split_first(rest) {
+            self.encode_plain(plain, prefix, &mut scratch, &mut ids);
+            ids.push(id);
+            (rest, prefix) = (after, !self.spec.prefix_first);
         }
-        self.encode_plain(rest, &mut scratch, &mut ids);
+        self.encode_plain(rest, prefix, &mut scratch, &mut ids);
         ids
     }
 
-    fn encode_plain(&self, text: &str, scratch: &mut Scratch, ids: &mut Vec<u32>) {
+    fn encode_plain(&self, text: &str, prefix: bool, scratch: &mut Scratch, ids: &mut Vec<u32>) {
+        let composed: String;
+        let text = match self.spec.nfc && !is_nfc(text) {
+            true => {
+                composed = text.nfc().collect();
+                &composed
+            }
+            false => text,
+        };
         match &self.front {
-            FrontEnd::Metaspace(front) => front.encode(text, &self.merges, scratch, ids),
+            FrontEnd::Metaspace(front) => front.encode(text, prefix, &self.merges, scratch, ids),
             FrontEnd::ByteLevel(front) => front.encode(text, &self.merges, scratch, ids),
         }
     }

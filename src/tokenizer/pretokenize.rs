@@ -6,7 +6,7 @@
 
 use super::vocab::quoted;
 use crate::Malformed;
-use unicode_properties::{GeneralCategoryGroup, UnicodeGeneralCategory};
+use unicode_properties::{GeneralCategory, GeneralCategoryGroup, UnicodeGeneralCategory};
 
 /// A pre-tokenizer, by the name that GGUF files give it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,13 +15,15 @@ pub(super) enum PreTokenizer {
     SmolLm,
     Llama3,
     Qwen2,
+    Tekken,
 }
 
-const NAMES: [(&str, PreTokenizer); 4] = [
+const NAMES: [(&str, PreTokenizer); 5] = [
     ("gpt-2", PreTokenizer::Gpt2),
     ("smollm", PreTokenizer::SmolLm),
     ("llama-bpe", PreTokenizer::Llama3),
     ("qwen2", PreTokenizer::Qwen2),
+    ("tekken", PreTokenizer::Tekken),
 ];
 
 impl PreTokenizer {
@@ -37,9 +39,9 @@ impl PreTokenizer {
         })
     }
 
-    /// Whether a word that is a piece is taken whole (`ignore_merges` in a `tokenizer.json`).
+    /// Whether a word that is a piece is taken whole, where nobody says: the descendants of tiktoken do that.
     pub fn ignores_merges(self) -> bool {
-        self == PreTokenizer::Llama3
+        matches!(self, PreTokenizer::Llama3 | PreTokenizer::Tekken)
     }
 
     /// Calls `word` with every word of `text`, in order. Together they are the text.
@@ -56,6 +58,7 @@ impl PreTokenizer {
             }
             PreTokenizer::Llama3 => each(text, |text| llama3(text, 3), word),
             PreTokenizer::Qwen2 => each(text, |text| llama3(text, 1), word),
+            PreTokenizer::Tekken => each(text, tekken, word),
         }
     }
 }
@@ -90,28 +93,72 @@ fn llama3(text: &str, digits: usize) -> usize {
     if let Some(len) = contraction(text, fold) {
         return len;
     }
-    let Some(first) = text.chars().next() else { return 0 };
-    let lead = match class(first) {
+    let lead = lead(text);
+    match run(&text[lead..], |c| class(c) == Class::Letter) {
+        0 => no_letters(text, digits, is_newline),
+        letters => lead + letters,
+    }
+}
+
+/// ```text
+/// [^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+
+/// |[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*
+/// |\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+
+/// ```
+fn tekken(text: &str) -> usize {
+    let lead = lead(text);
+    // The lead is optional: what fails with it is tried without.
+    let word = [lead, 0].into_iter().find_map(|lead| Some(lead + lower_end(&text[lead..])?));
+    word.unwrap_or_else(|| match run(&text[lead..], |c| cases(c).0) {
+        0 => no_letters(text, 1, |c| is_newline(c) || c == '/'),
+        upper => lead + upper,
+    })
+}
+
+/// `[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+`
+fn lower_end(text: &str) -> Option<usize> {
+    let upper = run(text, |c| cases(c).0);
+    match run(&text[upper..], |c| cases(c).1) {
+        // The first part gives back what follows its last character that may be in the second.
+        0 => text[..upper].char_indices().rfind(|&(_, c)| cases(c).1).map(|(at, c)| at + c.len_utf8()),
+        lower => Some(upper + lower),
+    }
+}
+
+/// Whether a character may stand in the upper-case part of a word, and whether in the lower-case part.
+fn cases(c: char) -> (bool, bool) {
+    match c {
+        'a'..='z' => (false, true),
+        'A'..='Z' => (true, false),
+        '\0'..='\x7f' => (false, false),
+        _ => match (c.general_category(), c.general_category_group()) {
+            (GeneralCategory::LowercaseLetter, _) => (false, true),
+            (GeneralCategory::UppercaseLetter | GeneralCategory::TitlecaseLetter, _) => (true, false),
+            (_, GeneralCategoryGroup::Letter | GeneralCategoryGroup::Mark) => (true, true),
+            _ => (false, false),
+        },
+    }
+}
+
+/// `[^\r\n\p{L}\p{N}]?`
+fn lead(text: &str) -> usize {
+    text.chars().next().map_or(0, |first| match class(first) {
         Class::Letter | Class::Number => 0,
         _ if is_newline(first) => 0,
         _ => first.len_utf8(),
-    };
-    let letters = run(&text[lead..], |c| class(c) == Class::Letter);
-    if letters > 0 {
-        return lead + letters;
-    }
-    if class(first) == Class::Number {
-        return text
-            .chars()
-            .take(digits)
-            .take_while(|&c| class(c) == Class::Number)
-            .map(char::len_utf8)
-            .sum();
+    })
+}
+
+/// `\p{N}{1,digits}| ?[^\s\p{L}\p{N}]+trailing*|\s*[\r\n]+|\s+(?!\S)|\s+`
+fn no_letters(text: &str, digits: usize, trailing: impl Fn(char) -> bool) -> usize {
+    let number = text.chars().take(digits).take_while(|&c| is_number(c)).map(char::len_utf8).sum();
+    if number > 0 {
+        return number;
     }
     let rest = text.strip_prefix(' ').unwrap_or(text);
     let symbols = run(rest, |c| class(c) == Class::Symbol);
     if symbols > 0 {
-        return text.len() - rest.len() + symbols + run(&rest[symbols..], is_newline);
+        return text.len() - rest.len() + symbols + run(&rest[symbols..], trailing);
     }
     let blank = &text[..run(text, char::is_whitespace)];
     blank.rfind(is_newline).map_or_else(|| spaces(text), |last| last + 1)

@@ -7,7 +7,8 @@ pub enum Kind {
     /// SentencePiece-style BPE: `▁` for spaces, unknown characters as `<0xXX>` byte pieces (Mistral, Llama 2).
     #[default]
     Metaspace,
-    /// GPT-2 style: a pre-tokenizer splits the text, bytes are spelled as printable characters (SmolLM2, Llama 3, Qwen 2).
+    /// GPT-2 style: a pre-tokenizer splits the text, bytes are spelled as printable characters (SmolLM2,
+    /// Llama 3, Qwen, Mistral-Nemo).
     ByteLevel,
 }
 
@@ -16,14 +17,25 @@ pub enum Kind {
 pub struct Spec {
     /// The front end.
     pub kind: Kind,
-    /// The pre-tokenizer's name for [`Kind::ByteLevel`], in GGUF's spelling: `gpt-2`, `smollm`, `llama-bpe`, `qwen2`.
+    /// The pre-tokenizer's name for [`Kind::ByteLevel`], in GGUF's spelling: `gpt-2`, `smollm`, `llama-bpe`, `qwen2`,
+    /// `tekken`.
     pub pre: Option<String>,
     /// Every piece and its id. Ids may have holes.
     pub vocab: Vec<(String, u32)>,
+    /// Whether a word that is a piece is taken as it is, whatever the merges say; [`Kind::ByteLevel`] only. Absent: with
+    /// the pre-tokenizers `llama-bpe` and `tekken`.
+    pub ignore_merges: Option<bool>,
     /// Pairs of pieces in order of rank, best first.
     pub merges: Vec<(String, String)>,
     /// Pieces that are control tokens, not text: recognised in text only where asked for, dropped when decoding.
     pub special_tokens: Vec<(String, u32)>,
+    /// Pieces that are text, but recognised wherever they stand in one before anything else is done with it (Qwen 3's
+    /// `<think>`).
+    pub added_tokens: Vec<(String, u32)>,
+    /// Whether a text is brought into Unicode's composed form (NFC) first.
+    pub nfc: bool,
+    /// [`Kind::Metaspace`] only: the `▁` that is put before a text is not put before what follows a recognised token.
+    pub prefix_first: bool,
     /// The token a text begins with.
     pub bos_token_id: Option<u32>,
     /// The tokens that end a text.

@@ -13,6 +13,8 @@ pub(super) enum Class {
     Byte(u8),
     /// A special token, never made from plain text.
     Special,
+    /// Its own text, recognised in one but never made by merging.
+    Added,
 }
 
 /// The index of a [`Spec`]'s vocabulary, in both directions. A slot is a position in [`Spec::vocab`].
@@ -26,7 +28,7 @@ pub(super) struct Vocab {
 }
 
 impl Vocab {
-    /// Checks and indexes the vocabulary, special tokens added to it where it lacks them.
+    /// Checks and indexes the vocabulary, special and added tokens put into it where it lacks them.
     pub fn new(spec: &mut Spec) -> Result<Vocab, Malformed> {
         let ids = unique_pieces(spec)?;
         let mut slots = vec![0u32; spec.vocab.iter().map(|&(_, id)| id as usize + 1).max().unwrap_or(0)];
@@ -44,27 +46,30 @@ impl Vocab {
         }
         let classes = spec.vocab.iter().map(|(piece, _)| class_of(piece, spec.kind)).collect();
         let mut vocab = Vocab { slots, ids, classes };
-        vocab.mark_special(spec)?;
+        vocab.mark_tokens(spec)?;
         Ok(vocab)
     }
 
-    fn mark_special(&mut self, spec: &Spec) -> Result<(), Malformed> {
+    fn mark_tokens(&mut self, spec: &Spec) -> Result<(), Malformed> {
+        for &(_, id) in &spec.added_tokens {
+            self.set(id, Class::Added);
+        }
         for &(_, id) in &spec.special_tokens {
-            self.set_special(id);
+            self.set(id, Class::Special);
         }
         for (name, id) in (spec.bos_token_id.iter().map(|id| ("BOS", id)))
             .chain(spec.eos_token_ids.iter().map(|id| ("EOS", id)))
         {
-            if !self.set_special(*id) {
+            if !self.set(*id, Class::Special) {
                 return Err(malformed(format!("the {name} token's id {id} is not in the vocabulary")));
             }
         }
         Ok(())
     }
 
-    fn set_special(&mut self, id: u32) -> bool {
-        let class = self.slot(id).and_then(|slot| self.classes.get_mut(slot));
-        class.map(|class| *class = Class::Special).is_some()
+    fn set(&mut self, id: u32, class: Class) -> bool {
+        let of_id = self.slot(id).and_then(|slot| self.classes.get_mut(slot));
+        of_id.map(|of_id| *of_id = class).is_some()
     }
 
     pub fn len(&self) -> usize {
@@ -89,7 +94,7 @@ impl Vocab {
     }
 }
 
-/// Maps pieces to ids, after adding to the vocabulary the special tokens that it lacks.
+/// Maps pieces to ids, after putting into the vocabulary the special and added tokens that it lacks.
 fn unique_pieces(spec: &mut Spec) -> Result<FxHashMap<Box<str>, u32>, Malformed> {
     let mut ids: FxHashMap<Box<str>, u32> = FxHashMap::default();
     ids.reserve(spec.vocab.len());
@@ -99,16 +104,17 @@ fn unique_pieces(spec: &mut Spec) -> Result<FxHashMap<Box<str>, u32>, Malformed>
             return Err(malformed(format!("piece {} occurs twice", quoted(piece))));
         }
     }
-    for (piece, id) in &spec.special_tokens {
+    let special = spec.special_tokens.iter().map(|token| ("special", token));
+    for (kind, (piece, id)) in special.chain(spec.added_tokens.iter().map(|token| ("added", token))) {
         check_id(piece, *id)?;
         if piece.is_empty() {
-            return Err(malformed(format!("special token {id} is empty")));
+            return Err(malformed(format!("{kind} token {id} is empty")));
         }
         match ids.get(piece.as_str()) {
             Some(known) if known != id => {
                 let piece = quoted(piece);
                 return Err(malformed(format!(
-                    "special token {piece} has id {id}, but {known} in the vocabulary"
+                    "{kind} token {piece} has id {id}, but {known} in the vocabulary"
                 )));
             }
             Some(_) => {}

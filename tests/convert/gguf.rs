@@ -128,11 +128,11 @@ pub fn assert_cases_refused(cases: &[Case]) {
 #[test]
 fn models_that_compute_something_else_are_refused() {
     assert_cases_refused(&[
-        (|f| f.set("general.architecture", str_value("qwen2")), "qwen2"),
+        (|f| f.set("general.architecture", str_value("gemma")), "gemma"),
         (|f| f.remove("general.architecture"), "general.architecture"),
         (|f| f.set("llama.rope.scaling.type", str_value("yarn")), "yarn"),
-        (|f| f.set("llama.rope.scaling.factor", f32_value(4.0)), "rope scaling"),
-        (|f| f.set("llama.rope.scale_linear", f32_value(2.0)), "rope scaling"),
+        (|f| f.set("llama.rope.scaling.factor", f32_value(-4.0)), "rope scaling by -4"),
+        (|f| f.set("llama.rope.scale_linear", f32_value(f32::INFINITY)), "rope scaling by inf"),
         (|f| f.set("llama.rope.scaling.attn_factor", f32_value(1.1)), "rope scaling"),
         (|f| f.set("llama.attn_logit_softcapping", f32_value(50.0)), "llama.attn_logit_softcapping"),
         (|f| f.set("llama.rope.dimension_sections", i32s(&[1, 1])), "llama.rope.dimension_sections"),
@@ -141,14 +141,21 @@ fn models_that_compute_something_else_are_refused() {
         (|f| f.set("split.count", u32_value(2)), "one of 2 parts"),
         (|f| f.set("llama.rope.dimension_count", u32_value(2)), "llama.rope.dimension_count"),
         (|f| f.set("llama.attention.value_length", u32_value(8)), "llama.attention.value_length"),
-        (|f| f.add("rope_freqs", &[2]), "llama3"),
-        (|f| f.add("blk.0.attn_q_norm", &[4]), "attn_q_norm"),
+        (|f| f.add("rope_freqs", &[3]), "model.rotary_emb.factors has shape [3]"),
+        (
+            |f| {
+                f.add("rope_freqs", &[2]);
+                f.set("llama.rope.scaling.factor", f32_value(2.0));
+            },
+            "at once",
+        ),
+        (|f| f.add("blk.0.attn_q_norm", &[4]), "self_attn.q_norm"),
         (
             |f| {
                 f.add("x", &[8]);
                 f.tensor("x.weight").name = "blk.0.attn_q.bias".into()
             },
-            "biases",
+            "k_proj.bias is missing",
         ),
         (|f| f.tensor("token_embd.weight").kind = 20, "IQ4_NL"),
         (|f| f.tensor("token_embd.weight").kind = 99, "99"),
@@ -180,8 +187,8 @@ fn files_that_contradict_themselves_are_refused() {
         (|f| f.set("llama.attention.head_count", u32_value(3)), "heads"),
         (|f| f.set("llama.attention.head_count_kv", u32_value(0)), "n_kv_heads"),
         (|f| f.set("llama.attention.key_length", u32_value(0)), "head_dim"),
-        (|f| f.set("llama.attention.key_length", u32_value(3)), "even"),
-        (|f| f.set("llama.attention.layer_norm_rms_epsilon", f32_value(f32::NAN)), "epsilon"),
+        (|f| f.set("llama.attention.key_length", u32_value(3)), "odd"),
+        (|f| f.set("llama.attention.layer_norm_rms_epsilon", f32_value(f32::NAN)), "norm_eps is NaN"),
         (|f| f.set("llama.attention.causal", bool_value(7)), "a bool is 7"),
         (|f| f.set("x", [13u32.to_le_bytes(), [0; 4]].concat()), "value type 13"),
         (|f| f.set("x", array_of_len(9, 1, &[0; 64])), "array of arrays"),

@@ -266,18 +266,91 @@ fn defaults_are_those_of_transformers() {
 }
 
 #[test]
+fn qwens_window_is_taken_where_every_layer_has_it() {
+    let folder = folder();
+    edit_tensors(folder.path(), |tensors| {
+        for i in 0..2 {
+            for (name, len) in [("q", 64), ("k", 32), ("v", 32)] {
+                let name = format!("model.layers.{i}.self_attn.{name}_proj.bias");
+                tensors.insert(name, (Dtype::F32, vec![len], vec![0; 4 * len]));
+            }
+        }
+    });
+    edit(folder.path(), "config.json", |config| {
+        config["model_type"] = json!("qwen2");
+        config["architectures"] = json!(["Qwen2ForCausalLM"]);
+        config["sliding_window"] = json!(16);
+    });
+    let window = |values: Value| {
+        edit(folder.path(), "config.json", |config| {
+            config.as_object_mut().unwrap().extend(values.as_object().unwrap().clone())
+        });
+        try_convert(folder.path(), Quant::F32).unwrap().0.metadata("sliding_window").to_owned()
+    };
+    assert_eq!(window(json!({})), "None", "only where asked for");
+    assert_eq!(window(json!({"use_sliding_window": true})), "None", "from layer 28 on");
+    assert_eq!(window(json!({"max_window_layers": 0})), "16");
+    assert_eq!(
+        window(json!({"max_window_layers": 1, "sliding_window": 2048})),
+        "None",
+        "no context is longer"
+    );
+    assert_eq!(window(json!({"sliding_window": null})), "None");
+    assert_eq!(
+        window(json!({"sliding_window": 16, "layer_types": ["sliding_attention", "sliding_attention"]})),
+        "16"
+    );
+    assert_eq!(window(json!({"layer_types": ["full_attention", "full_attention"]})), "None");
+    for (types, expected) in [
+        (json!(["full_attention", "sliding_attention"]), "a sliding window in 1 of 2 layers"),
+        (json!(["sliding_attention"]), "layer_types"),
+        (json!(["sliding_attention", "linear_attention"]), "layer_types"),
+        (Value::Null, "a sliding window in 1 of 2 layers"),
+    ] {
+        edit(folder.path(), "config.json", |config| config["layer_types"] = types);
+        assert_refused(folder.path(), expected);
+    }
+}
+
+/// transformers' `_compute_llama3_parameters` for theta 500000, head_dim 16, factor 8, low 1, high 4, original 64.
+#[test]
+fn scaled_frequencies_become_factors() {
+    let folder = folder();
+    let factors = |scaling: Value| {
+        edit(folder.path(), "config.json", |config| config["rope_scaling"] = scaling);
+        try_convert(folder.path(), Quant::Int8).unwrap().0.f32s("model.rotary_emb.factors")
+    };
+    assert_eq!(factors(json!({"type": "linear", "factor": 2.5})), [2.5; 8]);
+    let llama3 = json!({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 64});
+    let expected = [1.0, 2.442259, 8.0, 8.0, 8.0, 8.0, 8.0, 8.0];
+    for (found, expected) in factors(llama3).into_iter().zip(expected) {
+        assert!((found / expected - 1.0).abs() < 1e-6, "{found} instead of {expected}");
+    }
+    edit(folder.path(), "config.json", |config| config["rope_scaling"] = json!({"type": "default"}));
+    let (bin, _) = try_convert(folder.path(), Quant::Int8).unwrap();
+    assert!(!bin.names().contains(&"model.rotary_emb.factors"));
+}
+
+#[test]
 fn models_that_compute_something_else_are_refused() {
     let llama_3 = json!({"rope_type": "llama3", "factor": 8.0});
     let table = [
-        ("model_type", json!("qwen2"), "qwen2"),
+        ("model_type", json!("gemma"), "gemma"),
+        ("model_type", json!("qwen2"), "qwen2 (Qwen2ForCausalLM)"),
         ("architectures", json!(["LlamaForSequenceClassification"]), "LlamaForSequenceClassification"),
         ("rope_scaling", llama_3.clone(), "rope scaling"),
-        ("rope_scaling", json!({"type": "linear", "factor": 2.0}), "rope scaling"),
-        ("rope_scaling", json!({"type": "default", "mrope_section": [1, 2]}), "rope scaling"),
+        ("rope_scaling", json!({"type": "yarn", "factor": 2.0}), "only linear and llama3"),
+        ("rope_scaling", json!({"type": "dynamic", "factor": 2.0}), "only linear and llama3"),
+        ("rope_scaling", json!({"type": "linear"}), "a positive factor"),
+        ("rope_scaling", json!({"type": "linear", "factor": 0.0}), "a positive factor"),
+        ("rope_scaling", json!({"type": "linear", "factor": 1e39}), "a positive factor"),
+        ("rope_scaling", json!({"type": "linear", "factor": 2.0, "beta_fast": 1.0}), "with beta_fast"),
+        ("rope_scaling", json!({"type": "default", "mrope_section": [1, 2]}), "with mrope_section"),
         ("rope_scaling", json!(7), "rope scaling"),
         ("rope_parameters", llama_3, "rope scaling"),
         ("partial_rotary_factor", json!(0.5), "partial_rotary_factor"),
-        ("attention_bias", json!(true), "biases"),
+        ("attention_bias", json!(true), "self_attn.q_proj.bias is missing"),
         ("mlp_bias", json!(true), "biases"),
         ("hidden_act", json!("gelu"), "hidden_act"),
         ("attn_logit_softcapping", json!(50.0), "attn_logit_softcapping"),
@@ -291,17 +364,17 @@ fn models_that_compute_something_else_are_refused() {
         ("hidden_size", json!(64), "has shape"),
         ("num_hidden_layers", json!(3), "model.layers.2.input_layernorm.weight is missing"),
         ("num_hidden_layers", json!(1), "model.layers.1"),
-        ("num_hidden_layers", json!(u32::MAX), "is missing"),
+        ("num_hidden_layers", json!(u32::MAX), "n_layers"),
         ("num_hidden_layers", json!(u64::MAX), "n_layers"),
         ("num_attention_heads", json!(0), "n_heads is 0"),
-        ("num_key_value_heads", json!(3), "do not divide"),
+        ("num_key_value_heads", json!(3), "not a multiple"),
         ("num_key_value_heads", json!(4), "has shape"),
-        ("head_dim", json!(15), "even"),
-        ("head_dim", json!(u32::MAX), "even"),
+        ("head_dim", json!(15), "odd"),
+        ("head_dim", json!(u32::MAX), "head_dim is 4294967295"),
         ("head_dim", json!(null), "has shape"),
         ("vocab_size", json!(300), "has shape"),
         ("rope_theta", json!(0.0), "rope_theta is 0"),
-        ("rms_norm_eps", json!(-1.0), "epsilon"),
+        ("rms_norm_eps", json!(-1.0), "norm_eps is -1"),
         ("eos_token_id", json!("</s>"), "eos_token_id"),
         ("eos_token_id", json!([2, 301]), "token 301"),
         ("bos_token_id", json!(301), "token 301"),

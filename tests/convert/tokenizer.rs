@@ -22,6 +22,8 @@ fn metadata(folder: &Path, key: &str) -> String {
 const SPLIT_3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const SPLIT_1: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
+const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+
 fn split(regex: &str) -> Value {
     let split =
         json!({"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": false});
@@ -35,14 +37,37 @@ fn byte_level_pre_tokenizers_are_recognised() {
     let gpt_2 = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true});
     let digits = json!({"type": "Digits", "individual_digits": true});
     let smollm = json!({"type": "Sequence", "pretokenizers": [digits, gpt_2]});
-    let table =
-        [(gpt_2, "gpt-2"), (smollm, "smollm"), (split(SPLIT_3), "llama-bpe"), (split(SPLIT_1), "qwen2")];
+    let table = [
+        (gpt_2, "gpt-2"),
+        (smollm, "smollm"),
+        (split(SPLIT_3), "llama-bpe"),
+        (split(SPLIT_1), "qwen2"),
+        (split(TEKKEN), "tekken"),
+    ];
     for (pre, name) in table {
         let folder = folder();
         edit(folder.path(), "tokenizer.json", |json| json["pre_tokenizer"] = pre);
         let tokenizer = tokenizer(folder.path());
         assert_eq!((&tokenizer["kind"], &tokenizer["pre"]), (&json!("byte_level"), &json!(name)));
     }
+}
+
+#[test]
+fn nfc_and_ignored_merges_are_kept() {
+    let folder = folder();
+    let plain = tokenizer(folder.path());
+    assert_eq!((plain.get("nfc"), plain.get("ignore_merges")), (None, None));
+    for ignore in [true, false] {
+        edit(folder.path(), "tokenizer.json", |json| {
+            json["normalizer"] = json!({"type": "NFC"});
+            json["model"]["ignore_merges"] = json!(ignore);
+        });
+        let tokenizer = tokenizer(folder.path());
+        assert_eq!((&tokenizer["nfc"], &tokenizer["ignore_merges"]), (&json!(true), &json!(ignore)));
+    }
+    make_metaspace(folder.path());
+    edit(folder.path(), "tokenizer.json", |json| json["model"]["ignore_merges"] = json!(true));
+    assert_refused(folder.path(), "ignore_merges");
 }
 
 /// Turns the fixture's tokenizer into Llama 2's kind.
@@ -71,7 +96,10 @@ fn metaspace_is_recognised_in_both_spellings() {
             json["pre_tokenizer"] =
                 json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": false});
         });
-        assert_eq!(tokenizer(folder.path()), spelled_out);
+        let mut tokenizer = tokenizer(folder.path());
+        let first = tokenizer.as_object_mut().unwrap().remove("prefix_first");
+        assert_eq!(first, (scheme == "first").then_some(json!(true)));
+        assert_eq!(tokenizer, spelled_out);
     }
 }
 
@@ -90,7 +118,6 @@ fn front_ends_that_are_not_ours_are_refused_and_quoted() {
         ("/decoder", json!({"type": "WordPiece"}), "WordPiece"),
         ("/model/type", json!("Unigram"), "Unigram"),
         ("/model/byte_fallback", json!(true), "byte_fallback"),
-        ("/model/ignore_merges", json!(true), "ignore_merges"),
         ("/model/dropout", json!(0.1), "dropout"),
         ("/model/continuing_subword_prefix", json!("##"), "continuing_subword_prefix"),
         ("/model/vocab", json!([]), "model.vocab"),
@@ -136,7 +163,8 @@ fn added_tokens_are_special_where_they_say_so_and_pieces_in_any_case() {
     assert_eq!(tokenizer["special_tokens"], special);
     assert_eq!((&tokenizer["vocab"]["<pad>"], &tokenizer["vocab"]["<tool>"]), (&json!(290), &json!(291)));
     assert_eq!(tokenizer["vocab"].get("<beyond>"), None, "there is no row for it");
-    assert_eq!(report.notes.len(), 3, "{:?}", report.notes);
+    assert_eq!(tokenizer["added_tokens"], json!({"<tool>": 291}));
+    assert_eq!(report.notes.len(), 2, "{:?}", report.notes);
 }
 
 fn template(before: &[&str], after: &[&str]) -> Value {
@@ -249,7 +277,8 @@ fn gguf_byte_level_names_its_pre_tokenizer() {
         "vocab": {"<s>": 0, "a": 1, "b": 2, "ab": 3, "ba": 4, "x": 5, "<tool>": 6},
         "merges": ["a b", "b a"],
         "special_tokens": {"<s>": 0},
-        "add_bos": false,
+        "added_tokens": {"<tool>": 6},
+        "add_bos": true,
         "chat_template": "hello",
     });
     assert_eq!(tokenizer, expected);

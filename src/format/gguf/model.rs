@@ -1,4 +1,4 @@
-//! What the keys and tensors of a GGUF file of the `llama` architecture mean.
+//! What the keys and tensors of a GGUF file of the `llama` and `qwen` architectures mean.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -7,14 +7,15 @@ use memmap2::Mmap;
 
 use super::Gguf;
 use crate::Malformed;
-use crate::format::source::{Source, Tensor, added_tokens_note, check_config, head_dim};
+use crate::format::source::{Source, Tensor, head_dim};
 use crate::model::Config;
+use crate::model::weights::ROPE_FACTORS;
 use crate::tokenizer::{Kind, Spec, spm};
 
 /// Opens a mapped GGUF file.
 ///
 /// # Errors
-/// When the file is damaged, or not a model of the plain Llama or Mistral design.
+/// When the file is damaged, or not a model of an architecture that is supported.
 pub fn open(map: Mmap) -> Result<Source, Malformed> {
     let map = Arc::new(map);
     let gguf = Gguf::parse(&map)?;
@@ -24,8 +25,16 @@ pub fn open(map: Mmap) -> Result<Source, Malformed> {
         )));
     }
     let config = config(&gguf)?;
-    let (tokenizer, notes) = tokenizer(&gguf, config.vocab_size)?;
-    let tensors = tensors(&gguf, &map, config.head_dim)?;
+    let tokenizer = tokenizer(&gguf, config.vocab_size)?;
+    let mut tensors = tensors(&gguf, &map, &config)?;
+    if let Some(factor) = linear_rope_scaling(&gguf, &config.architecture)? {
+        let factors = Tensor::of(&vec![factor; config.head_dim / 2]);
+        if tensors.insert(ROPE_FACTORS.to_owned(), factors).is_some() {
+            return Err(Malformed(
+                "rope scaling by rope_freqs.weight and a factor at once: not supported".into(),
+            ));
+        }
+    }
     Ok(Source {
         config: Config {
             bos_token_id: tokenizer.bos_token_id,
@@ -34,7 +43,7 @@ pub fn open(map: Mmap) -> Result<Source, Malformed> {
         },
         tokenizer,
         tensors,
-        notes,
+        notes: Vec::new(),
     })
 }
 
@@ -68,9 +77,9 @@ const KNOWN_KEYS: &[&str] = &[
 /// The hyper-parameters, without the token ids.
 fn config(gguf: &Gguf<'_>) -> Result<Config, Malformed> {
     let architecture = gguf.str("general.architecture")?.unwrap_or_default();
-    if !matches!(architecture, "llama" | "mistral") {
+    if !matches!(architecture, "llama" | "mistral" | "qwen2" | "qwen3") {
         return Err(Malformed(format!(
-            "general.architecture is {architecture:?}: only llama and mistral are supported"
+            "general.architecture is {architecture:?}: supported are llama, mistral, qwen2 and qwen3"
         )));
     }
     let key = |name: &str| format!("{architecture}.{name}");
@@ -95,6 +104,16 @@ fn config(gguf: &Gguf<'_>) -> Result<Config, Malformed> {
             return Err(Malformed(text));
         }
     }
+    let max_position_embeddings = required("context_length")?;
+    let sliding_window = optional("attention.sliding_window")?.filter(|&window| window > 0);
+    // Qwen's is for some layers only, and llama.cpp leaves it out.
+    let sliding_window = match sliding_window {
+        Some(window) if architecture.starts_with("qwen") && window >= max_position_embeddings => None,
+        Some(_) if architecture.starts_with("qwen") => {
+            return Err(Malformed(format!("a sliding window in a {architecture} model: not supported")));
+        }
+        window => window,
+    };
     let tensor = |name: &str| gguf.tensors.iter().find(|tensor| tensor.name == name);
     let embedding =
         tensor("token_embd.weight").ok_or_else(|| Malformed("tensor token_embd.weight is missing".into()))?;
@@ -107,17 +126,22 @@ fn config(gguf: &Gguf<'_>) -> Result<Config, Malformed> {
         n_kv_heads: optional("attention.head_count_kv")?.unwrap_or(n_heads),
         head_dim,
         vocab_size: embedding.shape[0],
-        max_position_embeddings: required("context_length")?,
-        sliding_window: optional("attention.sliding_window")?.filter(|&window| window > 0),
+        max_position_embeddings,
+        sliding_window,
         rope_theta: gguf.float(&key("rope.freq_base"))?.unwrap_or(10000.0),
         norm_eps: gguf
             .float(&key("attention.layer_norm_rms_epsilon"))?
             .ok_or_else(|| missing("attention.layer_norm_rms_epsilon"))? as f32,
+        scaled_rope: tensor("rope_freqs.weight").is_some()
+            || linear_rope_scaling(gguf, architecture)?.is_some(),
+        qkv_bias: architecture == "qwen2" || tensor("blk.0.attn_q.bias").is_some(),
+        o_bias: tensor("blk.0.attn_output.bias").is_some(),
+        qk_norm: architecture == "qwen3",
         tie_word_embeddings: tensor("output.weight").is_none(),
         bos_token_id: None,
         eos_token_ids: Vec::new(),
     };
-    check_config(&config)?;
+    config.check()?;
     Ok(config)
 }
 
@@ -131,7 +155,7 @@ fn check_keys(gguf: &Gguf<'_>, architecture: &str) -> Result<(), Malformed> {
     unknown.sort_unstable();
     if let Some(key) = unknown.first() {
         return Err(Malformed(format!(
-            "key {key} is not part of the Mistral and Llama models that are supported"
+            "key {key} is not part of the {architecture} models that are supported"
         )));
     }
     let key = |name: &str| format!("{prefix}{name}");
@@ -141,32 +165,41 @@ fn check_keys(gguf: &Gguf<'_>, architecture: &str) -> Result<(), Malformed> {
     if gguf.bool(&key("attention.causal"))? == Some(false) {
         return Err(Malformed("attention is not causal: not supported".into()));
     }
-    let scaling = gguf.str(&key("rope.scaling.type"))?;
-    // "linear" with a factor of 1, or 0 for "none given", scales nothing.
-    let mut scales = !matches!(scaling, None | Some("none" | "linear"));
-    if scaling != Some("none") {
-        for name in ["rope.scaling.factor", "rope.scale_linear", "rope.scaling.attn_factor"] {
-            scales |= gguf.float(&key(name))?.is_some_and(|factor| factor != 1.0 && factor != 0.0);
-        }
-    }
-    if scales {
-        return Err(Malformed(format!("rope scaling ({}) is not supported", scaling.unwrap_or("linear"))));
-    }
     Ok(())
 }
 
+/// What all frequencies of the rotary embedding are divided by.
+fn linear_rope_scaling(gguf: &Gguf<'_>, architecture: &str) -> Result<Option<f32>, Malformed> {
+    let key = |name: &str| format!("{architecture}.rope.{name}");
+    // A factor of 1, or 0 for "none given", scales nothing.
+    let factor = |name: &str| Ok(gguf.float(&key(name))?.filter(|&factor| factor != 1.0 && factor != 0.0));
+    match gguf.str(&key("scaling.type"))? {
+        Some("none") => return Ok(None),
+        None | Some("linear") => {}
+        Some(other) => return Err(Malformed(format!("rope scaling of type {other:?} is not supported"))),
+    }
+    if let Some(factor) = factor("scaling.attn_factor")? {
+        return Err(Malformed(format!("rope scaling with an attn_factor of {factor} is not supported")));
+    }
+    match factor("scaling.factor")?.or(factor("scale_linear")?).map(|factor| factor as f32) {
+        Some(factor) if !(factor.is_normal() && factor > 0.0) => {
+            Err(Malformed(format!("rope scaling by {factor}: a positive factor is needed")))
+        }
+        factor => Ok(factor),
+    }
+}
+
 /// The tensors under Hugging Face's names; those without one keep theirs, to be refused by it.
-fn tensors(gguf: &Gguf<'_>, map: &Arc<Mmap>, head_dim: usize) -> Result<HashMap<String, Tensor>, Malformed> {
+fn tensors(gguf: &Gguf<'_>, map: &Arc<Mmap>, config: &Config) -> Result<HashMap<String, Tensor>, Malformed> {
+    // llama.cpp rotates neighbours in Llama's heads and halves in Qwen's.
+    let interleaved = matches!(config.architecture.as_str(), "llama" | "mistral");
     let mut tensors = HashMap::new();
     for info in &gguf.tensors {
-        if info.name == "rope_freqs.weight" {
-            return Err(Malformed("tensor rope_freqs.weight: rope scaling (llama3) is not supported".into()));
-        }
         let tensor = Tensor::new(map.clone(), info.range.clone(), info.encoding, info.shape.clone())
             .map_err(|problem| Malformed(format!("tensor {} {problem}", info.name)))?;
         let name = hugging_face_name(info.name);
-        let rotated = name.ends_with(".q_proj.weight") || name.ends_with(".k_proj.weight");
-        let tensor = if rotated { tensor.interleaved(head_dim) } else { tensor };
+        let rotated = name.contains(".q_proj.") || name.contains(".k_proj.");
+        let tensor = if rotated && interleaved { tensor.interleaved(config.head_dim) } else { tensor };
         if tensors.insert(name, tensor).is_some() {
             return Err(Malformed(format!("tensor {} occurs twice", info.name)));
         }
@@ -180,15 +213,19 @@ fn hugging_face_name(name: &str) -> String {
         "token_embd.weight" => return "model.embed_tokens.weight".to_owned(),
         "output_norm.weight" => return "model.norm.weight".to_owned(),
         "output.weight" => return "lm_head.weight".to_owned(),
+        "rope_freqs.weight" => return ROPE_FACTORS.to_owned(),
         _ => {}
     }
     let in_layer = name.strip_prefix("blk.").and_then(|rest| rest.split_once('.'));
     let renamed = in_layer.and_then(|(layer, name)| {
-        let name = match name.strip_suffix(".weight")? {
+        let (name, kind) = name.rsplit_once('.').filter(|(_, kind)| matches!(*kind, "weight" | "bias"))?;
+        let name = match name {
             "attn_norm" => "input_layernorm",
             "attn_q" => "self_attn.q_proj",
             "attn_k" => "self_attn.k_proj",
             "attn_v" => "self_attn.v_proj",
+            "attn_q_norm" => "self_attn.q_norm",
+            "attn_k_norm" => "self_attn.k_norm",
             "attn_output" => "self_attn.o_proj",
             "ffn_norm" => "post_attention_layernorm",
             "ffn_gate" => "mlp.gate_proj",
@@ -196,7 +233,7 @@ fn hugging_face_name(name: &str) -> String {
             "ffn_down" => "mlp.down_proj",
             _ => return None,
         };
-        Some(format!("model.layers.{layer}.{name}.weight"))
+        Some(format!("model.layers.{layer}.{name}.{kind}"))
     });
     renamed.unwrap_or_else(|| name.to_owned())
 }
@@ -208,8 +245,7 @@ const CONTROL: i64 = 3;
 const USER_DEFINED: i64 = 4;
 const UNUSED: i64 = 5;
 
-/// The tokenizer, and what the user should know about it.
-fn tokenizer(gguf: &Gguf<'_>, vocab_size: usize) -> Result<(Spec, Vec<String>), Malformed> {
+fn tokenizer(gguf: &Gguf<'_>, vocab_size: usize) -> Result<Spec, Malformed> {
     let missing = |key: &str| Malformed(format!("key {key} is missing"));
     let tokens = gguf.strings("tokenizer.ggml.tokens")?.ok_or_else(|| missing("tokenizer.ggml.tokens"))?;
     if tokens.len() > vocab_size {
@@ -232,11 +268,6 @@ fn tokenizer(gguf: &Gguf<'_>, vocab_size: usize) -> Result<(Spec, Vec<String>), 
             )));
         }
     };
-    let mut notes = Vec::new();
-    let user_defined = types.iter().filter(|&&kind| kind == USER_DEFINED).count();
-    if user_defined > 0 {
-        notes.push(added_tokens_note(user_defined));
-    }
     for ((id, token), kind) in (0u32..).zip(tokens).zip(types) {
         // Converters fill the holes of a byte-level vocabulary with unused tokens of made-up names.
         if kind == UNUSED && spec.kind == Kind::ByteLevel {
@@ -244,6 +275,8 @@ fn tokenizer(gguf: &Gguf<'_>, vocab_size: usize) -> Result<(Spec, Vec<String>), 
         }
         if kind == CONTROL || kind == UNKNOWN {
             spec.special_tokens.push((token.clone(), id));
+        } else if kind == USER_DEFINED {
+            spec.added_tokens.push((token.clone(), id));
         }
         spec.vocab.push((token, id));
     }
@@ -256,9 +289,12 @@ fn tokenizer(gguf: &Gguf<'_>, vocab_size: usize) -> Result<(Spec, Vec<String>), 
         }
     }
     let add_bos = gguf.bool("tokenizer.ggml.add_bos_token")?;
-    spec.add_bos = Some(add_bos.unwrap_or(spec.kind == Kind::Metaspace));
+    // Where the file does not say: what these models' own tokenizers do, and llama.cpp with them.
+    let by_default =
+        spec.kind == Kind::Metaspace || matches!(spec.pre.as_deref(), Some("llama-bpe" | "tekken"));
+    spec.add_bos = Some(add_bos.unwrap_or(by_default));
     spec.chat_template = gguf.str("tokenizer.chat_template")?.map(str::to_owned);
-    Ok((spec, notes))
+    Ok(spec)
 }
 
 fn token_id(gguf: &Gguf<'_>, key: &str, vocab_size: usize) -> Result<Option<u32>, Malformed> {
@@ -287,8 +323,8 @@ fn sentencepiece(gguf: &Gguf<'_>, tokens: &[String], types: &[i64]) -> Result<Sp
     if scores.iter().any(|score| score.is_nan()) {
         return Err(Malformed(format!("key {key} holds a NaN")));
     }
-    // Merging never makes a control, unknown or byte token.
-    let mergeable = |kind: i64| matches!(kind, NORMAL | USER_DEFINED | UNUSED);
+    // Merging never makes a control, unknown, added or byte token.
+    let mergeable = |kind: i64| matches!(kind, NORMAL | UNUSED);
     let (pieces, scores): (Vec<String>, Vec<f32>) = tokens
         .iter()
         .zip(scores)
@@ -302,12 +338,12 @@ fn sentencepiece(gguf: &Gguf<'_>, tokens: &[String], types: &[i64]) -> Result<Sp
 /// A byte-level BPE tokenizer.
 fn byte_level(gguf: &Gguf<'_>) -> Result<Spec, Malformed> {
     let pre = match gguf.str("tokenizer.ggml.pre")? {
-        Some(pre @ ("gpt-2" | "smollm" | "llama-bpe" | "qwen2")) => pre,
+        Some(pre @ ("gpt-2" | "smollm" | "llama-bpe" | "qwen2" | "tekken")) => pre,
         Some("llama3" | "llama-v3") => "llama-bpe",
         other => {
             let pre = other.unwrap_or("missing");
             return Err(Malformed(format!(
-                "tokenizer.ggml.pre is {pre}: only gpt-2, smollm, llama-bpe and qwen2 are supported"
+                "tokenizer.ggml.pre is {pre}: only gpt-2, smollm, llama-bpe, qwen2 and tekken are supported"
             )));
         }
     };
@@ -320,6 +356,8 @@ fn byte_level(gguf: &Gguf<'_>) -> Result<Spec, Malformed> {
     Ok(Spec {
         kind: Kind::ByteLevel,
         pre: Some(pre.to_owned()),
+        // Nothing in the file says so, but Qwen's own tokenizer does it.
+        nfc: pre == "qwen2",
         merges: merges.into_iter().map(split).collect::<Result<_, _>>()?,
         ..Spec::default()
     })

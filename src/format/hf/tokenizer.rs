@@ -8,12 +8,13 @@ use serde_json::Value;
 
 use super::json::{Json, excerpt};
 use crate::Error;
-use crate::format::source::added_tokens_note;
 use crate::tokenizer::{Kind, Spec};
 
-/// Llama 3's and Qwen 2's cuts differ in how many digits stand together.
+/// The expressions by which models cut a text. Llama 3's and Qwen 2's differ in how many digits stand together.
 const LLAMA_3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const QWEN_2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+
+const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
 /// The tokenizer of the model in `folder`, and what the user should know about it.
 pub fn read(folder: &Path, config: &Json, vocab_size: usize) -> Result<(Spec, Vec<String>), Error> {
@@ -23,8 +24,14 @@ pub fn read(folder: &Path, config: &Json, vocab_size: usize) -> Result<(Spec, Ve
         return Err(Error::file(folder, problem));
     };
     let mut notes = Vec::new();
-    let (kind, pre) = front_end(&json, &mut notes)?;
-    let mut spec = Spec { kind, pre, ..Spec::default() };
+    let (kind, pre) = front_end(&json)?;
+    // Llama 3's files from before the field existed mean true; so does our default for them.
+    let ignore_merges = json.get("model").and_then(|model| model["ignore_merges"].as_bool());
+    let ignore_merges = ignore_merges.filter(|_| kind == Kind::ByteLevel);
+    let nfc = json.get("normalizer").is_some_and(|normalizer| normalizer["type"] == "NFC");
+    let prefix_first = kind == Kind::Metaspace
+        && json.get("pre_tokenizer").is_some_and(|pre| pre["prepend_scheme"] == "first");
+    let mut spec = Spec { kind, pre, ignore_merges, nfc, prefix_first, ..Spec::default() };
     let mut vocab = vocab(&json)?;
     add_tokens(&json, &mut vocab, &mut spec, &mut notes)?;
 
@@ -38,6 +45,7 @@ pub fn read(folder: &Path, config: &Json, vocab_size: usize) -> Result<(Spec, Ve
         ));
         entries.retain(has_row);
         spec.special_tokens.retain(has_row);
+        spec.added_tokens.retain(has_row);
     }
     spec.vocab = entries;
     spec.merges = merges(&json)?;
@@ -46,7 +54,7 @@ pub fn read(folder: &Path, config: &Json, vocab_size: usize) -> Result<(Spec, Ve
 }
 
 /// What the text goes through before the merges: the kind, and for byte-level tokenizers the pre-tokenizer's name.
-fn front_end(json: &Json, notes: &mut Vec<String>) -> Result<(Kind, Option<String>), Error> {
+fn front_end(json: &Json) -> Result<(Kind, Option<String>), Error> {
     let null = Value::Null;
     let part = |key: &str| json.get(key).unwrap_or(&null);
     let (model, normalizer, pre) = (part("model"), part("normalizer"), part("pre_tokenizer"));
@@ -57,11 +65,7 @@ fn front_end(json: &Json, notes: &mut Vec<String>) -> Result<(Kind, Option<Strin
 
     let (kind, name) = if steps(pre, "pretokenizers").iter().any(|step| step["type"] == "ByteLevel") {
         let name = byte_level_name(pre).ok_or_else(|| refuse("pre_tokenizer", pre))?;
-        if normalizer["type"] == "NFC" {
-            notes.push(
-                "the tokenizer's NFC normalisation is not applied: give text in NFC, as most is".to_owned(),
-            );
-        } else if !normalizer.is_null() {
+        if !(normalizer.is_null() || normalizer["type"] == "NFC") {
             return Err(refuse("normalizer", normalizer));
         }
         (Kind::ByteLevel, Some(name))
@@ -78,9 +82,8 @@ fn front_end(json: &Json, notes: &mut Vec<String>) -> Result<(Kind, Option<Strin
         return Err(json
             .error(format!("model.byte_fallback {byte_fallback} is not supported with this pre_tokenizer")));
     }
-    // Llama 3's files from before the field existed mean true as well.
-    if model["ignore_merges"] == true && name != Some("llama-bpe") {
-        return Err(json.error("model.ignore_merges is supported with Llama 3's pre_tokenizer only"));
+    if model["ignore_merges"] == true && kind == Kind::Metaspace {
+        return Err(json.error("model.ignore_merges is not supported with this pre_tokenizer"));
     }
     let decoder = part("decoder");
     let decodes = match kind {
@@ -135,6 +138,7 @@ fn byte_level_name(pre: &Value) -> Option<&'static str> {
             match split["pattern"]["Regex"].as_str()? {
                 LLAMA_3 => Some("llama-bpe"),
                 QWEN_2 => Some("qwen2"),
+                TEKKEN => Some("tekken"),
                 _ => None,
             }
         }
@@ -179,14 +183,14 @@ fn as_id(value: &Value) -> Option<u32> {
     value.as_u64().and_then(|id| u32::try_from(id).ok())
 }
 
-/// Adds `added_tokens`: all to the vocabulary, those marked special to the special tokens as well.
+/// Adds `added_tokens`: to the vocabulary, and to the special tokens where they are marked so, else to the added ones.
 fn add_tokens(
     json: &Json,
     vocab: &mut HashMap<String, u32>,
     spec: &mut Spec,
     notes: &mut Vec<String>,
 ) -> Result<(), Error> {
-    let (mut ordinary, mut stripping) = (0, 0);
+    let mut stripping = 0;
     for token in json.get("added_tokens").and_then(Value::as_array).into_iter().flatten() {
         let (Some(piece), Some(id)) = (token["content"].as_str(), as_id(&token["id"])) else {
             return Err(json.error(format!("added_tokens: {} has no content or id", excerpt(token))));
@@ -196,15 +200,12 @@ fn add_tokens(
                 json.error(format!("added_tokens: {piece:?} has another id in model.vocab than {id}"))
             );
         }
-        if token["special"] == true {
-            spec.special_tokens.push((piece.to_owned(), id));
-        } else {
-            ordinary += 1;
-        }
+        let list = match token["special"] == true {
+            true => &mut spec.special_tokens,
+            false => &mut spec.added_tokens,
+        };
+        list.push((piece.to_owned(), id));
         stripping += usize::from(token["lstrip"] == true || token["rstrip"] == true);
-    }
-    if ordinary > 0 {
-        notes.push(added_tokens_note(ordinary));
     }
     if stripping > 0 {
         notes.push(format!(

@@ -1,21 +1,24 @@
-//! Finding special tokens that are written out in a text.
+//! Finding tokens that are written out in a text.
 
 use super::Spec;
 use super::vocab::{Class, Vocab};
 
-/// The special tokens, sorted by their bytes.
+/// The tokens of some classes, sorted by their bytes.
 #[derive(Debug)]
-pub(super) struct SpecialTokens {
+pub(super) struct WrittenTokens {
     sorted: Vec<(Box<str>, u32)>,
     /// Whether any begins with this byte.
     starts: [bool; 256],
 }
 
-impl SpecialTokens {
-    pub fn new(spec: &Spec, vocab: &Vocab) -> SpecialTokens {
-        let special = spec.vocab.iter().filter(|(_, id)| vocab.class(*id) == Some(Class::Special));
+impl WrittenTokens {
+    pub fn new(spec: &Spec, vocab: &Vocab, classes: &[Class]) -> WrittenTokens {
+        let of_classes = spec
+            .vocab
+            .iter()
+            .filter(|(_, id)| vocab.class(*id).is_some_and(|class| classes.contains(&class)));
         let mut sorted: Vec<(Box<str>, u32)> =
-            special.map(|(piece, id)| (piece.as_str().into(), *id)).collect();
+            of_classes.map(|(piece, id)| (piece.as_str().into(), *id)).collect();
         sorted.sort();
         let mut starts = [false; 256];
         for (piece, _) in &sorted {
@@ -23,15 +26,15 @@ impl SpecialTokens {
                 starts[usize::from(first)] = true;
             }
         }
-        SpecialTokens { sorted, starts }
+        WrittenTokens { sorted, starts }
     }
 
-    /// The special token that `text` begins with; the longest if there are several.
+    /// The token that `text` begins with; the longest if there are several.
     pub fn at_start(&self, text: &str) -> Option<u32> {
         self.longest(text.as_bytes()).map(|(_, id)| *id)
     }
 
-    /// The text before the first special token, the token, and the text after it.
+    /// The text before the first token, the token, and the text after it.
     pub fn split_first<'t>(&self, text: &'t str) -> Option<(&'t str, u32, &'t str)> {
         let bytes = text.as_bytes();
         let candidates = (0..bytes.len()).filter(|&at| self.starts[usize::from(bytes[at])]);

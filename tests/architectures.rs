@@ -1,0 +1,93 @@
+//! Models of more architectures, converted from what is published and from GGUF, against Hugging Face transformers; see
+//! `tests/fixtures/models/architectures.py` for how they were made.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+use tempfile::TempDir;
+use torchless::format::convert::{Quant, convert};
+use torchless::model::Model;
+use torchless::perplexity::log_probability;
+use torchless::runtime::session::{Session, SessionOptions};
+use torchless_kernels::{Isa, Kernels};
+
+#[derive(serde::Deserialize)]
+struct Golden {
+    tokens: Vec<u32>,
+    logprobs: Vec<f64>,
+}
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models").join(name)
+}
+
+fn goldens() -> BTreeMap<String, Golden> {
+    let goldens: BTreeMap<_, _> =
+        serde_json::from_str(&std::fs::read_to_string(fixture("architectures.json")).unwrap()).unwrap();
+    assert_eq!(goldens.len(), 4);
+    goldens
+}
+
+/// The folder must live as long as the model.
+fn converted(source: &str, quant: Quant) -> (TempDir, Model) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.bin");
+    convert(&fixture(source), &path, quant, &mut |_| ControlFlow::Continue(())).unwrap();
+    let model = Model::open(path).unwrap();
+    (folder, model)
+}
+
+/// Calls `each` with every token that follows and the logits for it.
+fn score(model: &Model, options: &SessionOptions, tokens: &[u32], mut each: impl FnMut(u32, &[f32])) {
+    let mut session = Session::new(model, options).unwrap();
+    let after = |i: usize| tokens.get(i + 1);
+    session.score(tokens, |i, logits| after(i).into_iter().for_each(|&next| each(next, logits))).unwrap();
+}
+
+#[test]
+fn log_probabilities_are_those_of_transformers() {
+    for (name, golden) in goldens() {
+        for source in [format!("{name}-hf"), format!("{name}.gguf")] {
+            let (_folder, model) = converted(&source, Quant::F32);
+            for chunk in [1, 7, 512] {
+                let options = SessionOptions { chunk, ..SessionOptions::new(&model) };
+                let mut expected = golden.logprobs.iter();
+                score(&model, &options, &golden.tokens, |next, logits| {
+                    let (found, expected) = (log_probability(logits, next), expected.next().unwrap());
+                    assert!((found - expected).abs() < 1e-4, "{source}: {found} instead of {expected}");
+                });
+                assert_eq!(expected.next(), None, "{source}: too few");
+            }
+        }
+    }
+}
+
+/// FNV-1a of the logits' bits, on any CPU.
+const HASHES: [(&str, u64); 4] = [
+    ("llama-bias", 0xa4988637b160b307),
+    ("llama3", 0x55a1e8ed86fa1522),
+    ("qwen2", 0x5e51ff513b6a5dff),
+    ("qwen3", 0x658364af3f41bf06),
+];
+
+#[test]
+fn int8_logits_are_the_same_bits_however_they_are_worked_out() {
+    let goldens = goldens();
+    for (name, expected) in HASHES {
+        let (_folder, model) = converted(&format!("{name}-hf"), Quant::Int8);
+        for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
+            let kernels = Kernels::new(isa).unwrap();
+            for (threads, chunk) in [(1, 512), (1, 1), (2, 7), (3, 512)] {
+                let options = SessionOptions { threads, chunk, kernels, ..SessionOptions::new(&model) };
+                let mut hash = 0xcbf2_9ce4_8422_2325u64;
+                score(&model, &options, &goldens[name].tokens, |_, logits| {
+                    for byte in logits.iter().flat_map(|logit| logit.to_bits().to_le_bytes()) {
+                        hash = (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
+                    }
+                });
+                assert_eq!(hash, expected, "{name}: {hash:#x} ({isa}, {threads} threads, chunks of {chunk})");
+            }
+        }
+    }
+}
