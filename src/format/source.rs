@@ -55,36 +55,6 @@ fn unsupported_tensor(name: &str) -> Malformed {
     Malformed(format!("tensor {name}: {what} not part of the Mistral and Llama models that are supported"))
 }
 
-/// Names and shapes (`[rows, cols]`, or `[n]` for a norm) of the tensors of a model with configuration `c`.
-///
-/// Lazy: an absurd number of layers costs nothing until the first tensor that is not there.
-pub(crate) fn tensor_shapes(c: &Config) -> impl Iterator<Item = (String, Vec<usize>)> {
-    let (hidden, inter) = (c.hidden_size, c.intermediate_size);
-    let (q, kv) = (c.q_dim(), c.kv_dim());
-    let layer = move |i: usize| {
-        [
-            ("input_layernorm", vec![hidden]),
-            ("self_attn.q_proj", vec![q, hidden]),
-            ("self_attn.k_proj", vec![kv, hidden]),
-            ("self_attn.v_proj", vec![kv, hidden]),
-            ("self_attn.o_proj", vec![hidden, q]),
-            ("post_attention_layernorm", vec![hidden]),
-            ("mlp.gate_proj", vec![inter, hidden]),
-            ("mlp.up_proj", vec![inter, hidden]),
-            ("mlp.down_proj", vec![hidden, inter]),
-        ]
-        .map(|(name, shape)| (format!("model.layers.{i}.{name}.weight"), shape))
-    };
-    let named = |name: &str, shape| (name.to_owned(), shape);
-    let table = vec![c.vocab_size, hidden];
-    let head = (!c.tie_word_embeddings).then(|| named("lm_head.weight", table.clone()));
-    [named("model.embed_tokens.weight", table)]
-        .into_iter()
-        .chain((0..c.n_layers).flat_map(layer))
-        .chain([named("model.norm.weight", vec![hidden])])
-        .chain(head)
-}
-
 /// The width of a head where the source does not give it.
 pub fn head_dim(hidden_size: usize, n_heads: usize) -> Result<usize, Malformed> {
     if n_heads == 0 || !hidden_size.is_multiple_of(n_heads) {

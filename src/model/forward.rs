@@ -184,7 +184,7 @@ impl Pass<'_> {
         let n = self.model.config().intermediate_size;
         let grain = grain(n, GROUP).min(blocks.features(tokens));
         // Calls `f(t, gate, up)` for each token.
-        let each = |rows: Range<usize>, f: &mut dyn FnMut(usize, &[f32], &[f32])| {
+        let each = |rows: Range<usize>, f: &mut EachGateUp| {
             let (len, mut blocks) = (rows.len(), blocks.mine());
             let [gate, up] = &mut *blocks;
             for (w, out) in [(&layer.gate, &mut *gate), (&layer.up, &mut *up)] {
@@ -221,6 +221,9 @@ impl Pass<'_> {
         });
     }
 }
+
+/// Is given a token and its gate and up features.
+type EachGateUp<'a> = dyn FnMut(usize, &[f32], &[f32]) + 'a;
 
 /// Calls `f(t, row t)` for each token, in parallel where there are many.
 fn each_token(whole: MatMut<f32>, f: impl Fn(usize, &mut [f32]) + Sync) {

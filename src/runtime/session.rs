@@ -75,11 +75,14 @@ pub struct Progress {
 
 /// A pool of `threads` threads (at least one).
 pub(crate) fn thread_pool(threads: usize) -> Result<ThreadPool, Error> {
-    ThreadPoolBuilder::new()
+    let pool = ThreadPoolBuilder::new()
         .num_threads(threads.max(1))
         .thread_name(|i| format!("torchless-{i}"))
         .build()
-        .map_err(|e| Error::Request(format!("{threads} threads cannot be started: {e}")))
+        .map_err(|e| Error::Request(format!("{threads} threads cannot be started: {e}")))?;
+    // What a thread allocates for itself it does when it first takes work: now rather than in a forward pass.
+    pool.broadcast(|_| ());
+    Ok(pool)
 }
 
 impl<'m> Session<'m> {

@@ -1,0 +1,55 @@
+//! Once a session is set up, neither a chunk of a prompt nor a decode step allocates, on any thread.
+
+mod common;
+
+use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
+use std::alloc::System;
+
+use common::{long_model, tokens};
+use torchless::runtime::KvType;
+use torchless::runtime::session::{Session, SessionOptions};
+
+#[global_allocator]
+static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
+
+/// One test: the counts are those of the whole process.
+#[test]
+fn nothing_is_allocated_after_set_up() {
+    let region = Region::new(ALLOCATOR);
+    drop(std::hint::black_box(vec![0u8; 100]));
+    assert!(region.change().allocations > 0, "allocations are counted");
+
+    // Threads that start or end meanwhile allocate for themselves: those that open a model have started then, and those of
+    // a session live until the end.
+    rayon::broadcast(|_| ());
+    let models =
+        ["ragged-int8.bin", "ragged-f32.bin", "mistral-int8.bin"].map(|file| (file, long_model(file, None)));
+    let mut sessions = Vec::new();
+    for (file, model) in &models {
+        let prompt = tokens(300, model.config().vocab_size);
+        for kv in [KvType::F32, KvType::F16, KvType::Int8] {
+            for threads in [1, 3] {
+                let options =
+                    SessionOptions { ctx: 700, chunk: 128, kv, threads, ..SessionOptions::new(model) };
+                let mut session = Session::new(model, &options).unwrap();
+                let change = session.install(|session| {
+                    // `matrixmultiply`, which does the prompts of f32 files, packs what it multiplies on the heap.
+                    if model.file().is_f32() {
+                        session.feed(&prompt).unwrap();
+                    }
+                    let region = Region::new(ALLOCATOR);
+                    if !model.file().is_f32() {
+                        session.feed(&prompt).unwrap();
+                    }
+                    for token in &prompt {
+                        session.feed(&[*token]).unwrap();
+                    }
+                    region.change()
+                });
+                let found = (change.allocations, change.reallocations);
+                assert_eq!(found, (0, 0), "{file}, {kv:?}, {threads} threads: {change:?}");
+                sessions.push(session);
+            }
+        }
+    }
+}
