@@ -1,8 +1,9 @@
 //! AVX-512 with VNNI: 16 lanes are one register, and `vpdpbusd` multiplies 64 pairs of bytes.
 
 use super::PREFETCH;
+use super::avx2::sum_each;
 use crate::half::f16;
-use crate::int8::{Block, Group, Int8, PANEL_ROWS, Sixteen, any_outlier};
+use crate::int8::{self, Block, Group, Int8, PANEL_ROWS, Run, Sixteen, any_outlier};
 use crate::quant::Outlier;
 use crate::scalar::LANES;
 use crate::simd::Simd;
@@ -208,8 +209,13 @@ unsafe impl Int8 for Avx512Vnni {
     }
 
     #[inline(always)]
-    fn sum_rows(self, rows: &[f32], n: usize, acc: &mut [f32; LANES]) {
-        isa!(sum_rows(rows, n, acc))
+    fn scaled_dots(self, run: &Run, products: &mut [[MaybeUninit<f32>; LANES]]) {
+        isa!(scaled_dots(self, run, products))
+    }
+
+    #[inline(always)]
+    fn sum_rows(self, rows: &[f32], n: usize, from: usize, acc: &mut [f32; LANES]) {
+        isa!(sum_rows(rows, n, from, acc))
     }
 
     #[inline(always)]
@@ -234,28 +240,52 @@ unsafe impl Int8 for Avx512Vnni {
     }
 }
 
+#[inline(never)]
+#[target_feature(enable = "avx2,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+fn scaled_dots(k: Avx512Vnni, run: &Run, products: &mut [[MaybeUninit<f32>; LANES]]) {
+    int8::scaled_dots(k, run, products);
+}
+
+/// In halves of 32 bytes: half the lanes are half as much to add up, and 512 bits would not multiply faster where one
+/// instruction takes two rounds.
 #[inline]
-#[target_feature(enable = "avx512f,avx512vnni,avx512bw")]
+#[target_feature(enable = "avx512f,avx512vl,avx512vnni,avx512bw")]
 fn dots(w: &[Group; LANES], x: &Sixteen) -> __m512i {
-    let flip = _mm512_set1_epi8(-128);
-    let mut parts = [_mm512_setzero_si512(); LANES];
-    for ((part, w), x) in parts.iter_mut().zip(w).zip(x.values) {
-        _mm_prefetch::<_MM_HINT_T1>(w.as_ptr().wrapping_add(PREFETCH));
-        _mm_prefetch::<_MM_HINT_T0>(w.as_ptr().wrapping_add(PREFETCH / 8));
-        // SAFETY: the 64 bytes of a group each.
-        let (w, x) =
-            unsafe { (_mm512_loadu_si512(w.as_ptr().cast()), _mm512_loadu_si512(x.as_ptr().cast())) };
-        *part = _mm512_dpbusd_epi32(*part, _mm512_xor_si512(w, flip), x);
+    let mut halves = [_mm256_setzero_si256(); 2];
+    for ((half, w), x) in halves.iter_mut().zip(w.as_chunks::<8>().0).zip(x.values.as_chunks::<8>().0) {
+        let mut parts = [_mm256_setzero_si256(); 8];
+        for ((part, w), x) in parts.iter_mut().zip(w).zip(x) {
+            _mm_prefetch::<_MM_HINT_T1>(w.as_ptr().wrapping_add(PREFETCH));
+            *part = group_dot(w, x);
+        }
+        *half = sum_each(&parts);
     }
     // SAFETY: 16 sums.
     let sums = unsafe { _mm512_loadu_si512(x.sums.as_ptr().cast()) };
+    let dots = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(halves[0]), halves[1]);
     // Each w was 128 too large: take 128·Σx off.
-    let dots = _mm512_sub_epi32(sum_each(&parts), _mm512_slli_epi32::<7>(sums));
-    let high = high_parts(x.outliers);
+    let dots = _mm512_sub_epi32(dots, _mm512_slli_epi32::<7>(sums));
+    let Some(outliers) = x.outliers else { return dots };
+    let high = high_parts(outliers);
     match _mm512_test_epi32_mask(high, high) {
         0 => dots,
-        _ => add_outliers(dots, w, x.outliers, high),
+        _ => add_outliers(dots, w, outliers, high),
     }
+}
+
+/// Eight partial sums of one group's dot product, 128 added to each w.
+#[inline]
+#[target_feature(enable = "avx512f,avx512vl,avx512vnni")]
+fn group_dot(w: &Group, x: &Group) -> __m256i {
+    let flip = _mm256_set1_epi8(-128);
+    let mut sum = _mm256_setzero_si256();
+    for (w, x) in w.as_chunks::<32>().0.iter().zip(x.as_chunks::<32>().0) {
+        // SAFETY: 32 bytes each.
+        let (w, x) =
+            unsafe { (_mm256_loadu_si256(w.as_ptr().cast()), _mm256_loadu_si256(x.as_ptr().cast())) };
+        sum = _mm256_dpbusd_epi32(sum, _mm256_xor_si256(w, flip), x);
+    }
+    sum
 }
 
 /// Adds the products of the high parts, 128 times. Not inlined: the compiler would load the weights before asking
@@ -293,24 +323,21 @@ fn high_parts(outliers: &[Outlier; LANES]) -> __m512i {
     }
 }
 
-/// Lane = row: 16 groups of 16 rows at a time, transposed.
-#[inline]
+/// Lane = row: 16 groups of 16 rows, transposed.
 #[target_feature(enable = "avx512f")]
-fn sum_rows(rows: &[f32], n: usize, acc: &mut [f32; LANES]) {
-    assert_eq!(rows.len(), LANES * n);
+fn sum_rows(rows: &[f32], n: usize, from: usize, acc: &mut [f32; LANES]) {
+    assert!(rows.len() == LANES * n && from < n);
+    // Lanes beyond the last group become +0, which changes no sum: none is ever −0.
+    let mask = 0xffff >> (LANES - LANES.min(n - from));
+    let mut block = [_mm512_setzero_si512(); LANES];
+    for (r, block) in block.iter_mut().enumerate() {
+        // SAFETY: floats of row `r` from group `from` on; masked lanes are not read.
+        *block = unsafe { _mm512_maskz_loadu_epi32(mask, rows.as_ptr().add(r * n + from).cast()) };
+    }
     // SAFETY: 16 floats.
     let mut sum = unsafe { _mm512_loadu_ps(acc.as_ptr()) };
-    for from in (0..n).step_by(LANES) {
-        let len = LANES.min(n - from);
-        let mask = 0xffff >> (LANES - len);
-        let mut block = [_mm512_setzero_si512(); LANES];
-        for (r, block) in block.iter_mut().enumerate() {
-            // SAFETY: `len` floats of row `r` from group `from` on; masked lanes are not read.
-            *block = unsafe { _mm512_maskz_loadu_epi32(mask, rows.as_ptr().add(r * n + from).cast()) };
-        }
-        for column in &transpose(block)[..len] {
-            sum = _mm512_add_ps(sum, _mm512_castsi512_ps(*column));
-        }
+    for column in transpose(block) {
+        sum = _mm512_add_ps(sum, _mm512_castsi512_ps(column));
     }
     // SAFETY: 16 floats.
     unsafe { _mm512_storeu_ps(acc.as_mut_ptr(), sum) };
@@ -453,21 +480,4 @@ fn start(panel: &Panel, sum: i32, outlier: &Outlier) -> [__m512i; 2] {
 fn load(rows: &[f32; PANEL_ROWS]) -> [__m512; 2] {
     // SAFETY: 32 floats.
     unsafe { [_mm512_loadu_ps(rows.as_ptr()), _mm512_loadu_ps(rows.as_ptr().add(16))] }
-}
-
-/// Lane `i`: the sum of the lanes of `v[i]`.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn sum_each(v: &[__m512i; 16]) -> __m512i {
-    // Each step adds the two halves of two vectors and puts the results side by side: 16 → 8 → 4 → 2 → 1 vectors.
-    let pair = |a, b| _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
-    let quad = |a, b| _mm512_add_epi32(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b));
-    let eight = |a, b| {
-        _mm512_add_epi32(
-            _mm512_shuffle_i32x4::<0b10_00_10_00>(a, b),
-            _mm512_shuffle_i32x4::<0b11_01_11_01>(a, b),
-        )
-    };
-    let four = |v: &[__m512i]| quad(pair(v[0], v[1]), pair(v[2], v[3]));
-    eight(eight(four(&v[..4]), four(&v[4..8])), eight(four(&v[8..12]), four(&v[12..])))
 }
