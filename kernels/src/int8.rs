@@ -19,8 +19,11 @@ const CACHED_BYTES: usize = 128 << 10;
 /// Groups in a packed panel: 32 rows × 32 groups are 64 KiB of weights, which stay in the second-level cache.
 const PANEL_GROUPS: usize = 32;
 
-/// Groups of a row that [`gemv`] takes at once: 16 rows' products are 16 KiB.
-const RUN_GROUPS: usize = 256;
+/// Groups of a row that [`gemv`] takes at once: the products of twice 16 rows, 16 KiB, stay in the first-level cache.
+const RUN_GROUPS: usize = 128;
+
+/// How far ahead of [`gemv`] the second-level cache is asked to run, in bytes: see DESIGN.md.
+const PREFETCH: usize = 16384;
 
 /// The 64 values of a group.
 pub(crate) type Group = [i8; GROUP];
@@ -87,6 +90,9 @@ pub(crate) struct Sixteen<'a> {
     pub sums: &'a [i32; LANES],
     /// Unless the token has none.
     pub outliers: Option<&'a [Outlier; LANES]>,
+    /// How many bytes behind a weight that is read those lie that are to be prefetched.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+    pub ahead: usize,
 }
 
 /// Some consecutive groups of one token.
@@ -108,19 +114,6 @@ impl<'a> Block<'a> {
             outliers: x.token_outliers(token),
         };
         whole.part(groups)
-    }
-
-    /// Sixteen groups from `at` on, and their scales.
-    #[inline(always)]
-    fn sixteen(&self, at: usize, any: bool) -> (Sixteen<'a>, &'a [f32; LANES]) {
-        let Self { values, scales, sums, outliers } = *self;
-        let (Some(values), Some(scales)) = (values[at..].first_chunk(), scales[at..].first_chunk()) else {
-            unreachable!("the blocks of gemv are extended")
-        };
-        let (Some(sums), Some(outliers)) = (sums[at..].first_chunk(), outliers[at..].first_chunk()) else {
-            unreachable!("the blocks of gemv are extended")
-        };
-        (Sixteen { values, sums, outliers: any.then_some(outliers) }, scales)
     }
 
     #[inline(always)]
@@ -165,12 +158,15 @@ fn gemv<K: Int8>(k: K, w: &QMatrix, rows: Range<usize>, x: &Quantized, token: us
     let x = Block::new(x, token, 0..groups);
     let outliers = any_outlier(x.outliers);
     let mut extended = Extended::ROOM;
-    let x = Token { x: extended.extend(x), groups, outliers };
+    // Of long rows the same part of the next one comes next.
+    let ahead = if groups > RUN_GROUPS { w.cols() } else { PREFETCH };
+    let x = Token { x: extended.extend(x), groups, outliers, ahead };
     let all = Run { values: w.values().as_chunks().0, scales: w.scales(), x: &x, x_at: 0 };
     let mut room = [Products([MaybeUninit::uninit(); LANES * RUN_GROUPS]); 2];
     let [products, summed] = &mut room;
     let mut products = products;
-    let mut sums = Sums { products: summed, part: Part { row: 0, from: 0, len: 0 }, at: 0, acc: [0.0; LANES] };
+    let mut sums =
+        Sums { products: summed, part: Part { row: 0, from: 0, len: 0 }, at: 0, acc: [0.0; LANES] };
     let mut part = Some(Part { row: 0, from: 0, len: run_len(groups) });
     while let Some(this) = part {
         multiply(k, rows.start, &this, &all, products, &mut sums);
@@ -341,7 +337,12 @@ pub(crate) struct Run<'a> {
 impl Run<'_> {
     #[inline(always)]
     fn from(&self, at: usize, len: usize, x_at: usize) -> Self {
-        Self { values: &self.values[at..][..len], scales: &self.scales[at..][..len], x_at: x_at % self.x.groups, ..*self }
+        Self {
+            values: &self.values[at..][..len],
+            scales: &self.scales[at..][..len],
+            x_at: x_at % self.x.groups,
+            ..*self
+        }
     }
 }
 
@@ -351,24 +352,40 @@ struct Token<'a> {
     groups: usize,
     /// Whether it has any.
     outliers: bool,
+    ahead: usize,
+}
+
+impl<'a> Token<'a> {
+    /// Sixteen groups from `at` on, and their scales.
+    #[inline(always)]
+    fn sixteen(&self, at: usize) -> (Sixteen<'a>, &'a [f32; LANES]) {
+        let Block { values, scales, sums, outliers } = self.x;
+        let (Some(values), Some(scales)) = (values[at..].first_chunk(), scales[at..].first_chunk()) else {
+            unreachable!("the token is extended")
+        };
+        let (Some(sums), Some(outliers)) = (sums[at..].first_chunk(), outliers[at..].first_chunk()) else {
+            unreachable!("the token is extended")
+        };
+        let outliers = self.outliers.then_some(outliers);
+        (Sixteen { values, sums, outliers, ahead: self.ahead }, scales)
+    }
 }
 
 /// `dot(w, x) · (1/scale · x_scale)` of each group of a run, 16 at a time.
 #[inline(always)]
 pub(crate) fn scaled_dots<K: Int8>(k: K, run: &Run, products: &mut [[MaybeUninit<f32>; LANES]]) {
     let s = k.lanes();
-    let Token { x, groups, outliers } = *run.x;
     let mut at = run.x_at;
     let sixteens = run.values.as_chunks().0.iter().zip(run.scales.as_chunks().0);
     for ((w, scales), products) in sixteens.zip(products) {
-        let (x, x_scale) = x.sixteen(at, outliers);
+        let (x, x_scale) = run.x.sixteen(at);
         let inverse = s.div(s.splat(1.0), s.load(scales));
         let scaled = s.mul(s.to_f32(k.dots(w, &x)), s.mul(inverse, s.load(x_scale)));
         // SAFETY: 16 floats, to be written.
         s.store(scaled, unsafe { &mut *products.as_mut_ptr().cast() });
         at += LANES;
-        while at >= groups {
-            at -= groups;
+        while at >= run.x.groups {
+            at -= run.x.groups;
         }
     }
 }

@@ -1,7 +1,6 @@
 //! AVX2 (with F16C): 16 lanes are two registers. There is no product of bytes that cannot saturate, so the tiles widen
 //! to i16, and the dot products of whole groups move w's sign over to x.
 
-use super::PREFETCH;
 use crate::half::f16;
 use crate::int8::{self, Block, Group, Int8, PANEL_ROWS, Run, Sixteen, any_outlier};
 use crate::quant::{GROUP, Outlier};
@@ -246,7 +245,7 @@ unsafe impl Int8 for Avx2 {
             Some(outliers) => halves_of(outliers).map(Some),
             None => [None; 2],
         };
-        isa!([eight_dots(w0, x0, o0), eight_dots(w1, x1, o1)])
+        isa!([eight_dots(w0, x0, o0, x.ahead), eight_dots(w1, x1, o1, x.ahead)])
     }
 
     #[inline(always)]
@@ -374,10 +373,10 @@ fn tile_group<const N: usize>(
 /// The dot products of eight groups.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn eight_dots(w: &[Group; 8], x: &[Group; 8], outliers: Option<&[Outlier; 8]>) -> __m256i {
+fn eight_dots(w: &[Group; 8], x: &[Group; 8], outliers: Option<&[Outlier; 8]>, ahead: usize) -> __m256i {
     let mut parts = [_mm256_setzero_si256(); 8];
     for ((part, w), x) in parts.iter_mut().zip(w).zip(x) {
-        _mm_prefetch::<_MM_HINT_T1>(w.as_ptr().wrapping_add(PREFETCH));
+        _mm_prefetch::<_MM_HINT_T1>(w.as_ptr().wrapping_add(ahead));
         *part = group_dot(w, x);
     }
     let dots = sum_each(&parts);

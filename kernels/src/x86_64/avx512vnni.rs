@@ -1,6 +1,5 @@
 //! AVX-512 with VNNI: 16 lanes are one register, and `vpdpbusd` multiplies 64 pairs of bytes.
 
-use super::PREFETCH;
 use super::avx2::sum_each;
 use crate::half::f16;
 use crate::int8::{self, Block, Group, Int8, PANEL_ROWS, Run, Sixteen, any_outlier};
@@ -252,11 +251,11 @@ fn scaled_dots(k: Avx512Vnni, run: &Run, products: &mut [[MaybeUninit<f32>; LANE
 #[target_feature(enable = "avx512f,avx512vl,avx512vnni,avx512bw")]
 fn dots(w: &[Group; LANES], x: &Sixteen) -> __m512i {
     let mut halves = [_mm256_setzero_si256(); 2];
-    for ((half, w), x) in halves.iter_mut().zip(w.as_chunks::<8>().0).zip(x.values.as_chunks::<8>().0) {
+    for ((half, w), values) in halves.iter_mut().zip(w.as_chunks::<8>().0).zip(x.values.as_chunks::<8>().0) {
         let mut parts = [_mm256_setzero_si256(); 8];
-        for ((part, w), x) in parts.iter_mut().zip(w).zip(x) {
-            _mm_prefetch::<_MM_HINT_T1>(w.as_ptr().wrapping_add(PREFETCH));
-            *part = group_dot(w, x);
+        for ((part, w), values) in parts.iter_mut().zip(w).zip(values) {
+            _mm_prefetch::<_MM_HINT_T1>(w.as_ptr().wrapping_add(x.ahead));
+            *part = group_dot(w, values);
         }
         *half = sum_each(&parts);
     }
