@@ -49,6 +49,12 @@ pub(crate) unsafe trait Int8: Copy {
     /// place to prefetch what follows it.
     fn dots(self, w: &[Group; LANES], x: &Sixteen) -> <Self::Lanes as Simd>::I32;
 
+    /// [`gemm`], in a function of its own: a single token should not pay for its stack.
+    #[inline(always)]
+    fn gemm(self, w: &QMatrix, rows: Range<usize>, x: &Quantized, out: MatMut<f32>) {
+        gemm(self, w, rows, x, out);
+    }
+
     /// [`scaled_dots`], in a function of its own: its registers are its own too.
     #[inline(always)]
     fn scaled_dots(self, run: &Run, products: &mut [[MaybeUninit<f32>; LANES]]) {
@@ -146,7 +152,7 @@ pub(crate) fn matmul_i8<K: Int8>(k: K, w: &QMatrix, rows: Range<usize>, x: &Quan
             }
         }
     } else {
-        gemm(k, w, rows, x, out);
+        k.gemm(w, rows, x, out);
     }
 }
 
@@ -295,10 +301,12 @@ impl Extended {
 #[inline(always)]
 fn repeat<'a, T: Copy>(x: &[T], room: &'a mut [MaybeUninit<T>; RUN_GROUPS + LANES]) -> &'a [T] {
     let room = &mut room[..x.len() + LANES - 1];
-    for (room, x) in room.iter_mut().zip(x.iter().cycle()) {
-        room.write(*x);
+    for room in room.chunks_mut(x.len()) {
+        for (room, x) in room.iter_mut().zip(x) {
+            room.write(*x);
+        }
     }
-    // SAFETY: `x` is not empty, so each has been written.
+    // SAFETY: no chunk is longer than `x`, so each has been written.
     unsafe { assume_init(room) }
 }
 
@@ -399,7 +407,7 @@ pub(crate) fn any_outlier<'a>(outliers: impl IntoIterator<Item = &'a Outlier>) -
 
 /// Many tokens: panels of 32 rows × up to 32 groups are packed, and each meets every token.
 #[inline(always)]
-fn gemm<K: Int8>(k: K, w: &QMatrix, rows: Range<usize>, x: &Quantized, mut out: MatMut<f32>) {
+pub(crate) fn gemm<K: Int8>(k: K, w: &QMatrix, rows: Range<usize>, x: &Quantized, mut out: MatMut<f32>) {
     let groups = w.cols() / GROUP;
     let values = w.values().as_chunks::<GROUP>().0;
     let mut panel = [const { MaybeUninit::uninit() }; PANEL_GROUPS];

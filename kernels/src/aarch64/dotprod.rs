@@ -71,6 +71,11 @@ unsafe impl Int8 for DotProd {
     }
 
     #[inline(always)]
+    fn gemm(self, w: &QMatrix, rows: Range<usize>, x: &Quantized, out: MatMut<f32>) {
+        isa!(gemm(self, w, rows, x, out))
+    }
+
+    #[inline(always)]
     fn scaled_dots(self, run: &Run, products: &mut [[MaybeUninit<f32>; LANES]]) {
         isa!(scaled_dots(self, run, products))
     }
@@ -102,6 +107,12 @@ unsafe impl Int8 for DotProd {
             }
         }
     }
+}
+
+#[inline(never)]
+#[target_feature(enable = "neon,dotprod")]
+fn gemm(k: DotProd, w: &QMatrix, rows: Range<usize>, x: &Quantized, out: MatMut<f32>) {
+    int8::gemm(k, w, rows, x, out);
 }
 
 #[inline(never)]

@@ -3,12 +3,14 @@
 
 use crate::half::f16;
 use crate::int8::{self, Block, Group, Int8, PANEL_ROWS, Run, Sixteen, any_outlier};
-use crate::quant::{GROUP, Outlier};
+use crate::mat::MatMut;
+use crate::quant::{GROUP, Outlier, QMatrix, Quantized};
 use crate::scalar::LANES;
 use crate::simd::Simd;
 use std::arch::aarch64::*;
 use std::arch::asm;
 use std::mem::MaybeUninit;
+use std::ops::Range;
 
 /// Exists only on a CPU with the features of [`Neon::new`].
 #[derive(Clone, Copy)]
@@ -256,6 +258,11 @@ unsafe impl Int8 for Neon {
     }
 
     #[inline(always)]
+    fn gemm(self, w: &QMatrix, rows: Range<usize>, x: &Quantized, out: MatMut<f32>) {
+        isa!(gemm(self, w, rows, x, out))
+    }
+
+    #[inline(always)]
     fn scaled_dots(self, run: &Run, products: &mut [[MaybeUninit<f32>; LANES]]) {
         isa!(scaled_dots(self, run, products))
     }
@@ -287,6 +294,12 @@ unsafe impl Int8 for Neon {
             }
         }
     }
+}
+
+#[inline(never)]
+#[target_feature(enable = "neon")]
+fn gemm(k: Neon, w: &QMatrix, rows: Range<usize>, x: &Quantized, out: MatMut<f32>) {
+    int8::gemm(k, w, rows, x, out);
 }
 
 #[inline(never)]

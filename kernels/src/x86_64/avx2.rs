@@ -3,11 +3,13 @@
 
 use crate::half::f16;
 use crate::int8::{self, Block, Group, Int8, PANEL_ROWS, Run, Sixteen, any_outlier};
-use crate::quant::{GROUP, Outlier};
+use crate::mat::MatMut;
+use crate::quant::{GROUP, Outlier, QMatrix, Quantized};
 use crate::scalar::LANES;
 use crate::simd::Simd;
 use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
+use std::ops::Range;
 
 /// Exists only on a CPU with the features of [`Avx2::new`].
 #[derive(Clone, Copy)]
@@ -249,6 +251,11 @@ unsafe impl Int8 for Avx2 {
     }
 
     #[inline(always)]
+    fn gemm(self, w: &QMatrix, rows: Range<usize>, x: &Quantized, out: MatMut<f32>) {
+        isa!(gemm(self, w, rows, x, out))
+    }
+
+    #[inline(always)]
     fn scaled_dots(self, run: &Run, products: &mut [[MaybeUninit<f32>; LANES]]) {
         isa!(scaled_dots(self, run, products))
     }
@@ -280,6 +287,12 @@ unsafe impl Int8 for Avx2 {
             isa!(tile_group(panel, inverse, x.map(|x| (&x.values[g], x.scales[g], &x.outliers[g])), acc))
         }
     }
+}
+
+#[inline(never)]
+#[target_feature(enable = "avx2,f16c")]
+fn gemm(k: Avx2, w: &QMatrix, rows: Range<usize>, x: &Quantized, out: MatMut<f32>) {
+    int8::gemm(k, w, rows, x, out);
 }
 
 #[inline(never)]

@@ -3,11 +3,13 @@
 use super::avx2::sum_each;
 use crate::half::f16;
 use crate::int8::{self, Block, Group, Int8, PANEL_ROWS, Run, Sixteen, any_outlier};
-use crate::quant::Outlier;
+use crate::mat::MatMut;
+use crate::quant::{Outlier, QMatrix, Quantized};
 use crate::scalar::LANES;
 use crate::simd::Simd;
 use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
+use std::ops::Range;
 
 /// Exists only on a CPU with the features of [`Avx512Vnni::new`].
 #[derive(Clone, Copy)]
@@ -208,6 +210,11 @@ unsafe impl Int8 for Avx512Vnni {
     }
 
     #[inline(always)]
+    fn gemm(self, w: &QMatrix, rows: Range<usize>, x: &Quantized, out: MatMut<f32>) {
+        isa!(gemm(self, w, rows, x, out))
+    }
+
+    #[inline(always)]
     fn scaled_dots(self, run: &Run, products: &mut [[MaybeUninit<f32>; LANES]]) {
         isa!(scaled_dots(self, run, products))
     }
@@ -237,6 +244,12 @@ unsafe impl Int8 for Avx512Vnni {
     ) {
         isa!(tile(panel, inverse, x, acc))
     }
+}
+
+#[inline(never)]
+#[target_feature(enable = "avx2,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+fn gemm(k: Avx512Vnni, w: &QMatrix, rows: Range<usize>, x: &Quantized, out: MatMut<f32>) {
+    int8::gemm(k, w, rows, x, out);
 }
 
 #[inline(never)]
