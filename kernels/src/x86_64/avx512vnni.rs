@@ -264,33 +264,31 @@ fn scaled_dots(k: Avx512Vnni, run: &Run, products: &mut [[MaybeUninit<f32>; LANE
 #[target_feature(enable = "avx512f,avx512vl,avx512vnni,avx512bw")]
 fn dots(w: &[Group; LANES], x: &Sixteen) -> __m512i {
     let mut halves = [_mm256_setzero_si256(); 2];
-    for ((half, w), values) in halves.iter_mut().zip(w.as_chunks::<8>().0).zip(x.values.as_chunks::<8>().0) {
+    for (i, half) in halves.iter_mut().enumerate() {
         let mut parts = [_mm256_setzero_si256(); 8];
-        for ((part, w), values) in parts.iter_mut().zip(w).zip(values) {
+        if let Some(outliers) = x.outliers {
+            for ((part, w), outlier) in parts.iter_mut().zip(&w[8 * i..]).zip(&outliers[8 * i..]) {
+                *part = outlier_dot(w, outlier);
+            }
+        }
+        for ((part, w), x_values) in parts.iter_mut().zip(&w[8 * i..]).zip(&x.values[8 * i..]) {
             _mm_prefetch::<_MM_HINT_T1>(w.as_ptr().wrapping_add(x.ahead));
-            *part = group_dot(w, values);
+            *part = add_dot(*part, w, x_values);
         }
         *half = sum_each(&parts);
     }
+    let dots = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(halves[0]), halves[1]);
     // SAFETY: 16 sums.
     let sums = unsafe { _mm512_loadu_si512(x.sums.as_ptr().cast()) };
-    let dots = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(halves[0]), halves[1]);
     // Each w was 128 too large: take 128·Σx off.
-    let dots = _mm512_sub_epi32(dots, _mm512_slli_epi32::<7>(sums));
-    let Some(outliers) = x.outliers else { return dots };
-    let high = high_parts(outliers);
-    match _mm512_test_epi32_mask(high, high) {
-        0 => dots,
-        _ => add_outliers(dots, w, outliers, high),
-    }
+    _mm512_sub_epi32(dots, _mm512_slli_epi32::<7>(sums))
 }
 
-/// Eight partial sums of one group's dot product, 128 added to each w.
+/// Adds one group's dot product, 128 added to each w, in eight parts.
 #[inline]
 #[target_feature(enable = "avx512f,avx512vl,avx512vnni")]
-fn group_dot(w: &Group, x: &Group) -> __m256i {
+fn add_dot(mut sum: __m256i, w: &Group, x: &Group) -> __m256i {
     let flip = _mm256_set1_epi8(-128);
-    let mut sum = _mm256_setzero_si256();
     for (w, x) in w.as_chunks::<32>().0.iter().zip(x.as_chunks::<32>().0) {
         // SAFETY: 32 bytes each.
         let (w, x) =
@@ -300,39 +298,15 @@ fn group_dot(w: &Group, x: &Group) -> __m256i {
     sum
 }
 
-/// Adds the products of the high parts, 128 times. Not inlined: the compiler would load the weights before asking
-/// whether they are needed.
-#[inline(never)]
-#[target_feature(enable = "avx512f,avx512vnni,avx512bw")]
-fn add_outliers(dots: __m512i, w: &[Group; LANES], outliers: &[Outlier; LANES], high: __m512i) -> __m512i {
-    let w = _mm512_xor_si512(outlier_weights(w, outliers), _mm512_set1_epi8(-128));
-    let products = _mm512_dpbusd_epi32(_mm512_setzero_si512(), w, high);
-    _mm512_add_epi32(dots, _mm512_slli_epi32::<7>(products))
-}
-
-/// Lane `i`: the quad of `w[i]` that meets the high parts of `outliers[i]`.
+/// In lane 0: `128·Σ_j (w[4·quad + j] + 128)·high[j]`. Without a branch: where a token has outliers at all, 16 groups
+/// without one are rare.
 #[inline]
-#[target_feature(enable = "avx512f")]
-#[rustfmt::skip]
-fn outlier_weights(w: &[Group; LANES], outliers: &[Outlier; LANES]) -> __m512i {
-    let quad = |i: usize| i32::from_ne_bytes(outliers[i].quad_of(&w[i]).map(|w| w as u8));
-    _mm512_setr_epi32(
-        quad(0), quad(1), quad(2), quad(3), quad(4), quad(5), quad(6), quad(7),
-        quad(8), quad(9), quad(10), quad(11), quad(12), quad(13), quad(14), quad(15),
-    )
-}
-
-/// Lane `i`: the high parts of `outliers[i]`.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn high_parts(outliers: &[Outlier; LANES]) -> __m512i {
-    let even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
-    // SAFETY: 16 records of two dwords, the first of which is `high`.
-    unsafe {
-        let at = outliers.as_ptr().cast::<__m512i>();
-        let (first, second) = (_mm512_loadu_si512(at), _mm512_loadu_si512(at.add(1)));
-        _mm512_permutex2var_epi32(first, even, second)
-    }
+#[target_feature(enable = "avx512f,avx512vl,avx512vnni")]
+fn outlier_dot(w: &Group, outlier: &Outlier) -> __m256i {
+    let w = _mm_cvtsi32_si128(i32::from_ne_bytes(outlier.quad_of(w).map(|w| w as u8)));
+    let w = _mm_xor_si128(w, _mm_cvtsi32_si128(i32::from_ne_bytes([128; 4])));
+    let product = _mm_dpbusd_epi32(_mm_setzero_si128(), w, _mm_set1_epi32(outlier.high_bits()));
+    _mm256_zextsi128_si256(_mm_slli_epi32::<7>(product))
 }
 
 /// Lane = row: 16 groups of 16 rows, transposed.
