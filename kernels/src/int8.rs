@@ -13,11 +13,17 @@ use std::ops::Range;
 /// Rows in a packed panel.
 pub(crate) const PANEL_ROWS: usize = 32;
 
+/// Bytes of rows that stay in the second-level cache from one token to the next.
+const CACHED_BYTES: usize = 128 << 10;
+
 /// Groups in a packed panel: 32 rows × 32 groups are 64 KiB of weights, which stay in the second-level cache.
 const PANEL_GROUPS: usize = 32;
 
-/// Groups of a row that [`gemv`] takes at once: 16 rows' products are 16 KiB.
-const RUN_GROUPS: usize = 256;
+/// Groups of a row that [`gemv`] takes at once: the products of twice 16 rows, 16 KiB, stay in the first-level cache.
+const RUN_GROUPS: usize = 128;
+
+/// How far ahead of [`gemv`] the second-level cache is asked to run, in bytes: see DESIGN.md.
+const PREFETCH: usize = 16384;
 
 /// The 64 values of a group.
 pub(crate) type Group = [i8; GROUP];
@@ -43,10 +49,22 @@ pub(crate) unsafe trait Int8: Copy {
     /// place to prefetch what follows it.
     fn dots(self, w: &[Group; LANES], x: &Sixteen) -> <Self::Lanes as Simd>::I32;
 
-    /// `acc[r] += rows[r·n + g]` for each `g < n` in order; `rows` is `[16][n]`.
+    /// [`gemm`], in a function of its own: a single token should not pay for its stack.
     #[inline(always)]
-    fn sum_rows(self, rows: &[f32], n: usize, acc: &mut [f32; LANES]) {
-        for g in 0..n {
+    fn gemm(self, w: &QMatrix, rows: Range<usize>, x: &Quantized, out: MatMut<f32>) {
+        gemm(self, w, rows, x, out);
+    }
+
+    /// [`scaled_dots`], in a function of its own: its registers are its own too.
+    #[inline(always)]
+    fn scaled_dots(self, run: &Run, products: &mut [[MaybeUninit<f32>; LANES]]) {
+        scaled_dots(self, run, products);
+    }
+
+    /// `acc[r] += rows[r·n + g]` for 16 groups `g ≥ from` in order, or as many as there are; `rows` is `[16][n]`.
+    #[inline(always)]
+    fn sum_rows(self, rows: &[f32], n: usize, from: usize, acc: &mut [f32; LANES]) {
+        for g in from..n.min(from + LANES) {
             for (acc, row) in acc.iter_mut().zip(rows.chunks_exact(n)) {
                 *acc += row[g];
             }
@@ -76,7 +94,11 @@ pub(crate) struct Sixteen<'a> {
     /// For those who add 128 to the weights.
     #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     pub sums: &'a [i32; LANES],
-    pub outliers: &'a [Outlier; LANES],
+    /// Unless the token has none.
+    pub outliers: Option<&'a [Outlier; LANES]>,
+    /// How many bytes behind a weight that is read those lie that are to be prefetched.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+    pub ahead: usize,
 }
 
 /// Some consecutive groups of one token.
@@ -113,187 +135,267 @@ impl<'a> Block<'a> {
 
 #[inline(always)]
 pub(crate) fn matmul_i8<K: Int8>(k: K, w: &QMatrix, rows: Range<usize>, x: &Quantized, mut out: MatMut<f32>) {
-    if !w.is_aligned() || w.cols() == 0 {
+    if !w.is_aligned() || w.cols() == 0 || x.tokens() <= K::GEMV_TOKENS && rows.len() < LANES {
         scalar::matmul_i8(w, rows, x, out);
     } else if x.tokens() <= K::GEMV_TOKENS {
-        // The second token finds the rows in the cache.
-        for first in rows.clone().step_by(PANEL_ROWS) {
-            let panel = first..(first + PANEL_ROWS).min(rows.end);
+        let panel_rows = match x.tokens() {
+            1 => rows.len(),
+            // The second token finds the rows in the cache.
+            _ => (CACHED_BYTES / w.cols()).next_multiple_of(PANEL_ROWS),
+        };
+        for first in rows.clone().step_by(panel_rows) {
+            let end = (first + panel_rows).min(rows.end);
+            let panel = first.min(end - LANES)..end;
             for t in 0..x.tokens() {
                 let out = &mut out.row(t)[panel.start - rows.start..panel.end - rows.start];
                 gemv(k, w, panel.clone(), x, t, out);
             }
         }
     } else {
-        gemm(k, w, rows, x, out);
+        k.gemm(w, rows, x, out);
     }
 }
 
-/// One token: 16 rows at a time, each read from its start to its end.
+/// One token: 16 rows at a time, each read from its start to its end. The products of 16 rows are summed while the next
+/// are multiplied: reading does not pause, and the products are in the cache, not on their way.
 #[inline(always)]
 fn gemv<K: Int8>(k: K, w: &QMatrix, rows: Range<usize>, x: &Quantized, token: usize, out: &mut [f32]) {
     let groups = w.cols() / GROUP;
-    let whole = Block::new(x, token, 0..groups);
-    if groups <= RUN_GROUPS {
-        // Whole rows lie one after the other and make a single run.
-        let mut room = Extended::EMPTY;
-        let x = room.extend(whole);
-        for (out, first) in out.chunks_mut(LANES).zip(rows.step_by(LANES)) {
-            let mut acc = [0.0; LANES];
-            sixteen_rows(k, w, first * groups, groups, &x, groups, out.len(), &mut acc);
-            out.copy_from_slice(&acc[..out.len()]);
+    let x = Block::new(x, token, 0..groups);
+    let outliers = any_outlier(x.outliers);
+    let mut extended = Extended::ROOM;
+    // Of long rows the same part of the next one comes next.
+    let ahead = if groups > RUN_GROUPS { w.cols() } else { PREFETCH };
+    let x = Token { x: extended.extend(x), groups, outliers, ahead };
+    let all = Run { values: w.values().as_chunks().0, scales: w.scales(), x: &x, x_at: 0 };
+    let mut room = [Products([MaybeUninit::uninit(); LANES * RUN_GROUPS]); 2];
+    let [products, summed] = &mut room;
+    let mut products = products;
+    let mut sums =
+        Sums { products: summed, part: Part { row: 0, from: 0, len: 0 }, at: 0, acc: [0.0; LANES] };
+    let mut part = Some(Part { row: 0, from: 0, len: run_len(groups) });
+    while let Some(this) = part {
+        multiply(k, rows.start, &this, &all, products, &mut sums);
+        sums.finish(k, out);
+        part = this.next(groups, rows.len());
+        // SAFETY: the call has written the products of `this`.
+        products = unsafe { sums.start(products, this) };
+    }
+    sums.finish(k, out);
+}
+
+/// Some groups of 16 rows.
+struct Part {
+    /// The first of the rows, counted from the first that [`gemv`] is asked for.
+    row: usize,
+    from: usize,
+    len: usize,
+}
+
+impl Part {
+    /// What to multiply next: the rest of the rows, or the next 16. If fewer are left, the last 16: some once more.
+    #[inline(always)]
+    fn next(&self, groups: usize, rows: usize) -> Option<Self> {
+        let Self { row, from, len } = *self;
+        if from + len < groups {
+            return Some(Self { row, from: from + len, len: run_len(groups - from - len) });
         }
-    } else {
-        for (out, first) in out.chunks_mut(LANES).zip(rows.step_by(LANES)) {
-            let mut acc = [0.0; LANES];
-            for from in (0..groups).step_by(RUN_GROUPS) {
-                let run = from..(from + RUN_GROUPS).min(groups);
-                let x = whole.part(run.clone());
-                sixteen_rows(k, w, first * groups + from, groups, &x, run.len(), out.len(), &mut acc);
-            }
-            out.copy_from_slice(&acc[..out.len()]);
-        }
+        let row = (row + LANES).min(rows - LANES);
+        (row > self.row).then(|| Self { row, from: 0, len: run_len(groups) })
     }
 }
 
-/// Adds to `acc[r]`, in order, the scaled products of `period` groups of each of `n ≤ 16` rows, which begin at group
-/// `start` of the matrix and are `stride` groups apart.
+/// How many of the `left` groups of a row to take at once: all of them, or so many that 16 or more are left.
 #[inline(always)]
-#[allow(clippy::too_many_arguments, reason = "a step of gemv, not an interface")]
-fn sixteen_rows<K: Int8>(
-    k: K,
-    w: &QMatrix,
-    start: usize,
-    stride: usize,
-    x: &Block,
-    period: usize,
-    n: usize,
-    acc: &mut [f32; LANES],
-) {
-    let values = w.values().as_chunks::<GROUP>().0;
-    let mut products = [MaybeUninit::uninit(); LANES * RUN_GROUPS];
-    let products = &mut products[..n * period];
-    let runs = if stride == period { 1 } else { n };
-    for (i, products) in products.chunks_exact_mut(n * period / runs).enumerate() {
-        let run = start + i * stride..start + i * stride + products.len();
-        scaled_dots(k, &values[run.clone()], &w.scales()[run], x, period, products);
-    }
-    // SAFETY: the calls have written all of it.
-    let products = unsafe { assume_init(products) };
-    if n == LANES {
-        k.sum_rows(products, period, acc);
-    } else {
-        for (acc, row) in acc.iter_mut().zip(products.chunks_exact(period)) {
-            for product in row {
-                *acc += product;
-            }
-        }
+fn run_len(left: usize) -> usize {
+    match left - left.min(RUN_GROUPS) {
+        0 => left,
+        1..LANES => RUN_GROUPS - LANES,
+        LANES.. => RUN_GROUPS,
     }
 }
 
-/// The most groups that [`Extended`] repeats.
-const SHORT: usize = 32;
+/// `[16][len]` scaled products of a part.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+struct Products([MaybeUninit<f32>; LANES * RUN_GROUPS]);
 
-/// A short token followed by its beginning, so that 16 groups can be read from any of its groups on.
+/// The row sums of a part, while they are made.
+struct Sums<'a> {
+    /// Those of `part` are written.
+    products: &'a mut Products,
+    part: Part,
+    /// How many of the part's groups are summed.
+    at: usize,
+    acc: [f32; LANES],
+}
+
+impl<'a> Sums<'a> {
+    /// Takes up the next part and gives back the last one's products.
+    ///
+    /// # Safety
+    /// The products of `part` must have been written.
+    #[inline(always)]
+    unsafe fn start(&mut self, products: &'a mut Products, part: Part) -> &'a mut Products {
+        if part.from == 0 {
+            self.acc = [0.0; LANES];
+        }
+        (self.part, self.at) = (part, 0);
+        std::mem::replace(&mut self.products, products)
+    }
+
+    /// Sums 16 groups, if so many are left.
+    #[inline(always)]
+    fn step<K: Int8>(&mut self, k: K) {
+        let len = self.part.len;
+        if self.at < len {
+            // SAFETY: `start` was promised that these are written.
+            let products = unsafe { assume_init(&self.products.0[..LANES * len]) };
+            k.sum_rows(products, len, self.at, &mut self.acc);
+            self.at += LANES;
+        }
+    }
+
+    /// Sums what is left.
+    #[inline(always)]
+    fn finish<K: Int8>(&mut self, k: K, out: &mut [f32]) {
+        while self.at < self.part.len {
+            self.step(k);
+        }
+        out[self.part.row..][..LANES].copy_from_slice(&self.acc);
+    }
+}
+
+/// Some groups of a token followed by the first of them, so that 16 can be read from any of them on.
 struct Extended {
-    values: [Group; SHORT + LANES],
-    scales: [f32; SHORT + LANES],
-    sums: [i32; SHORT + LANES],
-    outliers: [Outlier; SHORT + LANES],
+    values: [MaybeUninit<Group>; RUN_GROUPS + LANES],
+    scales: [MaybeUninit<f32>; RUN_GROUPS + LANES],
+    sums: [MaybeUninit<i32>; RUN_GROUPS + LANES],
+    outliers: [MaybeUninit<Outlier>; RUN_GROUPS + LANES],
 }
 
 impl Extended {
-    const EMPTY: Self = Self {
-        values: [[0; GROUP]; SHORT + LANES],
-        scales: [0.0; SHORT + LANES],
-        sums: [0; SHORT + LANES],
-        outliers: [Outlier { high: [0; 4], quad: 0 }; SHORT + LANES],
+    const ROOM: Self = Self {
+        values: [const { MaybeUninit::uninit() }; RUN_GROUPS + LANES],
+        scales: [const { MaybeUninit::uninit() }; RUN_GROUPS + LANES],
+        sums: [const { MaybeUninit::uninit() }; RUN_GROUPS + LANES],
+        outliers: [const { MaybeUninit::uninit() }; RUN_GROUPS + LANES],
     };
 
     #[inline(always)]
     fn extend<'a>(&'a mut self, x: Block<'a>) -> Block<'a> {
-        let period = x.values.len();
-        if period > SHORT || period.is_multiple_of(LANES) {
+        // Of a longer one parts of rows are read.
+        if x.values.len().is_multiple_of(LANES) || x.values.len() > RUN_GROUPS {
             return x;
         }
-        let len = period + LANES - 1;
-        for i in 0..len {
-            let g = i % period;
-            (self.values[i], self.scales[i]) = (x.values[g], x.scales[g]);
-            (self.sums[i], self.outliers[i]) = (x.sums[g], x.outliers[g]);
-        }
         Block {
-            values: &self.values[..len],
-            scales: &self.scales[..len],
-            sums: &self.sums[..len],
-            outliers: &self.outliers[..len],
+            values: repeat(x.values, &mut self.values),
+            scales: repeat(x.scales, &mut self.scales),
+            sums: repeat(x.sums, &mut self.sums),
+            outliers: repeat(x.outliers, &mut self.outliers),
         }
     }
 }
 
-/// `products[i] = dot(w[i], x[i mod period]) · (1/scales[i] · x_scale[i mod period])`.
+/// `x`, then its elements again from the first on, 15 of them.
 #[inline(always)]
-fn scaled_dots<K: Int8>(
-    k: K,
-    w: &[Group],
-    scales: &[f32],
-    x: &Block,
-    period: usize,
-    products: &mut [MaybeUninit<f32>],
-) {
-    let (w, w_tail) = w.as_chunks::<LANES>();
-    let (scales, scale_tail) = scales.as_chunks::<LANES>();
-    let (products, product_tail) = products.as_chunks_mut::<LANES>();
-    let mut at = 0;
-    for ((w, scale), products) in w.iter().zip(scales).zip(products) {
-        *products = sixteen_dots(k, w, scale, x, at, period).map(MaybeUninit::new);
-        at += LANES;
-        while at >= period {
-            at -= period;
+fn repeat<'a, T: Copy>(x: &[T], room: &'a mut [MaybeUninit<T>; RUN_GROUPS + LANES]) -> &'a [T] {
+    let room = &mut room[..x.len() + LANES - 1];
+    for room in room.chunks_mut(x.len()) {
+        for (room, x) in room.iter_mut().zip(x) {
+            room.write(*x);
         }
     }
-    if !w_tail.is_empty() {
-        let mut w = [[0; GROUP]; LANES];
-        w[..w_tail.len()].copy_from_slice(w_tail);
-        let mut scale = [1.0; LANES];
-        scale[..w_tail.len()].copy_from_slice(scale_tail);
-        for (product, dot) in product_tail.iter_mut().zip(sixteen_dots(k, &w, &scale, x, at, period)) {
-            product.write(dot);
+    // SAFETY: no chunk is longer than `x`, so each has been written.
+    unsafe { assume_init(room) }
+}
+
+/// The products of a part. In between, `sums` takes its steps.
+#[inline(always)]
+fn multiply<K: Int8>(k: K, first: usize, part: &Part, all: &Run, products: &mut Products, sums: &mut Sums) {
+    let groups = all.x.groups;
+    let Part { row, from, len } = *part;
+    // Whole rows lie one after the other and make a single run.
+    let run_len = if len == groups { LANES * len } else { len };
+    for (run, products) in products.0[..LANES * len].chunks_exact_mut(run_len).enumerate() {
+        let run = all.from((first + row + run) * groups + from, run_len, from);
+        for at in (0..run_len).step_by(LANES * LANES) {
+            let len = (run_len - at).min(LANES * LANES) / LANES * LANES;
+            k.scaled_dots(&run.from(at, len, from + at), products[at..].as_chunks_mut().0);
+            sums.step(k);
+        }
+        if !run_len.is_multiple_of(LANES) {
+            // The end of a part of a row: some groups once more.
+            let at = run_len - LANES;
+            k.scaled_dots(&run.from(at, LANES, from + at), products[at..].as_chunks_mut().0);
         }
     }
 }
 
-/// The products of 16 groups, the first of which meets `x`'s group `at`; after the last group of `x` comes its first.
+/// Some consecutive groups of a matrix and what they meet.
+#[derive(Clone, Copy)]
+pub(crate) struct Run<'a> {
+    values: &'a [Group],
+    scales: &'a [f32],
+    x: &'a Token<'a>,
+    /// The group of `x` that the first meets. After the last comes the first again.
+    x_at: usize,
+}
+
+impl Run<'_> {
+    #[inline(always)]
+    fn from(&self, at: usize, len: usize, x_at: usize) -> Self {
+        Self {
+            values: &self.values[at..][..len],
+            scales: &self.scales[at..][..len],
+            x_at: x_at % self.x.groups,
+            ..*self
+        }
+    }
+}
+
+/// A token that is [`Extended`].
+struct Token<'a> {
+    x: Block<'a>,
+    groups: usize,
+    /// Whether it has any.
+    outliers: bool,
+    ahead: usize,
+}
+
+impl<'a> Token<'a> {
+    /// Sixteen groups from `at` on, and their scales.
+    #[inline(always)]
+    fn sixteen(&self, at: usize) -> (Sixteen<'a>, &'a [f32; LANES]) {
+        let Block { values, scales, sums, outliers } = self.x;
+        let (Some(values), Some(scales)) = (values[at..].first_chunk(), scales[at..].first_chunk()) else {
+            unreachable!("the token is extended")
+        };
+        let (Some(sums), Some(outliers)) = (sums[at..].first_chunk(), outliers[at..].first_chunk()) else {
+            unreachable!("the token is extended")
+        };
+        let outliers = self.outliers.then_some(outliers);
+        (Sixteen { values, sums, outliers, ahead: self.ahead }, scales)
+    }
+}
+
+/// `dot(w, x) · (1/scale · x_scale)` of each group of a run, 16 at a time.
 #[inline(always)]
-fn sixteen_dots<K: Int8>(
-    k: K,
-    w: &[Group; LANES],
-    scale: &[f32; LANES],
-    x: &Block,
-    at: usize,
-    period: usize,
-) -> [f32; LANES] {
+pub(crate) fn scaled_dots<K: Int8>(k: K, run: &Run, products: &mut [[MaybeUninit<f32>; LANES]]) {
     let s = k.lanes();
-    let run = (x.values[at..].first_chunk(), x.sums[at..].first_chunk(), x.outliers[at..].first_chunk());
-    let (dots, x_scale) = if let ((Some(values), Some(sums), Some(outliers)), Some(scales)) =
-        (run, x.scales[at..].first_chunk())
-    {
-        (k.dots(w, &Sixteen { values, sums, outliers }), s.load(scales))
-    } else {
-        let (mut values, mut sums, mut scales) = ([[0; GROUP]; LANES], [0; LANES], [0.0; LANES]);
-        let mut outliers = [Outlier::default(); LANES];
-        for i in 0..LANES {
-            let g = (at + i) % period;
-            (values[i], scales[i], sums[i], outliers[i]) =
-                (x.values[g], x.scales[g], x.sums[g], x.outliers[g]);
+    let mut at = run.x_at;
+    let sixteens = run.values.as_chunks().0.iter().zip(run.scales.as_chunks().0);
+    for ((w, scales), products) in sixteens.zip(products) {
+        let (x, x_scale) = run.x.sixteen(at);
+        let inverse = s.div(s.splat(1.0), s.load(scales));
+        let scaled = s.mul(s.to_f32(k.dots(w, &x)), s.mul(inverse, s.load(x_scale)));
+        // SAFETY: 16 floats, to be written.
+        s.store(scaled, unsafe { &mut *products.as_mut_ptr().cast() });
+        at += LANES;
+        while at >= run.x.groups {
+            at -= run.x.groups;
         }
-        let x = Sixteen { values: &values, sums: &sums, outliers: &outliers };
-        (k.dots(w, &x), s.load(&scales))
-    };
-    let inverse = s.div(s.splat(1.0), s.load(scale));
-    let mut products = [0.0; LANES];
-    s.store(s.mul(s.to_f32(dots), s.mul(inverse, x_scale)), &mut products);
-    products
+    }
 }
 
 /// Whether any of some groups has an outlier.
@@ -305,7 +407,7 @@ pub(crate) fn any_outlier<'a>(outliers: impl IntoIterator<Item = &'a Outlier>) -
 
 /// Many tokens: panels of 32 rows × up to 32 groups are packed, and each meets every token.
 #[inline(always)]
-fn gemm<K: Int8>(k: K, w: &QMatrix, rows: Range<usize>, x: &Quantized, mut out: MatMut<f32>) {
+pub(crate) fn gemm<K: Int8>(k: K, w: &QMatrix, rows: Range<usize>, x: &Quantized, mut out: MatMut<f32>) {
     let groups = w.cols() / GROUP;
     let values = w.values().as_chunks::<GROUP>().0;
     let mut panel = [const { MaybeUninit::uninit() }; PANEL_GROUPS];

@@ -186,7 +186,11 @@ unsafe impl Int8 for Portable {
 
     #[inline(always)]
     fn dots(self, w: &[Group; LANES], x: &Sixteen) -> i32x16 {
-        i32x16::new(from_fn(|i| dot(&w[i], &x.values[i]) + x.outliers[i].dot(&w[i])))
+        let dots = i32x16::new(from_fn(|i| dot(&w[i], &x.values[i])));
+        match x.outliers {
+            Some(outliers) => dots + i32x16::new(from_fn(|i| outliers[i].dot(&w[i]))),
+            None => dots,
+        }
     }
 
     #[inline(always)]

@@ -2,7 +2,7 @@
 //! Everything but the int8 matmul is [`neon`](super::neon)'s.
 
 use super::neon::{self, Neon, Panel};
-use crate::int8::{self, Block, Group, Int8, PANEL_ROWS, Sixteen};
+use crate::int8::{self, Block, Group, Int8, PANEL_ROWS, Run, Sixteen};
 use crate::mat::MatMut;
 use crate::quant::{Outlier, QMatrix, Quantized};
 use crate::scalar::LANES;
@@ -71,8 +71,18 @@ unsafe impl Int8 for DotProd {
     }
 
     #[inline(always)]
-    fn sum_rows(self, rows: &[f32], n: usize, acc: &mut [f32; LANES]) {
-        isa!(neon::sum_rows(rows, n, acc))
+    fn gemm(self, w: &QMatrix, rows: Range<usize>, x: &Quantized, out: MatMut<f32>) {
+        isa!(gemm(self, w, rows, x, out))
+    }
+
+    #[inline(always)]
+    fn scaled_dots(self, run: &Run, products: &mut [[MaybeUninit<f32>; LANES]]) {
+        isa!(scaled_dots(self, run, products))
+    }
+
+    #[inline(always)]
+    fn sum_rows(self, rows: &[f32], n: usize, from: usize, acc: &mut [f32; LANES]) {
+        isa!(neon::sum_rows(rows, n, from, acc))
     }
 
     #[inline(always)]
@@ -97,6 +107,18 @@ unsafe impl Int8 for DotProd {
             }
         }
     }
+}
+
+#[inline(never)]
+#[target_feature(enable = "neon,dotprod")]
+fn gemm(k: DotProd, w: &QMatrix, rows: Range<usize>, x: &Quantized, out: MatMut<f32>) {
+    int8::gemm(k, w, rows, x, out);
+}
+
+#[inline(never)]
+#[target_feature(enable = "neon,dotprod")]
+fn scaled_dots(k: DotProd, run: &Run, products: &mut [[MaybeUninit<f32>; LANES]]) {
+    int8::scaled_dots(k, run, products);
 }
 
 /// The dot products of 16 rows of a panel with `N` tokens.

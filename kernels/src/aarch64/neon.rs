@@ -2,13 +2,15 @@
 //! i16 (2·128·127 fits), `sadalp` adds pairs of those to i32.
 
 use crate::half::f16;
-use crate::int8::{Block, Group, Int8, PANEL_ROWS, Sixteen, any_outlier};
-use crate::quant::{GROUP, Outlier};
+use crate::int8::{self, Block, Group, Int8, PANEL_ROWS, Run, Sixteen, any_outlier};
+use crate::mat::MatMut;
+use crate::quant::{GROUP, Outlier, QMatrix, Quantized};
 use crate::scalar::LANES;
 use crate::simd::Simd;
 use std::arch::aarch64::*;
 use std::arch::asm;
 use std::mem::MaybeUninit;
+use std::ops::Range;
 
 /// Exists only on a CPU with the features of [`Neon::new`].
 #[derive(Clone, Copy)]
@@ -257,8 +259,18 @@ unsafe impl Int8 for Neon {
     }
 
     #[inline(always)]
-    fn sum_rows(self, rows: &[f32], n: usize, acc: &mut [f32; LANES]) {
-        isa!(sum_rows(rows, n, acc))
+    fn gemm(self, w: &QMatrix, rows: Range<usize>, x: &Quantized, out: MatMut<f32>) {
+        isa!(gemm(self, w, rows, x, out))
+    }
+
+    #[inline(always)]
+    fn scaled_dots(self, run: &Run, products: &mut [[MaybeUninit<f32>; LANES]]) {
+        isa!(scaled_dots(self, run, products))
+    }
+
+    #[inline(always)]
+    fn sum_rows(self, rows: &[f32], n: usize, from: usize, acc: &mut [f32; LANES]) {
+        isa!(sum_rows(rows, n, from, acc))
     }
 
     #[inline(always)]
@@ -285,14 +297,24 @@ unsafe impl Int8 for Neon {
     }
 }
 
+#[inline(never)]
+#[target_feature(enable = "neon")]
+fn gemm(k: Neon, w: &QMatrix, rows: Range<usize>, x: &Quantized, out: MatMut<f32>) {
+    int8::gemm(k, w, rows, x, out);
+}
+
+#[inline(never)]
+#[target_feature(enable = "neon")]
+fn scaled_dots(k: Neon, run: &Run, products: &mut [[MaybeUninit<f32>; LANES]]) {
+    int8::scaled_dots(k, run, products);
+}
+
 /// Lane `i` of the 16: `128·Σ_j w[i][4·quad + j]·high[j]`.
 #[inline]
 #[target_feature(enable = "neon")]
-pub(super) fn outlier_dots(w: &[Group; LANES], outliers: &[Outlier; LANES]) -> I32 {
+pub(super) fn outlier_dots(w: &[Group; LANES], outliers: Option<&[Outlier; LANES]>) -> I32 {
     let mut lanes = [vdupq_n_s32(0); 4];
-    if !any_outlier(outliers) {
-        return lanes;
-    }
+    let Some(outliers) = outliers.filter(|outliers| any_outlier(*outliers)) else { return lanes };
     let mut dots = [0; LANES];
     for ((dot, w), outlier) in dots.iter_mut().zip(w).zip(outliers) {
         *dot = outlier.dot(w);
@@ -395,12 +417,13 @@ pub(super) fn add_scaled(dots: &[int32x4_t], inverse: &[f32], x_scale: f32, acc:
 
 /// Lane = row: four groups of four rows at a time, transposed.
 #[target_feature(enable = "neon")]
-pub(super) fn sum_rows(rows: &[f32], n: usize, acc: &mut [f32; LANES]) {
+pub(super) fn sum_rows(rows: &[f32], n: usize, from: usize, acc: &mut [f32; LANES]) {
+    let end = n.min(from + LANES);
+    let whole = from + (end - from) / 4 * 4;
     for (acc, rows) in acc.as_chunks_mut::<4>().0.iter_mut().zip(rows.chunks_exact(4 * n)) {
         // SAFETY: four floats.
         let mut sum = unsafe { vld1q_f32(acc.as_ptr()) };
-        let whole = n / 4 * 4;
-        for from in (0..whole).step_by(4) {
+        for from in (from..whole).step_by(4) {
             let mut block = [vdupq_n_f32(0.0); 4];
             for (block, row) in block.iter_mut().zip(rows.chunks_exact(n)) {
                 // SAFETY: four floats from group `from ≤ n − 4` on.
@@ -413,7 +436,7 @@ pub(super) fn sum_rows(rows: &[f32], n: usize, acc: &mut [f32; LANES]) {
         // SAFETY: four floats.
         unsafe { vst1q_f32(acc.as_mut_ptr(), sum) };
         for (acc, row) in acc.iter_mut().zip(rows.chunks_exact(n)) {
-            for product in &row[whole..] {
+            for product in &row[whole..end] {
                 *acc += product;
             }
         }

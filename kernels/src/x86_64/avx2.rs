@@ -1,14 +1,15 @@
 //! AVX2 (with F16C): 16 lanes are two registers. There is no product of bytes that cannot saturate, so the tiles widen
 //! to i16, and the dot products of whole groups move w's sign over to x.
 
-use super::PREFETCH;
 use crate::half::f16;
-use crate::int8::{Block, Group, Int8, PANEL_ROWS, Sixteen, any_outlier};
-use crate::quant::{GROUP, Outlier};
+use crate::int8::{self, Block, Group, Int8, PANEL_ROWS, Run, Sixteen, any_outlier};
+use crate::mat::MatMut;
+use crate::quant::{GROUP, Outlier, QMatrix, Quantized};
 use crate::scalar::LANES;
 use crate::simd::Simd;
 use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
+use std::ops::Range;
 
 /// Exists only on a CPU with the features of [`Avx2::new`].
 #[derive(Clone, Copy)]
@@ -227,13 +228,26 @@ unsafe impl Int8 for Avx2 {
     #[inline(always)]
     fn dots(self, w: &[Group; LANES], x: &Sixteen) -> [__m256i; 2] {
         let ([w0, w1], [x0, x1]) = (halves_of(w), halves_of(x.values));
-        let [o0, o1] = halves_of(x.outliers);
-        isa!([eight_dots(w0, x0, o0), eight_dots(w1, x1, o1)])
+        let [o0, o1] = match x.outliers {
+            Some(outliers) => halves_of(outliers).map(Some),
+            None => [None; 2],
+        };
+        isa!([eight_dots(w0, x0, o0, x.ahead), eight_dots(w1, x1, o1, x.ahead)])
     }
 
     #[inline(always)]
-    fn sum_rows(self, rows: &[f32], n: usize, acc: &mut [f32; LANES]) {
-        isa!(sum_rows(rows, n, acc))
+    fn gemm(self, w: &QMatrix, rows: Range<usize>, x: &Quantized, out: MatMut<f32>) {
+        isa!(gemm(self, w, rows, x, out))
+    }
+
+    #[inline(always)]
+    fn scaled_dots(self, run: &Run, products: &mut [[MaybeUninit<f32>; LANES]]) {
+        isa!(scaled_dots(self, run, products))
+    }
+
+    #[inline(always)]
+    fn sum_rows(self, rows: &[f32], n: usize, from: usize, acc: &mut [f32; LANES]) {
+        isa!(sum_rows(rows, n, from, acc))
     }
 
     #[inline(always)]
@@ -258,6 +272,18 @@ unsafe impl Int8 for Avx2 {
             isa!(tile_group(panel, inverse, x.map(|x| (&x.values[g], x.scales[g], &x.outliers[g])), acc))
         }
     }
+}
+
+#[inline(never)]
+#[target_feature(enable = "avx2,f16c")]
+fn gemm(k: Avx2, w: &QMatrix, rows: Range<usize>, x: &Quantized, out: MatMut<f32>) {
+    int8::gemm(k, w, rows, x, out);
+}
+
+#[inline(never)]
+#[target_feature(enable = "avx2,f16c")]
+fn scaled_dots(k: Avx2, run: &Run, products: &mut [[MaybeUninit<f32>; LANES]]) {
+    int8::scaled_dots(k, run, products);
 }
 
 /// The first eight and the last eight of sixteen.
@@ -345,16 +371,16 @@ fn tile_group<const N: usize>(
 /// The dot products of eight groups.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn eight_dots(w: &[Group; 8], x: &[Group; 8], outliers: &[Outlier; 8]) -> __m256i {
+fn eight_dots(w: &[Group; 8], x: &[Group; 8], outliers: Option<&[Outlier; 8]>, ahead: usize) -> __m256i {
     let mut parts = [_mm256_setzero_si256(); 8];
     for ((part, w), x) in parts.iter_mut().zip(w).zip(x) {
-        _mm_prefetch::<_MM_HINT_T1>(w.as_ptr().wrapping_add(PREFETCH));
+        _mm_prefetch::<_MM_HINT_T1>(w.as_ptr().wrapping_add(ahead));
         *part = group_dot(w, x);
     }
     let dots = sum_each(&parts);
-    match any_outlier(outliers) {
-        true => _mm256_add_epi32(dots, outlier_dots(w, outliers)),
-        false => dots,
+    match outliers {
+        Some(outliers) if any_outlier(outliers) => _mm256_add_epi32(dots, outlier_dots(w, outliers)),
+        _ => dots,
     }
 }
 
@@ -396,7 +422,7 @@ fn quad_dots(w: __m256i, x: __m256i) -> __m256i {
 /// Lane `i`: the sum of the lanes of `v[i]`.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn sum_each(v: &[__m256i; 8]) -> __m256i {
+pub(super) fn sum_each(v: &[__m256i; 8]) -> __m256i {
     // Each step adds the halves of two vectors and puts the results side by side (`vphaddd` does the same, slower).
     let pair = |a, b| _mm256_add_epi32(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
     let quad = |a, b| _mm256_add_epi32(_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b));
@@ -408,28 +434,24 @@ fn sum_each(v: &[__m256i; 8]) -> __m256i {
 
 /// Lane = row: eight groups of eight rows at a time, transposed.
 #[target_feature(enable = "avx2")]
-fn sum_rows(rows: &[f32], n: usize, acc: &mut [f32; LANES]) {
-    for (half, acc) in acc.as_chunks_mut::<8>().0.iter_mut().enumerate() {
-        let rows = &rows[8 * half * n..8 * (half + 1) * n];
-        // SAFETY: eight floats.
-        let mut sum = unsafe { _mm256_loadu_ps(acc.as_ptr()) };
-        let whole = n / 8 * 8;
-        for from in (0..whole).step_by(8) {
+fn sum_rows(rows: &[f32], n: usize, from: usize, acc: &mut [f32; LANES]) {
+    for from in (from..n.min(from + LANES)).step_by(8) {
+        // Lanes beyond the last group become +0, which changes no sum: none is ever −0.
+        let left = _mm256_set1_epi32((n - from).min(8) as i32);
+        let mask = _mm256_cmpgt_epi32(left, _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+        for (acc, rows) in acc.as_chunks_mut::<8>().0.iter_mut().zip(rows.chunks_exact(8 * n)) {
             let mut block = [_mm256_setzero_ps(); 8];
             for (block, row) in block.iter_mut().zip(rows.chunks_exact(n)) {
-                // SAFETY: eight floats from group `from ≤ n − 8` on.
-                *block = unsafe { _mm256_loadu_ps(row[from..].as_ptr()) };
+                // SAFETY: floats of this row from group `from` on; masked lanes are not read.
+                *block = unsafe { _mm256_maskload_ps(row[from..].as_ptr(), mask) };
             }
+            // SAFETY: eight floats.
+            let mut sum = unsafe { _mm256_loadu_ps(acc.as_ptr()) };
             for column in transpose(&block) {
                 sum = _mm256_add_ps(sum, column);
             }
-        }
-        // SAFETY: eight floats.
-        unsafe { _mm256_storeu_ps(acc.as_mut_ptr(), sum) };
-        for (acc, row) in acc.iter_mut().zip(rows.chunks_exact(n)) {
-            for product in &row[whole..] {
-                *acc += product;
-            }
+            // SAFETY: eight floats.
+            unsafe { _mm256_storeu_ps(acc.as_mut_ptr(), sum) };
         }
     }
 }

@@ -1,13 +1,15 @@
 //! AVX-512 with VNNI: 16 lanes are one register, and `vpdpbusd` multiplies 64 pairs of bytes.
 
-use super::PREFETCH;
+use super::avx2::sum_each;
 use crate::half::f16;
-use crate::int8::{Block, Group, Int8, PANEL_ROWS, Sixteen, any_outlier};
-use crate::quant::Outlier;
+use crate::int8::{self, Block, Group, Int8, PANEL_ROWS, Run, Sixteen, any_outlier};
+use crate::mat::MatMut;
+use crate::quant::{Outlier, QMatrix, Quantized};
 use crate::scalar::LANES;
 use crate::simd::Simd;
 use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
+use std::ops::Range;
 
 /// Exists only on a CPU with the features of [`Avx512Vnni::new`].
 #[derive(Clone, Copy)]
@@ -194,8 +196,18 @@ unsafe impl Int8 for Avx512Vnni {
     }
 
     #[inline(always)]
-    fn sum_rows(self, rows: &[f32], n: usize, acc: &mut [f32; LANES]) {
-        isa!(sum_rows(rows, n, acc))
+    fn gemm(self, w: &QMatrix, rows: Range<usize>, x: &Quantized, out: MatMut<f32>) {
+        isa!(gemm(self, w, rows, x, out))
+    }
+
+    #[inline(always)]
+    fn scaled_dots(self, run: &Run, products: &mut [[MaybeUninit<f32>; LANES]]) {
+        isa!(scaled_dots(self, run, products))
+    }
+
+    #[inline(always)]
+    fn sum_rows(self, rows: &[f32], n: usize, from: usize, acc: &mut [f32; LANES]) {
+        isa!(sum_rows(rows, n, from, acc))
     }
 
     #[inline(always)]
@@ -220,83 +232,84 @@ unsafe impl Int8 for Avx512Vnni {
     }
 }
 
+#[inline(never)]
+#[target_feature(enable = "avx2,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+fn gemm(k: Avx512Vnni, w: &QMatrix, rows: Range<usize>, x: &Quantized, out: MatMut<f32>) {
+    int8::gemm(k, w, rows, x, out);
+}
+
+#[inline(never)]
+#[target_feature(enable = "avx2,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+fn scaled_dots(k: Avx512Vnni, run: &Run, products: &mut [[MaybeUninit<f32>; LANES]]) {
+    int8::scaled_dots(k, run, products);
+}
+
+/// In halves of 32 bytes: half the lanes are half as much to add up, and 512 bits would not multiply faster where one
+/// instruction takes two rounds.
 #[inline]
-#[target_feature(enable = "avx512f,avx512vnni,avx512bw")]
+#[target_feature(enable = "avx512f,avx512vl,avx512vnni,avx512bw")]
 fn dots(w: &[Group; LANES], x: &Sixteen) -> __m512i {
-    let flip = _mm512_set1_epi8(-128);
-    let mut parts = [_mm512_setzero_si512(); LANES];
-    for ((part, w), x) in parts.iter_mut().zip(w).zip(x.values) {
-        _mm_prefetch::<_MM_HINT_T1>(w.as_ptr().wrapping_add(PREFETCH));
-        _mm_prefetch::<_MM_HINT_T0>(w.as_ptr().wrapping_add(PREFETCH / 8));
-        // SAFETY: the 64 bytes of a group each.
-        let (w, x) =
-            unsafe { (_mm512_loadu_si512(w.as_ptr().cast()), _mm512_loadu_si512(x.as_ptr().cast())) };
-        *part = _mm512_dpbusd_epi32(*part, _mm512_xor_si512(w, flip), x);
+    let mut halves = [_mm256_setzero_si256(); 2];
+    for (i, half) in halves.iter_mut().enumerate() {
+        let mut parts = [_mm256_setzero_si256(); 8];
+        if let Some(outliers) = x.outliers {
+            for ((part, w), outlier) in parts.iter_mut().zip(&w[8 * i..]).zip(&outliers[8 * i..]) {
+                *part = outlier_dot(w, outlier);
+            }
+        }
+        for ((part, w), x_values) in parts.iter_mut().zip(&w[8 * i..]).zip(&x.values[8 * i..]) {
+            _mm_prefetch::<_MM_HINT_T1>(w.as_ptr().wrapping_add(x.ahead));
+            *part = add_dot(*part, w, x_values);
+        }
+        *half = sum_each(&parts);
     }
+    let dots = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(halves[0]), halves[1]);
     // SAFETY: 16 sums.
     let sums = unsafe { _mm512_loadu_si512(x.sums.as_ptr().cast()) };
     // Each w was 128 too large: take 128·Σx off.
-    let dots = _mm512_sub_epi32(sum_each(&parts), _mm512_slli_epi32::<7>(sums));
-    let high = high_parts(x.outliers);
-    match _mm512_test_epi32_mask(high, high) {
-        0 => dots,
-        _ => add_outliers(dots, w, x.outliers, high),
+    _mm512_sub_epi32(dots, _mm512_slli_epi32::<7>(sums))
+}
+
+/// Adds one group's dot product, 128 added to each w, in eight parts.
+#[inline]
+#[target_feature(enable = "avx512f,avx512vl,avx512vnni")]
+fn add_dot(mut sum: __m256i, w: &Group, x: &Group) -> __m256i {
+    let flip = _mm256_set1_epi8(-128);
+    for (w, x) in w.as_chunks::<32>().0.iter().zip(x.as_chunks::<32>().0) {
+        // SAFETY: 32 bytes each.
+        let (w, x) =
+            unsafe { (_mm256_loadu_si256(w.as_ptr().cast()), _mm256_loadu_si256(x.as_ptr().cast())) };
+        sum = _mm256_dpbusd_epi32(sum, _mm256_xor_si256(w, flip), x);
     }
+    sum
 }
 
-/// Adds the products of the high parts, 128 times. Not inlined: the compiler would load the weights before asking
-/// whether they are needed.
-#[inline(never)]
-#[target_feature(enable = "avx512f,avx512vnni,avx512bw")]
-fn add_outliers(dots: __m512i, w: &[Group; LANES], outliers: &[Outlier; LANES], high: __m512i) -> __m512i {
-    let w = _mm512_xor_si512(outlier_weights(w, outliers), _mm512_set1_epi8(-128));
-    let products = _mm512_dpbusd_epi32(_mm512_setzero_si512(), w, high);
-    _mm512_add_epi32(dots, _mm512_slli_epi32::<7>(products))
-}
-
-/// Lane `i`: the quad of `w[i]` that meets the high parts of `outliers[i]`.
+/// In lane 0: `128·Σ_j (w[4·quad + j] + 128)·high[j]`. Without a branch: where a token has outliers at all, 16 groups
+/// without one are rare.
 #[inline]
-#[target_feature(enable = "avx512f")]
-#[rustfmt::skip]
-fn outlier_weights(w: &[Group; LANES], outliers: &[Outlier; LANES]) -> __m512i {
-    let quad = |i: usize| i32::from_ne_bytes(outliers[i].quad_of(&w[i]).map(|w| w as u8));
-    _mm512_setr_epi32(
-        quad(0), quad(1), quad(2), quad(3), quad(4), quad(5), quad(6), quad(7),
-        quad(8), quad(9), quad(10), quad(11), quad(12), quad(13), quad(14), quad(15),
-    )
+#[target_feature(enable = "avx512f,avx512vl,avx512vnni")]
+fn outlier_dot(w: &Group, outlier: &Outlier) -> __m256i {
+    let w = _mm_cvtsi32_si128(i32::from_ne_bytes(outlier.quad_of(w).map(|w| w as u8)));
+    let w = _mm_xor_si128(w, _mm_cvtsi32_si128(i32::from_ne_bytes([128; 4])));
+    let product = _mm_dpbusd_epi32(_mm_setzero_si128(), w, _mm_set1_epi32(outlier.high_bits()));
+    _mm256_zextsi128_si256(_mm_slli_epi32::<7>(product))
 }
 
-/// Lane `i`: the high parts of `outliers[i]`.
-#[inline]
+/// Lane = row: 16 groups of 16 rows, transposed.
 #[target_feature(enable = "avx512f")]
-fn high_parts(outliers: &[Outlier; LANES]) -> __m512i {
-    let even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
-    // SAFETY: 16 records of two dwords, the first of which is `high`.
-    unsafe {
-        let at = outliers.as_ptr().cast::<__m512i>();
-        let (first, second) = (_mm512_loadu_si512(at), _mm512_loadu_si512(at.add(1)));
-        _mm512_permutex2var_epi32(first, even, second)
+fn sum_rows(rows: &[f32], n: usize, from: usize, acc: &mut [f32; LANES]) {
+    assert!(rows.len() == LANES * n && from < n);
+    // Lanes beyond the last group become +0, which changes no sum: none is ever −0.
+    let mask = 0xffff >> (LANES - LANES.min(n - from));
+    let mut block = [_mm512_setzero_si512(); LANES];
+    for (r, block) in block.iter_mut().enumerate() {
+        // SAFETY: floats of row `r` from group `from` on; masked lanes are not read.
+        *block = unsafe { _mm512_maskz_loadu_epi32(mask, rows.as_ptr().add(r * n + from).cast()) };
     }
-}
-
-/// Lane = row: 16 groups of 16 rows at a time, transposed.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn sum_rows(rows: &[f32], n: usize, acc: &mut [f32; LANES]) {
-    assert_eq!(rows.len(), LANES * n);
     // SAFETY: 16 floats.
     let mut sum = unsafe { _mm512_loadu_ps(acc.as_ptr()) };
-    for from in (0..n).step_by(LANES) {
-        let len = LANES.min(n - from);
-        let mask = 0xffff >> (LANES - len);
-        let mut block = [_mm512_setzero_si512(); LANES];
-        for (r, block) in block.iter_mut().enumerate() {
-            // SAFETY: `len` floats of row `r` from group `from` on; masked lanes are not read.
-            *block = unsafe { _mm512_maskz_loadu_epi32(mask, rows.as_ptr().add(r * n + from).cast()) };
-        }
-        for column in &transpose(block)[..len] {
-            sum = _mm512_add_ps(sum, _mm512_castsi512_ps(*column));
-        }
+    for column in transpose(block) {
+        sum = _mm512_add_ps(sum, _mm512_castsi512_ps(column));
     }
     // SAFETY: 16 floats.
     unsafe { _mm512_storeu_ps(acc.as_mut_ptr(), sum) };
@@ -439,21 +452,4 @@ fn start(panel: &Panel, sum: i32, outlier: &Outlier) -> [__m512i; 2] {
 fn load(rows: &[f32; PANEL_ROWS]) -> [__m512; 2] {
     // SAFETY: 32 floats.
     unsafe { [_mm512_loadu_ps(rows.as_ptr()), _mm512_loadu_ps(rows.as_ptr().add(16))] }
-}
-
-/// Lane `i`: the sum of the lanes of `v[i]`.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn sum_each(v: &[__m512i; 16]) -> __m512i {
-    // Each step adds the two halves of two vectors and puts the results side by side: 16 → 8 → 4 → 2 → 1 vectors.
-    let pair = |a, b| _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
-    let quad = |a, b| _mm512_add_epi32(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b));
-    let eight = |a, b| {
-        _mm512_add_epi32(
-            _mm512_shuffle_i32x4::<0b10_00_10_00>(a, b),
-            _mm512_shuffle_i32x4::<0b11_01_11_01>(a, b),
-        )
-    };
-    let four = |v: &[__m512i]| quad(pair(v[0], v[1]), pair(v[2], v[3]));
-    eight(eight(four(&v[..4]), four(&v[4..8])), eight(four(&v[8..12]), four(&v[12..])))
 }
