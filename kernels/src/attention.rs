@@ -142,6 +142,7 @@ fn scores_columns<S: Simd, T: Load, const N: usize, const V: usize>(
         let mut k = [s.splat(0.0); V];
         for (k, column) in k.iter_mut().zip(&columns) {
             *k = T::load(s, &column[d]);
+            prefetch_next_block(s, &column[d], width);
         }
         for (acc, row) in acc.iter_mut().zip(&rows) {
             let q = s.splat(row[d]);
@@ -207,6 +208,15 @@ fn tile_accumulate<S: Simd, T: Load, const N: usize>(
     }
 }
 
+/// Asks for what lies a block of positions further, where the cache is read and not its f32 copy. Each block being a few
+/// pages, the CPU's own prefetching has hardly begun when it is done.
+#[inline(always)]
+fn prefetch_next_block<S: Simd, T: Load>(s: S, at: &[T; LANES], width: usize) {
+    if size_of::<T>() < size_of::<f32>() {
+        s.prefetch(at.as_ptr().wrapping_add(BLOCK * width));
+    }
+}
+
 /// Features `at..at + 16·V` of [`tile_accumulate`].
 #[inline(always)]
 fn accumulate_columns<S: Simd, T: Load, const N: usize, const V: usize>(
@@ -223,6 +233,7 @@ fn accumulate_columns<S: Simd, T: Load, const N: usize, const V: usize>(
         let mut v = [s.splat(0.0); V];
         for (v, row) in v.iter_mut().zip(row[at..at + V * LANES].as_chunks().0) {
             *v = T::load(s, row);
+            prefetch_next_block(s, row, width);
         }
         for (acc, p) in acc.iter_mut().zip(p) {
             let p = s.splat(p[j]);

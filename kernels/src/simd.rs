@@ -17,6 +17,10 @@ pub(crate) trait Simd: Copy {
     /// How many accumulators an attention tile may keep in registers.
     const ACCUMULATORS: usize;
 
+    /// Asks for the memory at `at`, which is needed soon; any address will do.
+    #[inline(always)]
+    fn prefetch<T>(self, _at: *const T) {}
+
     /// All lanes `v`.
     fn splat(self, v: f32) -> Self::F32;
     fn load(self, x: &[f32; LANES]) -> Self::F32;

@@ -49,6 +49,10 @@ impl Simd for Avx2 {
     const ACCUMULATORS: usize = 4;
 
     #[inline(always)]
+    fn prefetch<T>(self, at: *const T) {
+        isa!(_mm_prefetch::<_MM_HINT_T0>(at.cast()))
+    }
+    #[inline(always)]
     fn splat(self, v: f32) -> [__m256; 2] {
         isa!([_mm256_set1_ps(v); 2])
     }

@@ -51,6 +51,10 @@ impl Simd for Avx512Vnni {
     const ACCUMULATORS: usize = 16;
 
     #[inline(always)]
+    fn prefetch<T>(self, at: *const T) {
+        isa!(_mm_prefetch::<_MM_HINT_T0>(at.cast()))
+    }
+    #[inline(always)]
     fn splat(self, v: f32) -> __m512 {
         isa!(_mm512_set1_ps(v))
     }
