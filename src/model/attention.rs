@@ -11,6 +11,7 @@
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use bytemuck::Pod;
 use torchless_kernels::{BLOCK, CacheElement, Kernels, MatMut, scalar};
 
 use super::config::Config;
@@ -152,7 +153,7 @@ impl Tile {
     }
 }
 
-impl<T: CacheElement> Attention<'_, T> {
+impl<T: CacheElement + Pod> Attention<'_, T> {
     /// Fills `out`, `[tokens][n_heads·head_dim]`.
     pub fn run(&self, mut out: MatMut<f32>) {
         let spans = self.spans(0..1);

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use bytemuck::Pod;
 use torchless_kernels::{CacheElement, GROUP, Kernels, MatMut, QuantizedMut, QuantizedRow};
 
 use super::Model;
@@ -25,7 +26,7 @@ impl Pass<'_> {
     /// `scratch.x` and the keys and values in `cache`. Calls `on_layer` with the number of each layer as it is done.
     ///
     /// There must be at least one token and no more than `scratch.chunk`, all in the vocabulary.
-    pub fn layers<T: CacheElement>(
+    pub fn layers<T: CacheElement + Pod>(
         &self,
         cache: &mut Cache<T>,
         scratch: &mut Scratch,
@@ -92,7 +93,7 @@ impl Pass<'_> {
     }
 
     /// `x += o · attention(norm(x))`.
-    fn attention<T: CacheElement>(
+    fn attention<T: CacheElement + Pod>(
         &self,
         i: usize,
         layer: &Layer,
@@ -146,7 +147,7 @@ impl Pass<'_> {
 
     /// Puts the keys and values of `tokens` tokens, the first at `start`, into the cache; token `t`'s begin at
     /// `kv[t·stride]`, first the keys of all heads.
-    fn store<T: CacheElement>(
+    fn store<T: CacheElement + Pod>(
         &self,
         heads: HeadsMut<T>,
         kv: &[f32],

@@ -1,8 +1,10 @@
 //! Keys and values of the tokens seen so far, in a ring as long as the attention looks back.
 
+use bytemuck::Pod;
 use torchless_kernels::half::f16;
 use torchless_kernels::{BLOCK, CacheElement, Kernels};
 
+use super::pages::Pages;
 use crate::Error;
 use crate::model::Config;
 use crate::model::config::MAX_HEAD_DIM;
@@ -75,18 +77,18 @@ fn capacity(config: &Config, ctx: usize, chunk: usize) -> usize {
 /// Keys and values of `T`; the position `p` is at `p % capacity`.
 pub(crate) struct Cache<T> {
     /// `[n_layers][n_kv_heads][capacity / 16][head_dim][16]`
-    keys: Vec<T>,
+    keys: Pages<T>,
     /// `[n_layers][n_kv_heads][capacity][head_dim]`
-    values: Vec<T>,
+    values: Pages<T>,
     /// `[n_layers][n_kv_heads][capacity]`, where `T` has scales: what the key or value is to be multiplied by.
-    key_scales: Vec<f32>,
-    value_scales: Vec<f32>,
+    key_scales: Pages<f32>,
+    value_scales: Pages<f32>,
     capacity: usize,
     n_kv_heads: usize,
     head_dim: usize,
 }
 
-impl<T: CacheElement + bytemuck::Zeroable> Cache<T> {
+impl<T: CacheElement + Pod> Cache<T> {
     fn new(config: &Config, ctx: usize, chunk: usize) -> Result<Self, Error> {
         let capacity = capacity(config, ctx, chunk);
         let vectors = (config.n_layers * config.n_kv_heads).checked_mul(capacity);
@@ -104,13 +106,13 @@ impl<T: CacheElement + bytemuck::Zeroable> Cache<T> {
     }
 }
 
-fn zeroed<T: bytemuck::Zeroable>(len: Option<usize>, ctx: usize) -> Result<Vec<T>, Error> {
-    len.and_then(|n| bytemuck::allocation::try_zeroed_vec(n).ok()).ok_or_else(|| {
+fn zeroed<T: Pod>(len: Option<usize>, ctx: usize) -> Result<Pages<T>, Error> {
+    len.and_then(Pages::zeroed).ok_or_else(|| {
         Error::Request(format!("not enough memory for a context of {ctx}: choose a smaller one with --ctx"))
     })
 }
 
-impl<T: CacheElement> Cache<T> {
+impl<T: CacheElement + Pod> Cache<T> {
     /// The heads of one layer, for writing.
     pub fn layer_mut(&mut self, layer: usize) -> HeadsMut<'_, T> {
         let vectors = self.n_kv_heads * self.capacity;

@@ -2,6 +2,7 @@
 
 pub mod generate;
 pub(crate) mod kv_cache;
+pub(crate) mod pages;
 pub mod sampler;
 pub(crate) mod scratch;
 pub mod session;

@@ -52,7 +52,7 @@ impl Simd for Avx512Vnni {
 
     #[inline(always)]
     fn prefetch<T>(self, at: *const T) {
-        isa!(_mm_prefetch::<_MM_HINT_T0>(at.cast()))
+        isa!(_mm_prefetch::<_MM_HINT_T1>(at.cast()))
     }
     #[inline(always)]
     fn splat(self, v: f32) -> __m512 {
