@@ -418,18 +418,28 @@ pub(crate) fn gemm<K: Int8>(k: K, w: &QMatrix, rows: Range<usize>, x: &Quantized
         for from in (0..groups).step_by(PANEL_GROUPS) {
             let block = from..(from + PANEL_GROUPS).min(groups);
             for (i, g) in block.clone().enumerate() {
-                // A panel that is not full repeats its last row, whose results are then dropped.
-                let index = |r: usize| (first + r.min(n - 1)) * groups + g;
-                k.pack(&std::array::from_fn(|r| &values[index(r)]), &mut panel[i]);
-                inverse[i] = std::array::from_fn(|r| 1.0 / w.scales()[index(r)]);
+                // Loops, since the closures of `array::from_fn` would be called one by one.
+                let mut group_of = [&values[0]; PANEL_ROWS];
+                for (r, (group, scale)) in group_of.iter_mut().zip(&mut inverse[i]).enumerate() {
+                    // A panel that is not full repeats its last row, whose results are then dropped.
+                    let index = (first + r.min(n - 1)) * groups + g;
+                    (*group, *scale) = (&values[index], w.scales()[index]);
+                }
+                k.pack(&group_of, &mut panel[i]);
+                inverse[i].iter_mut().for_each(|scale| *scale = 1.0 / *scale);
             }
             // SAFETY: these have just been packed.
             let panel = unsafe { assume_init(&panel[..block.len()]) };
             let next = if block.end < groups { (first, block.end) } else { (first + PANEL_ROWS, 0) };
-            let mut ahead = block_groups(values, groups, next);
-            let share = (PANEL_ROWS * PANEL_GROUPS).div_ceil(x.tokens().div_ceil(K::TILE_TOKENS));
+            let share = PANEL_ROWS.div_ceil(x.tokens().div_ceil(K::TILE_TOKENS));
+            let mut ahead = 0;
             for t in (0..x.tokens()).step_by(K::TILE_TOKENS) {
-                ahead.by_ref().take(share).for_each(|group| k.prefetch(group));
+                for row in ahead..(ahead + share).min(PANEL_ROWS) {
+                    for group in block_row(values, groups, (next.0 + row, next.1)) {
+                        k.prefetch(group);
+                    }
+                }
+                ahead += share;
                 let args = (k, panel, &inverse[..block.len()], x, block.clone(), t);
                 match K::TILE_TOKENS.min(x.tokens() - t) {
                     6 if K::TILE_TOKENS >= 6 => tile::<K, 6>(args, &mut out, columns.clone()),
@@ -452,16 +462,12 @@ unsafe fn assume_init<T>(x: &[MaybeUninit<T>]) -> &[T] {
     unsafe { &*(std::ptr::from_ref(x) as *const [T]) }
 }
 
-/// The groups of the 32 × 32 block at `(row, group)` that lie in the matrix, row by row.
+/// Up to 32 groups from `(row, group)` on, those that lie in the row; none behind the matrix.
 #[inline(always)]
-fn block_groups(
-    values: &[Group],
-    groups: usize,
-    (row, group): (usize, usize),
-) -> impl Iterator<Item = &Group> {
+fn block_row(values: &[Group], groups: usize, (row, group): (usize, usize)) -> &[Group] {
     let len = PANEL_GROUPS.min(groups - group);
-    let rows = values.chunks_exact(groups).skip(row).take(PANEL_ROWS);
-    rows.flat_map(move |row| &row[group..group + len])
+    let start = row * groups + group;
+    values.get(start..start + len).unwrap_or(&[])
 }
 
 type TileArgs<'a, K> =
@@ -481,8 +487,11 @@ fn tile<K: Int8, const N: usize>(args: TileArgs<K>, out: &mut MatMut<f32>, colum
             }
         }
     }
-    let x = std::array::from_fn(|i| Block::new(x, token + i, groups.clone()));
-    k.tile(panel, inverse, &x, &mut acc);
+    let mut blocks = [Block::new(x, token, groups.clone()); N];
+    for (i, block) in blocks.iter_mut().enumerate().skip(1) {
+        *block = Block::new(x, token + i, groups.clone());
+    }
+    k.tile(panel, inverse, &blocks, &mut acc);
     for (i, acc) in acc.iter().enumerate() {
         let row = &mut out.row(token + i)[columns.clone()];
         match row.first_chunk_mut() {
