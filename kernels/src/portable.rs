@@ -186,11 +186,10 @@ unsafe impl Int8 for Portable {
 
     #[inline(always)]
     fn dots(self, w: &[Group; LANES], x: &Sixteen) -> i32x16 {
-        let dots = i32x16::new(from_fn(|i| dot(&w[i], &x.values[i])));
-        match x.outliers {
-            Some(outliers) => dots + i32x16::new(from_fn(|i| outliers[i].dot(&w[i]))),
-            None => dots,
-        }
+        i32x16::new(match x.outliers {
+            Some(outliers) => from_fn(|i| dot(&w[i], &x.values[i]) + outliers[i].dot(&w[i])),
+            None => from_fn(|i| dot(&w[i], &x.values[i])),
+        })
     }
 
     #[inline(always)]
