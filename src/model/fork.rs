@@ -29,7 +29,7 @@ pub(crate) fn fork<P: Send>(
 /// How many of `n` indices a piece should have: a few pieces a thread, so that a thread which is held up loses little,
 /// but no piece smaller than `least`, of which it is a multiple.
 pub(crate) fn grain(n: usize, least: usize) -> usize {
-    const PIECES_A_THREAD: usize = 4;
+    const PIECES_A_THREAD: usize = 16;
     match rayon::current_num_threads() {
         1 => n.max(1),
         threads => n.div_ceil(threads * PIECES_A_THREAD).next_multiple_of(least).max(least),

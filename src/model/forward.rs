@@ -8,7 +8,7 @@ use torchless_kernels::{CacheElement, GROUP, Kernels, MatMut, QuantizedMut, Quan
 use super::Model;
 use super::attention::Attention;
 use super::fork::{fork, grain};
-use super::linear::{Activations, Blocks, Forms, Input, ROWS, matmul, product};
+use super::linear::{Activations, Blocks, Forms, Input, ROWS, matmul, product, rows_grain};
 use super::weights::Layer;
 use crate::format::bin::{Matrix, Tensor};
 use crate::runtime::kv_cache::{Cache, HeadsMut};
@@ -183,7 +183,7 @@ impl Pass<'_> {
     /// all steps.
     fn gate_up(&self, layer: &Layer, input: Input, mlp: &mut Activations, blocks: &Blocks, tokens: usize) {
         let n = self.model.config().intermediate_size;
-        let grain = grain(n, GROUP).min(blocks.features(tokens));
+        let grain = rows_grain(n, self.model.config().hidden_size, GROUP).min(blocks.features(tokens));
         // Calls `f(t, gate, up)` for each token.
         let each = |rows: Range<usize>, f: &mut EachGateUp| {
             let (len, mut blocks) = (rows.len(), blocks.mine());
@@ -211,7 +211,7 @@ impl Pass<'_> {
     /// `x += w · input`, each thread a block of features.
     fn add_product(&self, w: &Tensor, input: Input, x: &mut [f32], blocks: &Blocks, tokens: usize) {
         let hidden = x.len() / tokens;
-        let grain = grain(hidden, ROWS).min(blocks.features(tokens));
+        let grain = rows_grain(hidden, w.rows_cols().1, ROWS).min(blocks.features(tokens));
         fork(MatMut::new(x, tokens, hidden), 0..hidden, grain, &MatMut::split_cols, &|mut x, rows| {
             let (len, mut blocks) = (rows.len(), blocks.mine());
             let product_of = &mut blocks[0][..tokens * len];

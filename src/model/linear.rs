@@ -8,8 +8,16 @@ use torchless_kernels::{Kernels, MatMut, Quantized, QuantizedBuf, sgemm};
 use super::fork::{fork, grain};
 use crate::format::bin::{BinFile, Dtype, Matrix, Tensor};
 
-/// Fewest output features a task is given: the rows a kernel packs together.
+/// The rows a kernel packs together.
 pub(crate) const ROWS: usize = 32;
+
+/// Bytes of weights a task reads at the least: two microseconds' worth, several times what handing it over takes.
+const TASK_BYTES: usize = 48 << 10;
+
+/// How many output features of `n` a task is given, of weights with `cols` inputs: a multiple of `multiple`, itself one of 32.
+pub(crate) fn rows_grain(n: usize, cols: usize, multiple: usize) -> usize {
+    grain(n, (TASK_BYTES / cols.max(1)).next_multiple_of(multiple).max(multiple))
+}
 
 /// Where all weights are f32, so that nobody was promised the same bits, products of this many tokens go through `sgemm`.
 const SGEMM_TOKENS: usize = 8;
@@ -80,7 +88,8 @@ pub(crate) struct Input<'a> {
 /// # Panics
 /// If `x` lacks a form that the weights need.
 pub(crate) fn matmul(file: &BinFile, weights: &[Tensor], x: Input, kernels: Kernels, out: MatMut<f32>) {
-    let grain = grain(out.cols(), ROWS);
+    let cols = weights.first().map_or(1, |w| w.rows_cols().1);
+    let grain = rows_grain(out.cols(), cols, ROWS);
     let features = 0..out.cols();
     fork(out, features, grain, &MatMut::split_cols, &|out, features| {
         let (mut rest, mut first) = (out, 0);
