@@ -5,6 +5,7 @@
 
 #![deny(unsafe_code)]
 
+pub mod chat;
 pub mod error;
 pub mod format;
 pub mod model;
@@ -14,6 +15,7 @@ pub mod runtime;
 pub mod tokenizer;
 
 pub use error::{Error, Malformed};
+pub use model::Model;
 pub use torchless_kernels as kernels;
 
 #[cfg(target_endian = "big")]

@@ -3,16 +3,16 @@
 use std::io::{self, IsTerminal};
 use std::ops::ControlFlow;
 
-use serde_json::json;
 use torchless::model::Model;
-use torchless::runtime::generate::{FinishReason, GenerateOptions, Generated, generate};
-use torchless::runtime::sampler::Sampling;
+use torchless::runtime::generate::{GenerateOptions, generate};
 use torchless::runtime::session::{Progress, Session, SessionOptions};
 use torchless::tokenizer::EncodeOptions;
 
 use super::interrupt;
 use super::model::{ModelArgs, RunArgs};
 use super::output::{emit, emit_json};
+use super::report;
+use super::sampling::SamplingArgs;
 
 /// Continue a prompt: prints what the model writes after it
 ///
@@ -51,47 +51,8 @@ pub struct Args {
     run: RunArgs,
 }
 
-/// How to choose tokens. The steps are applied in the order listed here, temperature last.
-#[derive(clap::Args)]
-#[command(next_help_heading = "Sampling")]
-struct SamplingArgs {
-    /// Make recent tokens less likely; 1 changes nothing
-    #[arg(long, value_name = "X", default_value_t = Sampling::default().repeat_penalty)]
-    repeat_penalty: f32,
-    /// Keep the K most likely tokens; 0 keeps all
-    #[arg(long, value_name = "K", default_value_t = Sampling::default().top_k)]
-    top_k: usize,
-    /// Keep the most likely tokens that together have probability P; 1 keeps all
-    #[arg(long, value_name = "P", default_value_t = Sampling::default().top_p)]
-    top_p: f32,
-    /// Keep tokens at least P times as likely as the most likely; 0 keeps all
-    #[arg(long, value_name = "P", default_value_t = Sampling::default().min_p)]
-    min_p: f32,
-    /// Temperature; 0 always takes the most likely token
-    #[arg(long, value_name = "T", default_value_t = Sampling::default().temperature)]
-    temp: f32,
-    /// Seed of the random choices
-    #[arg(long, value_name = "N", default_value_t = Sampling::default().seed)]
-    seed: u64,
-}
-
-impl From<&SamplingArgs> for Sampling {
-    fn from(args: &SamplingArgs) -> Self {
-        Self {
-            temperature: args.temp,
-            top_k: args.top_k,
-            top_p: args.top_p,
-            min_p: args.min_p,
-            repeat_penalty: args.repeat_penalty,
-            seed: args.seed,
-            ..Self::default()
-        }
-    }
-}
-
 pub fn run(args: Args) -> anyhow::Result<()> {
-    let sampling = Sampling::from(&args.sampling);
-    sampling.check()?;
+    let sampling = args.sampling.settings()?;
     let model = args.model.open(args.debug)?;
     let prompt =
         model.tokenizer().encode(&args.prompt, EncodeOptions { special: args.special, ..Default::default() });
@@ -106,6 +67,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         sampling,
         stop: args.stop,
         ignore_eos: args.ignore_eos,
+        ..GenerateOptions::default()
     };
     let mut failed = None;
     let result = generate(&mut session, &prompt, &options, |text| stream(text, args.json, &mut failed))?;
@@ -113,10 +75,10 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         return Err(error.into());
     }
     if args.debug {
-        report_end(&result);
+        eprintln!("\n{}", report::timings(&result));
     }
     if args.json {
-        emit_json(&to_json(&prompt, &result))?;
+        emit_json(&report::generated(&prompt, &result))?;
     } else if !result.text.ends_with('\n') {
         emit("\n")?;
     }
@@ -129,25 +91,6 @@ fn stream(text: &str, quiet: bool, failed: &mut Option<io::Error>) -> ControlFlo
         return ControlFlow::Break(());
     }
     interrupt::check()
-}
-
-fn to_json(prompt: &[u32], result: &Generated) -> serde_json::Value {
-    let reason = match result.finish_reason {
-        FinishReason::Stop => "stop",
-        FinishReason::Length => "length",
-        FinishReason::Cancelled => "cancelled",
-    };
-    json!({
-        "prompt_tokens": prompt,
-        "tokens": result.tokens,
-        "text": result.text,
-        "finish_reason": reason,
-        "timings": {
-            "prompt_tokens_per_s": result.timings.prompt_tokens_per_s(),
-            "tokens_per_s": result.timings.tokens_per_s(),
-            "ttft_ms": result.timings.first_token.as_secs_f64() * 1e3,
-        },
-    })
 }
 
 fn report_start(model: &Model, prompt: &[u32], options: &SessionOptions) {
@@ -176,16 +119,4 @@ fn report_layer(n_layers: usize) -> impl FnMut(Progress) + Send {
             eprint!("{start}positions {positions:?}: layer {}/{n_layers}{end}", at.layers);
         }
     }
-}
-
-fn report_end(result: &Generated) {
-    let t = &result.timings;
-    eprintln!(
-        "\nprompt: {} tokens, {:.1} tokens/s; answer: {} tokens, {:.1} tokens/s; first token after {:.0} ms",
-        t.prompt_tokens,
-        t.prompt_tokens_per_s(),
-        result.tokens.len(),
-        t.tokens_per_s(),
-        t.first_token.as_secs_f64() * 1e3
-    );
 }

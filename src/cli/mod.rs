@@ -1,5 +1,6 @@
 //! The command line: one file a subcommand. Results go to stdout, everything else to stderr.
 
+mod chat;
 mod convert;
 mod generate;
 mod input;
@@ -11,6 +12,8 @@ mod output;
 mod perplexity;
 mod progress;
 mod pull;
+mod report;
+mod sampling;
 mod tokenize;
 
 use std::ffi::OsString;
@@ -32,6 +35,7 @@ use torchless::kernels::{Isa, Kernels};
     long_version = LONG_VERSION.as_str(),
     override_usage = "torchless <COMMAND> [OPTIONS]\n       torchless <MODEL> <PROMPT> [OPTIONS]   short for: torchless generate -m MODEL PROMPT",
     after_help = "Examples:\n  \
+        torchless chat\n  \
         torchless generate \"The capital of France is\"\n  \
         torchless convert ./Mistral-7B-v0.1 mistral.bin\n  \
         torchless mistral.bin \"Once upon a time\" --debug\n\n\
@@ -46,6 +50,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Generate(generate::Args),
+    Chat(chat::Args),
     Perplexity(perplexity::Args),
     Tokenize(tokenize::Args),
     Inspect(inspect::Args),
@@ -76,6 +81,7 @@ pub fn main() -> ExitCode {
     interrupt::listen();
     let result = match cli.command {
         Command::Generate(args) => generate::run(args),
+        Command::Chat(args) => chat::run(args),
         Command::Perplexity(args) => perplexity::run(args),
         Command::Tokenize(args) => tokenize::run(args),
         Command::Inspect(args) => inspect::run(args),

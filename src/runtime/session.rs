@@ -140,6 +140,19 @@ impl<'m> Session<'m> {
         self.position = 0;
     }
 
+    /// Forgets the tokens from `position` on, and says whether that went. It does not, and nothing changes, where the
+    /// cache has overwritten what the attention at `position` looks back to: then [`Session::reset`] remains.
+    #[must_use]
+    pub fn truncate(&mut self, position: usize) -> bool {
+        let ring = self.model.config().sliding_window.map_or(self.ctx, |window| window.min(self.ctx));
+        // Of more tokens than the ring is long it holds the last, as many as are looked at from the next position.
+        let possible = self.position <= ring || position + 1 >= self.position;
+        if possible {
+            self.position = self.position.min(position);
+        }
+        possible
+    }
+
     /// Appends `tokens` and returns the logits after the last, `vocab_size` of them.
     ///
     /// # Errors

@@ -116,6 +116,20 @@ impl Tokenizer {
         ids
     }
 
+    /// The ids of a text with special tokens, without BOS; the text between those goes through `restore` first.
+    pub(crate) fn encode_disguised(&self, text: &str, restore: impl Fn(&str) -> String) -> Vec<u32> {
+        let mut ids = Vec::new();
+        let mut scratch = Scratch::default();
+        let mut rest = text;
+        while let Some((plain, id, after)) = self.special.split_first(rest) {
+            self.encode_plain(&restore(plain), &mut scratch, &mut ids);
+            ids.push(id);
+            rest = after;
+        }
+        self.encode_plain(&restore(rest), &mut scratch, &mut ids);
+        ids
+    }
+
     fn encode_plain(&self, text: &str, scratch: &mut Scratch, ids: &mut Vec<u32>) {
         match &self.front {
             FrontEnd::Metaspace(front) => front.encode(text, &self.merges, scratch, ids),
@@ -155,6 +169,16 @@ impl Tokenizer {
     /// Whether `id` is a special token: recognised in text only where asked for, not shown when decoding.
     pub fn is_special(&self, id: u32) -> bool {
         self.vocab.class(id) == Some(Class::Special)
+    }
+
+    /// The special tokens, sorted by their bytes.
+    pub fn special_tokens(&self) -> impl Iterator<Item = (&str, u32)> {
+        self.special.iter()
+    }
+
+    /// The special token that `text` begins with; the longest if there are several.
+    pub fn special_at_start(&self, text: &str) -> Option<u32> {
+        self.special.at_start(text)
     }
 
     /// The largest id + 1; 0 for an empty vocabulary. Ids below it may be holes.
