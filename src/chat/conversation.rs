@@ -231,3 +231,36 @@ fn same_text(tokenizer: &Tokenizer, old: &[u32], new: &[u32]) -> (usize, usize) 
         right.drain(..n);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tokenizer::Spec;
+
+    #[test]
+    fn tokens_that_spell_the_same_text_are_the_same_text() {
+        const VOCAB: [&str; 8] = ["<s>", "a", "b", "c", "ab", "bc", "abc", "▁"];
+        let vocab = VOCAB.iter().zip(0..).map(|(piece, id)| ((*piece).to_owned(), id)).collect();
+        let tokenizer = Tokenizer::new(Spec { vocab, ..Spec::default() }).unwrap();
+        let ids = |text: &str| -> Vec<u32> {
+            text.split_whitespace().map(|piece| tokenizer.id_of(piece).unwrap()).collect()
+        };
+        for (old, new, common) in [
+            ("<s> a b", "<s> a b c", (3, 3)),
+            ("<s> a b", "<s> ab c", (3, 2)),
+            ("<s> ab c a", "<s> a bc <s> b", (3, 3)),
+            ("<s> abc b", "<s> a b c c", (2, 4)),
+            // Not at a border of both.
+            ("a b", "a bc a", (1, 1)),
+            ("ab", "a", (0, 0)),
+            // A special token is no text.
+            ("a <s> b", "a b c", (1, 1)),
+            // One token at least is left to feed.
+            ("a b", "a b", (1, 1)),
+            ("a b", "ab", (0, 0)),
+            ("", "a", (0, 0)),
+        ] {
+            assert_eq!(same_text(&tokenizer, &ids(old), &ids(new)), common, "{old:?} and {new:?}");
+        }
+    }
+}

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use minijinja::value::{Kwargs, Value, ValueKind, from_args};
+use minijinja::value::{Kwargs, Value, ValueKind};
 use minijinja::{Error, ErrorKind, Output, State, escape_formatter};
 use serde::Serialize;
 use serde_json::ser::{Formatter, PrettyFormatter};
@@ -43,12 +43,10 @@ pub(super) fn format(out: &mut Output, state: &mut State, value: &Value) -> Resu
 }
 
 /// The filter `tojson`: `json.dumps(value, ensure_ascii=False, indent=indent)`.
-pub(super) fn to_json(value: &Value, args: &[Value]) -> Result<Value, Error> {
-    let (indent, options): (Option<usize>, Kwargs) = from_args(args)?;
-    let indent = match indent {
-        None => options.get::<Option<usize>>("indent")?,
-        given => given,
-    };
+pub(super) fn to_json(value: &Value, indent: Option<usize>, options: Kwargs) -> Result<Value, Error> {
+    let indent = indent.or(options.get("indent")?);
+    // What else Python's function takes, with the values that it has anyway.
+    options.get::<Option<bool>>("ensure_ascii")?;
     options.assert_all_used()?;
     let json = match indent {
         Some(n) => dump(value, PrettyFormatter::with_indent(" ".repeat(n.min(16)).as_bytes())),
