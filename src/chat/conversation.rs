@@ -145,7 +145,7 @@ impl<'m> Chat<'m> {
         let generated = self.session.install(|session| {
             let mut generation = session.generate_after(context, keep, &options)?;
             let mut failed = None;
-            while let Some(piece) = generation.next() {
+            for piece in generation.by_ref() {
                 let result = piece.map(|mut piece| {
                     if !piece.text.is_empty() && std::mem::take(&mut drop_space) {
                         piece.text = piece.text.strip_prefix(' ').unwrap_or(&piece.text).to_owned();

@@ -1,13 +1,15 @@
 //! `torchless generate`: a prompt in, text out.
 
 use std::io::{self, IsTerminal};
-use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
 
+use anyhow::bail;
 use torchless::model::Model;
-use torchless::runtime::generate::{GenerateOptions, generate};
+use torchless::runtime::generate::{GenerateOptions, Generated};
 use torchless::runtime::session::{Progress, Session, SessionOptions};
 use torchless::tokenizer::EncodeOptions;
 
+use super::input::{read_file, read_stdin};
 use super::interrupt;
 use super::model::{ModelArgs, RunArgs};
 use super::output::{emit, emit_json};
@@ -21,10 +23,18 @@ use super::sampling::SamplingArgs;
 #[command(after_help = "Examples:\n  \
     torchless generate \"The capital of France is\"\n  \
     torchless generate -m mistral.bin -n 200 --temp 0 \"Once upon a time\"\n  \
-    torchless generate --json --seed 7 \"A haiku about rain:\" | jq -r .text")]
+    torchless generate -f story.txt --stop \"THE END\"\n  \
+    torchless generate --json --seed 7 \"A haiku about rain:\" | jq -r .text\n  \
+    torchless generate \"The sky is\" -n 1 --json --logprobs 5 | jq .logprobs[0].top\n\n\
+    --json gives {prompt_tokens, tokens, text, finish_reason: stop|length|cancelled, timings},\n\
+    --json-lines {token, text} for each token and {finish_reason, timings} at the end.")]
 pub struct Args {
-    /// The text to continue
-    prompt: String,
+    /// The text to continue; - reads it from stdin
+    #[arg(required_unless_present = "file", conflicts_with = "file")]
+    prompt: Option<String>,
+    /// Read the prompt from a file instead, without a newline at its end
+    #[arg(short, long, value_name = "FILE")]
+    file: Option<PathBuf>,
     #[command(flatten)]
     model: ModelArgs,
     /// Most tokens to generate
@@ -40,8 +50,14 @@ pub struct Args {
     #[arg(long)]
     special: bool,
     /// Print one JSON object instead of text
-    #[arg(long)]
+    #[arg(long, group = "machine")]
     json: bool,
+    /// Print one JSON object a token, as they come, and one at the end
+    #[arg(long, group = "machine")]
+    json_lines: bool,
+    /// Say how probable each token was (ln p at temperature 1), and the N most probable ones; with --json or --json-lines
+    #[arg(long, value_name = "N", requires = "machine")]
+    logprobs: Option<usize>,
     /// Report loading, tokens, layers and timings on stderr
     #[arg(long)]
     debug: bool,
@@ -53,9 +69,10 @@ pub struct Args {
 
 pub fn run(args: Args) -> anyhow::Result<()> {
     let sampling = args.sampling.settings()?;
+    let text = prompt(args.prompt.as_deref(), args.file.as_deref())?;
     let model = args.model.open(args.debug)?;
-    let prompt =
-        model.tokenizer().encode(&args.prompt, EncodeOptions { special: args.special, ..Default::default() });
+    let special = EncodeOptions { special: args.special, ..Default::default() };
+    let prompt = model.tokenizer().encode(&text, special);
     let session_options = args.run.session_options(&model, prompt.len().saturating_add(args.max_tokens))?;
     let mut session = Session::new(&model, &session_options)?;
     if args.debug {
@@ -67,30 +84,56 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         sampling,
         stop: args.stop,
         ignore_eos: args.ignore_eos,
+        logprobs: args.logprobs,
         ..GenerateOptions::default()
     };
-    let mut failed = None;
-    let result = generate(&mut session, &prompt, &options, |text| stream(text, args.json, &mut failed))?;
-    if let Some(error) = failed {
-        return Err(error.into());
-    }
-    if args.debug {
-        eprintln!("\n{}", report::timings(&result));
-    }
-    if args.json {
-        emit_json(&report::generated(&prompt, &result))?;
+    let mut logprobs = Vec::new();
+    let result = session.install(|session| -> anyhow::Result<Generated> {
+        let mut generation = session.generate(&prompt, &options)?;
+        while let Some(piece) = generation.next().transpose()? {
+            if args.json_lines {
+                emit_json(&report::piece(&piece, model.tokenizer()))?;
+            } else if args.json {
+                logprobs.extend(report::logprobs(&piece, model.tokenizer()));
+            } else {
+                emit(&piece.text)?;
+            }
+            if interrupt::happened() {
+                generation.cancel();
+            }
+        }
+        Ok(generation.finish())
+    })?;
+    if args.json_lines {
+        emit_json(&report::end(&result))?;
+    } else if args.json {
+        let mut object = report::generated(&prompt, &result);
+        if args.logprobs.is_some() {
+            object["logprobs"] = logprobs.into();
+        }
+        emit_json(&object)?;
     } else if !result.text.ends_with('\n') {
         emit("\n")?;
+    }
+    if args.debug || !(args.json || args.json_lines) {
+        eprintln!("\n{}", report::timings(&result));
     }
     Ok(())
 }
 
-fn stream(text: &str, quiet: bool, failed: &mut Option<io::Error>) -> ControlFlow<()> {
-    if !quiet && let Err(error) = emit(text) {
-        *failed = Some(error);
-        return ControlFlow::Break(());
+/// The prompt, from wherever it comes. Editors end a file with a newline that is not meant to be part of it.
+fn prompt(given: Option<&str>, file: Option<&Path>) -> anyhow::Result<String> {
+    let mut text = match (given, file) {
+        (Some("-"), _) => read_stdin()?,
+        (Some(text), _) => return Ok(text.to_owned()),
+        (None, Some(file)) if file == Path::new("-") => read_stdin()?,
+        (None, Some(file)) => read_file(file)?,
+        (None, None) => bail!("no prompt given"),
+    };
+    if text.ends_with('\n') {
+        text.pop();
     }
-    interrupt::check()
+    Ok(text)
 }
 
 fn report_start(model: &Model, prompt: &[u32], options: &SessionOptions) {

@@ -1,12 +1,14 @@
 //! The command line: one file a subcommand. Results go to stdout, everything else to stderr.
 
 mod chat;
+mod completions;
 mod convert;
 mod generate;
 mod input;
 mod inspect;
 mod interrupt;
 mod kernels;
+mod man;
 mod model;
 mod output;
 mod perplexity;
@@ -57,6 +59,8 @@ enum Command {
     Convert(convert::Args),
     Pull(pull::Args),
     Kernels(kernels::Args),
+    Completions(completions::Args),
+    Man(man::Args),
 }
 
 /// What `--version` says: everything a bug report needs.
@@ -88,6 +92,8 @@ pub fn main() -> ExitCode {
         Command::Convert(args) => convert::run(args),
         Command::Pull(args) => pull::run(args),
         Command::Kernels(args) => kernels::run(&args),
+        Command::Completions(args) => completions::run(&args, &mut Cli::command()),
+        Command::Man(args) => man::run(&args, Cli::command()),
     };
     match result {
         Ok(()) if interrupt::happened() => ExitCode::from(INTERRUPTED),

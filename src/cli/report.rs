@@ -1,7 +1,8 @@
 //! What a generation came to, for people and for machines.
 
 use serde_json::{Value, json};
-use torchless::runtime::generate::{FinishReason, Generated, Timings};
+use torchless::runtime::generate::{FinishReason, Generated, Piece, Timings};
+use torchless::tokenizer::Tokenizer;
 
 /// The object `generate --json` prints.
 pub fn generated(prompt: &[u32], result: &Generated) -> Value {
@@ -14,7 +15,30 @@ pub fn generated(prompt: &[u32], result: &Generated) -> Value {
     })
 }
 
-pub fn finish_reason(reason: FinishReason) -> &'static str {
+/// The line `generate --json-lines` prints for a token.
+pub fn piece(piece: &Piece, tokenizer: &Tokenizer) -> Value {
+    let mut object = json!({"token": piece.token, "text": piece.text});
+    if let Some(logprobs) = logprobs(piece, tokenizer) {
+        object["logprobs"] = logprobs;
+    }
+    object
+}
+
+/// How probable a token was, where that was asked for.
+pub fn logprobs(piece: &Piece, tokenizer: &Tokenizer) -> Option<Value> {
+    let entry = |id, logprob| json!({"token": id, "piece": tokenizer.piece(id), "logprob": logprob});
+    let logprobs = piece.logprobs.as_ref()?;
+    let mut object = entry(piece.token, logprobs.chosen);
+    object["top"] = logprobs.top.iter().map(|&(id, logprob)| entry(id, logprob)).collect();
+    Some(object)
+}
+
+/// The last line of `generate --json-lines`.
+pub fn end(result: &Generated) -> Value {
+    json!({"finish_reason": finish_reason(result.finish_reason), "timings": timings_json(&result.timings)})
+}
+
+fn finish_reason(reason: FinishReason) -> &'static str {
     match reason {
         FinishReason::Stop => "stop",
         FinishReason::Length => "length",
@@ -22,7 +46,7 @@ pub fn finish_reason(reason: FinishReason) -> &'static str {
     }
 }
 
-pub fn timings_json(timings: &Timings) -> Value {
+fn timings_json(timings: &Timings) -> Value {
     json!({
         "prompt_tokens_per_s": timings.prompt_tokens_per_s(),
         "tokens_per_s": timings.tokens_per_s(),
