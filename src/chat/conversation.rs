@@ -13,19 +13,22 @@ use crate::tokenizer::{Kind, Tokenizer};
 /// Each turn renders the whole conversation anew, as the template wants it, and feeds only what the session does not hold
 /// yet: normally the new message.
 ///
-/// ```no_run
+/// ```
 /// use std::ops::ControlFlow;
 /// use torchless::Model;
 /// use torchless::chat::{Chat, ChatTemplate};
 /// use torchless::runtime::generate::GenerateOptions;
 /// use torchless::runtime::session::{Session, SessionOptions};
 ///
-/// let model = Model::open("model.bin")?;
+/// # let model_path = "tests/fixtures/models/llama-int8.bin";
+/// let model = Model::open(model_path)?;
 /// let session = Session::new(&model, &SessionOptions::new(&model))?;
-/// let mut chat = Chat::new(session, ChatTemplate::of(model.tokenizer())?);
-/// chat.set_system("Answer in one sentence.");
-/// for question in ["What is a tensor?", "And a matrix?"] {
-///     let reply = chat.send(question, &GenerateOptions::default(), |piece| {
+/// // Or `ChatTemplate::of`: the one that the model brings.
+/// let mut chat = Chat::new(session, ChatTemplate::named("chatml", model.tokenizer())?);
+/// chat.set_system("Be brief.");
+/// let options = GenerateOptions { max_tokens: 20, ..GenerateOptions::default() };
+/// for question in ["A tensor?", "A matrix?"] {
+///     let reply = chat.send(question, &options, |piece| {
 ///         print!("{}", piece.text);
 ///         ControlFlow::Continue(())
 ///     })?;

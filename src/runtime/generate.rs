@@ -158,17 +158,20 @@ impl<'m> Session<'m> {
     /// Nothing happens before the first token is asked for. Dropping the iterator ends the generation; the session then
     /// holds the prompt and all but the last of its tokens. Within [`Session::install`] a token costs a little less.
     ///
-    /// ```no_run
-    /// use torchless::Model;
-    /// use torchless::runtime::generate::GenerateOptions;
-    /// use torchless::runtime::session::{Session, SessionOptions};
-    ///
-    /// let model = Model::open("model.bin")?;
-    /// let mut session = Session::new(&model, &SessionOptions::new(&model))?;
-    /// let prompt = model.tokenizer().encode("Once upon a time", Default::default());
-    /// for piece in session.generate(&prompt, &GenerateOptions::default())? {
-    ///     print!("{}", piece?.text);
+    /// ```
+    /// # use torchless::Model;
+    /// # use torchless::runtime::generate::{FinishReason, GenerateOptions};
+    /// # use torchless::runtime::session::{Session, SessionOptions};
+    /// # let model = Model::open("tests/fixtures/models/llama-int8.bin")?;
+    /// # let mut session = Session::new(&model, &SessionOptions::new(&model))?;
+    /// let options = GenerateOptions { max_tokens: 5, ignore_eos: true, ..GenerateOptions::default() };
+    /// let mut generation = session.generate(&[1, 2, 3], &options)?;
+    /// for piece in generation.by_ref() {
+    ///     let piece = piece?;
+    ///     println!("{}: {:?}", piece.token, piece.text);
     /// }
+    /// let generated = generation.finish();
+    /// assert_eq!((generated.tokens.len(), generated.finish_reason), (5, FinishReason::Length));
     /// # Ok::<(), torchless::Error>(())
     /// ```
     ///
