@@ -130,7 +130,7 @@ impl<'m> Chat<'m> {
         let tokenizer = self.session.model().tokenizer();
         let tokens = self.template.encode(tokenizer, &self.messages, true)?;
         let (mut keep, mut known) = same_text(tokenizer, &self.cached, &tokens);
-        if !self.session.truncate(keep) {
+        if self.session.truncate(keep).is_err() {
             self.session.reset();
             (keep, known) = (0, 0);
         }

@@ -48,6 +48,8 @@ pub struct Session<'m> {
     cache: KvCache,
     scratch: Scratch,
     position: usize,
+    /// The most tokens there have been since the last reset: what the cache holds ends here.
+    furthest: usize,
     observer: Box<dyn FnMut(Progress) + Send + 'm>,
 }
 
@@ -96,6 +98,7 @@ impl<'m> Session<'m> {
             cache: KvCache::new(model.config(), options.kv, options.ctx, chunk)?,
             scratch: Scratch::new(model.config(), &model.weights, chunk),
             position: 0,
+            furthest: 0,
             observer: Box::new(|_| ()),
         })
     }
@@ -137,20 +140,31 @@ impl<'m> Session<'m> {
 
     /// Forgets all tokens.
     pub fn reset(&mut self) {
-        self.position = 0;
+        (self.position, self.furthest) = (0, 0);
     }
 
-    /// Forgets the tokens from `position` on, and says whether that went. It does not, and nothing changes, where the
-    /// cache has overwritten what the attention at `position` looks back to: then [`Session::reset`] remains.
-    #[must_use]
-    pub fn truncate(&mut self, position: usize) -> bool {
-        let ring = self.model.config().sliding_window.map_or(self.ctx, |window| window.min(self.ctx));
-        // Of more tokens than the ring is long it holds the last, as many as are looked at from the next position.
-        let possible = self.position <= ring || position + 1 >= self.position;
-        if possible {
-            self.position = self.position.min(position);
+    /// Forgets the tokens from `position` on, so that others can follow the ones before it: a new turn, or the same
+    /// prompt again, costs only what differs.
+    ///
+    /// # Errors
+    /// If there are not so many tokens, or the keys and values of a token that the next would look at have been
+    /// overwritten, which happens in models with a sliding window only. Nothing is forgotten then.
+    pub fn truncate(&mut self, position: usize) -> Result<(), Error> {
+        let window = self.model.config().sliding_window.unwrap_or(self.ctx);
+        let overwritten = self.furthest.saturating_sub(window.min(self.ctx));
+        if position > self.position {
+            return Err(Error::Request(format!(
+                "position {position}: only {} tokens were fed",
+                self.position
+            )));
         }
-        possible
+        if overwritten > (position + 1).saturating_sub(window) {
+            return Err(Error::Request(format!(
+                "position {position}: the sliding window has moved on, reset the session and feed all tokens again"
+            )));
+        }
+        self.position = position;
+        Ok(())
     }
 
     /// Appends `tokens` and returns the logits after the last, `vocab_size` of them.
@@ -205,6 +219,7 @@ impl<'m> Session<'m> {
             KvCache::F16(cache) => pass.layers(cache, scratch, chunk, start, &mut on_layer),
         });
         *position += tokens;
+        self.furthest = self.furthest.max(self.position);
     }
 
     /// The logits of `count` tokens of the last chunk.
