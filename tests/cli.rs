@@ -197,6 +197,39 @@ fn a_sampling_option_reaches_the_sampler() {
 }
 
 #[test]
+fn a_text_has_the_form_asked_for() {
+    let schema = r#"{"type": "object", "properties": {"wet": {"type": "boolean"}, "drops": {"enum": [1, 2, 30]}},
+        "required": ["wet", "drops"], "additionalProperties": false}"#;
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    std::fs::write(path("schema.json"), schema).unwrap();
+    for seed in ["1", "2", "3"] {
+        let args = ["she", "-n", "90", "--seed", seed, "--temp", "2"];
+        let inline = run_json("generate", "llama-int8.bin", &[&args[..], &["-j", schema]].concat());
+        let text = inline["text"].as_str().unwrap();
+        let object: Value = serde_json::from_str(text).unwrap_or_else(|e| panic!("{text:?}: {e}"));
+        assert!(
+            object["wet"].is_boolean() && [1, 2, 30].contains(&object["drops"].as_i64().unwrap()),
+            "{text}"
+        );
+        assert_eq!((object.as_object().unwrap().len(), &inline["finish_reason"]), (2, &"stop".into()));
+        let file = path("schema.json");
+        let from_file =
+            run_json("generate", "llama-int8.bin", &[&args[..], &["--json-schema", &file]].concat());
+        assert_eq!(inline["tokens"], from_file["tokens"]);
+    }
+    std::fs::write(path("rain.lark"), "start: \"rain\" (\" and rain\")~2 \".\"\n").unwrap();
+    let grammar = path("rain.lark");
+    let args = ["she", "--grammar-file", &grammar, "--ignore-eos"];
+    assert_eq!(run_json("generate", "mistral-int8.bin", &args)["text"], "rain and rain and rain.");
+
+    let model = fixture("llama-int8.bin");
+    for bad in ["{\"type\": \"strin\"}", "{\"type\"", "no/such.json"] {
+        failure(&["generate", "-m", model.to_str().unwrap(), "x", "--json-schema", bad]);
+    }
+}
+
+#[test]
 fn chat_keeps_the_conversation() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();

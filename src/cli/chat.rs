@@ -70,6 +70,7 @@ A line that ends with \\ goes on in the next; text between two \"\"\" may have m
 pub fn run(args: Args) -> anyhow::Result<()> {
     let options = GenerateOptions {
         max_tokens: args.max_tokens,
+        grammar: args.sampling.grammar()?,
         sampling: args.sampling.settings()?,
         stop: args.stop,
         ..GenerateOptions::default()

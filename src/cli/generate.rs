@@ -25,6 +25,7 @@ use super::sampling::SamplingArgs;
     torchless generate -m mistral.bin -n 200 --temp 0 \"Once upon a time\"\n  \
     torchless generate -f story.txt --stop \"THE END\"\n  \
     torchless generate --json --seed 7 \"A haiku about rain:\" | jq -r .text\n  \
+    torchless generate \"A cat as JSON:\" --json-schema '{\"properties\": {\"name\": {\"type\": \"string\"}}}'\n  \
     torchless generate \"The sky is\" -n 1 --json --logprobs 5 | jq .logprobs[0].top\n\n\
     --json gives {prompt_tokens, tokens, text, finish_reason: stop|length|cancelled, timings},\n\
     --json-lines {token, text} for each token and {finish_reason, timings} at the end.")]
@@ -68,6 +69,7 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> anyhow::Result<()> {
+    let grammar = args.sampling.grammar()?;
     let sampling = args.sampling.settings()?;
     let text = prompt(args.prompt.as_deref(), args.file.as_deref())?;
     let model = args.model.open(args.debug)?;
@@ -84,6 +86,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         sampling,
         stop: args.stop,
         ignore_eos: args.ignore_eos,
+        grammar,
         logprobs: args.logprobs,
         ..GenerateOptions::default()
     };

@@ -1,6 +1,12 @@
 //! Options on how tokens are chosen.
 
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use torchless::runtime::grammar::Grammar;
 use torchless::runtime::sampler::{Mirostat, Sampling};
+
+use super::input::read_file;
 
 /// How to choose tokens. The steps are applied in the order listed here, temperature last.
 #[derive(clap::Args)]
@@ -45,12 +51,32 @@ pub struct SamplingArgs {
     /// How fast Mirostat learns
     #[arg(long, value_name = "X", default_value_t = Mirostat::default().eta)]
     mirostat_lr: f32,
+    /// Have the text be JSON of this schema: JSON, or a file
+    #[arg(short, long, value_name = "JSON|FILE", group = "form")]
+    json_schema: Option<String>,
+    /// Have the text be of this grammar: a file in Lark's notation
+    #[arg(long, value_name = "FILE", group = "form")]
+    grammar_file: Option<PathBuf>,
     /// Seed of the random choices
     #[arg(long, value_name = "N", default_value_t = Sampling::default().seed)]
     seed: u64,
 }
 
 impl SamplingArgs {
+    /// The form that is asked for.
+    pub fn grammar(&self) -> anyhow::Result<Option<Grammar>> {
+        if let Some(file) = &self.grammar_file {
+            return Ok(Some(Grammar::Lark(read_file(file)?)));
+        }
+        let Some(schema) = &self.json_schema else { return Ok(None) };
+        let text = match schema.trim_start().starts_with('{') {
+            true => schema.clone(),
+            false => read_file(Path::new(schema))?,
+        };
+        let schema = serde_json::from_str(&text).context("--json-schema")?;
+        Ok(Some(Grammar::JsonSchema(schema)))
+    }
+
     /// The settings that are asked for, checked.
     pub fn settings(self) -> anyhow::Result<Sampling> {
         let mirostat = Mirostat { tau: self.mirostat_ent, eta: self.mirostat_lr };

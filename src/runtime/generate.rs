@@ -3,6 +3,7 @@
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
+use super::grammar::{Constraint, Grammar};
 use super::sampler::{Sampler, Sampling};
 use super::session::Session;
 use super::stop::StopFilter;
@@ -36,6 +37,8 @@ pub struct GenerateOptions {
     pub stop_tokens: Vec<u32>,
     /// Goes on past the tokens that end a text.
     pub ignore_eos: bool,
+    /// What the text must look like.
+    pub grammar: Option<Grammar>,
     /// Says of each token how probable it was, and as much of this many of the most probable ones.
     pub logprobs: Option<usize>,
 }
@@ -49,6 +52,7 @@ impl Default for GenerateOptions {
             stop: Vec::new(),
             stop_tokens: Vec::new(),
             ignore_eos: false,
+            grammar: None,
             logprobs: None,
         }
     }
@@ -176,7 +180,7 @@ impl<'m> Session<'m> {
     /// ```
     ///
     /// # Errors
-    /// If a setting is out of range. The iterator gives an error, and then nothing more, if the prompt is empty or does
+    /// If a setting is out of range, or the grammar is wrong. The iterator gives an error, and then nothing more, if the prompt is empty or does
     /// not fit in the context, or the model computes NaN.
     pub fn generate<'s>(
         &'s mut self,
@@ -198,13 +202,20 @@ impl<'m> Session<'m> {
         if !options.ignore_eos {
             stop_tokens.extend(tokenizer.eos_ids());
         }
+        let vocab_size = self.model().config().vocab_size;
+        let ends = [tokenizer.eos_ids(), &options.stop_tokens].concat();
+        let constraint = match &options.grammar {
+            Some(grammar) => Some(Constraint::new(grammar, tokenizer, vocab_size, &ends)?),
+            None => None,
+        };
         // The answer's text begins where the prompt's ends: a space between them belongs to it.
         let mut decoder = tokenizer.decoder();
         for &id in &context {
             decoder.push(id);
         }
         Ok(Generation {
-            sampler: Sampler::new(options.sampling.clone(), self.model().config().vocab_size)?,
+            sampler: Sampler::new(options.sampling.clone(), vocab_size)?,
+            constraint,
             decoder,
             stop: StopFilter::new(options.stop.iter().cloned()),
             stop_tokens,
@@ -226,6 +237,7 @@ impl<'m> Session<'m> {
 pub struct Generation<'s, 'm> {
     session: &'s mut Session<'m>,
     sampler: Sampler,
+    constraint: Option<Constraint>,
     decoder: Decoder<'m>,
     stop: StopFilter,
     stop_tokens: Vec<u32>,
@@ -297,7 +309,15 @@ impl Generation<'_, '_> {
             self.finish_reason = Some(FinishReason::Length);
             return Ok(None);
         }
-        let token = self.sampler.sample(kernels, logits, &self.history)?;
+        let allowed = match &mut self.constraint {
+            Some(constraint) => constraint.mask(logits)?,
+            None => logits,
+        };
+        let token = self.sampler.sample(kernels, allowed, &self.history)?;
+        let complete = match &mut self.constraint {
+            Some(constraint) => constraint.accept(token)?,
+            None => false,
+        };
         let logprobs = self.logprobs.map(|n| Logprobs::new(logits, token, n));
         self.history.push(token);
         if chosen == 0 {
@@ -305,13 +325,13 @@ impl Generation<'_, '_> {
         }
         self.timings.decoded_tokens = chosen;
         self.timings.decode = start.elapsed() - self.timings.first_token;
-        let text = self.show(token);
+        let text = self.show(token, complete);
         self.text.push_str(&text);
         Ok(Some(Piece { token, text, logprobs }))
     }
 
-    /// The text that is complete with `token`; notes where it is the last.
-    fn show(&mut self, token: u32) -> String {
+    /// The text that is complete with `token`; notes where it is the last, as it is if `complete`.
+    fn show(&mut self, token: u32, complete: bool) -> String {
         let mut reason = None;
         let mut text = String::new();
         if self.stop_tokens.contains(&token) {
@@ -323,7 +343,10 @@ impl Generation<'_, '_> {
                 self.finish_reason = Some(FinishReason::Stop);
                 return text;
             }
-            if self.tokens().len() == self.max_tokens || self.session.position() == self.session.ctx() {
+            if complete {
+                reason = Some(FinishReason::Stop);
+            } else if self.tokens().len() == self.max_tokens || self.session.position() == self.session.ctx()
+            {
                 reason = Some(FinishReason::Length);
             }
         }
