@@ -48,15 +48,8 @@ impl Mask {
 
     /// `text` with the first character disguised of each special token that it spells.
     pub fn special_tokens(&self, tokenizer: &Tokenizer, text: &str) -> String {
-        let mut out = String::with_capacity(text.len());
-        let mut rest = text.chars();
-        while let Some(c) = {
-            let special = tokenizer.special_at_start(rest.as_str()).is_some();
-            rest.next().map(|c| if special { self.disguise(c) } else { c })
-        } {
-            out.push(c);
-        }
-        out
+        let is_special = |at: usize| tokenizer.special_at_start(&text[at..]).is_some();
+        text.char_indices().map(|(at, c)| if is_special(at) { self.disguise(c) } else { c }).collect()
     }
 
     /// The text as it was.

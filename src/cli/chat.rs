@@ -2,9 +2,9 @@
 
 mod input;
 
-use std::io::{self, IsTerminal};
+use std::io;
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::Context;
 use torchless::chat::{Chat, ChatTemplate, Message, Reply, Role};
@@ -210,16 +210,4 @@ impl Talk<'_> {
             eprintln!("{}", report::timings(&reply.generated));
         }
     }
-}
-
-/// Where the lines typed are kept for the next time.
-fn history_file() -> Option<PathBuf> {
-    let folder = dirs::state_dir().or_else(dirs::data_local_dir)?.join("torchless");
-    std::fs::create_dir_all(&folder).ok()?;
-    Some(folder.join("chat-history"))
-}
-
-/// Whether someone is typing.
-fn is_interactive() -> bool {
-    io::stdin().is_terminal()
 }

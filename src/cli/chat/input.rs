@@ -1,14 +1,12 @@
 //! What the user says: lines edited at a terminal, or read from stdin.
 
-use std::io::BufRead;
+use std::io::{BufRead, IsTerminal, stdin};
 use std::path::PathBuf;
 
 use anyhow::Context;
 use rustyline::config::{Behavior, Config};
 use rustyline::error::ReadlineError;
 use rustyline::{Cmd, DefaultEditor, KeyCode, KeyEvent, Modifiers};
-
-use super::{history_file, is_interactive};
 
 /// One thing that is said.
 #[derive(Debug, PartialEq)]
@@ -35,7 +33,7 @@ enum Line {
 impl Input {
     /// A line editor at a terminal, otherwise stdin.
     pub fn open() -> anyhow::Result<Self> {
-        if !is_interactive() {
+        if !stdin().is_terminal() {
             return Ok(Self::Stdin);
         }
         // The prompt goes to the terminal even where stdout does not.
@@ -82,7 +80,7 @@ impl Input {
             },
             Self::Stdin => {
                 let mut bytes = Vec::new();
-                let n = std::io::stdin().lock().read_until(b'\n', &mut bytes).context("stdin")?;
+                let n = stdin().lock().read_until(b'\n', &mut bytes).context("stdin")?;
                 let text = String::from_utf8(bytes).context("stdin is not UTF-8 text")?;
                 Ok(if n == 0 {
                     Line::End
@@ -92,6 +90,13 @@ impl Input {
             }
         }
     }
+}
+
+/// Where the lines typed are kept for the next time.
+fn history_file() -> Option<PathBuf> {
+    let folder = dirs::state_dir().or_else(dirs::data_local_dir)?.join("torchless");
+    std::fs::create_dir_all(&folder).ok()?;
+    Some(folder.join("chat-history"))
 }
 
 /// Puts lines together until something is said. Empty lines say nothing.
