@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::sync::{Arc, Mutex};
 
 use flate2::read::GzDecoder;
 use proptest::prelude::*;
@@ -328,6 +329,35 @@ fn an_answer_that_is_broken_off_stays_as_far_as_it_came() {
     assert!(next.cached_tokens > 0);
     chat.reset();
     assert_eq!(chat.messages(), [Message::new(Role::System, "rain")]);
+}
+
+#[test]
+fn a_long_prompt_can_be_broken_off_and_goes_on_from_there() {
+    let model = model("llama-int8.bin");
+    let options = SessionOptions { chunk: 8, threads: 1, ..SessionOptions::new(&model) };
+    let template = || ChatTemplate::new(LINES, model.tokenizer()).unwrap();
+    let mut chat = Chat::new(Session::new(&model, &options).unwrap(), template());
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let sink = Arc::clone(&seen);
+    chat.on_prompt(move |done, total| {
+        let mut seen = sink.lock().unwrap();
+        seen.push((done, total));
+        if seen.len() == 2 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    let text = "she said that the rain fell and the wind blew and she said that the rain fell";
+    let reply = say(&mut chat, text, 9);
+    let total = reply.prompt_tokens.len();
+    assert!(total > 24);
+    assert_eq!(*seen.lock().unwrap(), [(8, total), (16, total)]);
+    assert_eq!(reply.generated.finish_reason, FinishReason::Cancelled);
+    assert!(chat.messages().is_empty() && chat.session().position() == 16);
+
+    let reply = say(&mut chat, text, 9);
+    assert_eq!((reply.cached_tokens, reply.prompt_tokens.len()), (16, total - 16));
+    assert_eq!(reply.generated.timings.prompt_tokens, total - 16);
+    let messages = [Message::new(Role::User, text)];
+    let context = template().encode(model.tokenizer(), &messages, true).unwrap();
+    assert_eq!(reply.generated.tokens, fresh(&model, &context, 9));
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! A conversation with a model.
 
 use std::ops::ControlFlow;
+use std::time::Instant;
 
 use super::template::{ChatTemplate, Message, Role};
 use crate::Error;
@@ -44,6 +45,7 @@ pub struct Chat<'m> {
     messages: Vec<Message>,
     /// The tokens whose keys and values the session holds.
     cached: Vec<u32>,
+    on_prompt: Box<dyn FnMut(usize, usize) -> ControlFlow<()> + Send + 'm>,
 }
 
 /// The model's side of a turn.
@@ -66,7 +68,13 @@ impl<'m> Chat<'m> {
     pub fn new(mut session: Session<'m>, template: ChatTemplate) -> Self {
         session.reset();
         let end_of_turn = template.end_of_turn(session.model().tokenizer());
-        Self { session, template, end_of_turn, messages: Vec::new(), cached: Vec::new() }
+        let on_prompt = Box::new(|_, _| ControlFlow::Continue(()));
+        Self { session, template, end_of_turn, messages: Vec::new(), cached: Vec::new(), on_prompt }
+    }
+
+    /// Has `on_prompt(done, total)` called after each chunk of a prompt but the last ([`Session::chunk`]); it may break it off.
+    pub fn on_prompt(&mut self, on_prompt: impl FnMut(usize, usize) -> ControlFlow<()> + Send + 'm) {
+        self.on_prompt = Box::new(on_prompt);
     }
 
     /// The session, to look at.
@@ -138,22 +146,34 @@ impl<'m> Chat<'m> {
         let prompt_tokens = tokens[known..].to_vec();
         let context = [&self.cached[..], &prompt_tokens].concat();
         self.check_room(context.len())?;
+        let start = Instant::now();
+        let mut reply = Reply {
+            content: String::new(),
+            cached_tokens: keep,
+            prompt_tokens,
+            generated: Generated::cancelled(),
+            context_full: false,
+        };
+        if self.feed_beginning(&context)?.is_break() {
+            return Ok(reply);
+        }
 
+        let beginning = start.elapsed();
+        let fed = self.cached.len();
         let mut options = options.clone();
         options.stop_tokens.extend(self.end_of_turn);
-        let mut content = String::new();
         // SentencePiece writes a space before the first word, which belongs to no one.
         let mut drop_space = tokenizer.spec().kind == Kind::Metaspace;
         let cached = &mut self.cached;
-        let generated = self.session.install(|session| {
-            let mut generation = session.generate_after(context, keep, &options)?;
+        reply.generated = self.session.install(|session| {
+            let mut generation = session.generate_after(context, fed, &options)?;
             let mut failed = None;
             for piece in generation.by_ref() {
                 let result = piece.map(|mut piece| {
                     if !piece.text.is_empty() && std::mem::take(&mut drop_space) {
                         piece.text = piece.text.strip_prefix(' ').unwrap_or(&piece.text).to_owned();
                     }
-                    content.push_str(&piece.text);
+                    reply.content.push_str(&piece.text);
                     on_piece(&piece)
                 });
                 match result {
@@ -168,14 +188,28 @@ impl<'m> Chat<'m> {
                 None => Ok(generation.finish()),
             }
         })?;
-        Ok(Reply {
-            content,
-            cached_tokens: keep,
-            prompt_tokens,
-            context_full: self.session.position() == self.session.ctx()
-                && generated.finish_reason == FinishReason::Length,
-            generated,
-        })
+        let timings = &mut reply.generated.timings;
+        timings.prompt_tokens = reply.prompt_tokens.len();
+        timings.prompt += beginning;
+        timings.first_token += beginning;
+        let is_full = self.session.position() == self.session.ctx();
+        reply.context_full = is_full && reply.generated.finish_reason == FinishReason::Length;
+        Ok(reply)
+    }
+
+    /// Feeds all but the last chunk of `context`.
+    fn feed_beginning(&mut self, context: &[u32]) -> Result<ControlFlow<()>, Error> {
+        let (start, total) = (self.cached.len(), context.len() - self.cached.len());
+        let chunk = self.session.chunk();
+        while context.len() - self.cached.len() > chunk {
+            let piece = &context[self.cached.len()..][..chunk];
+            self.session.feed(piece)?;
+            self.cached.extend(piece);
+            if (self.on_prompt)(self.cached.len() - start, total).is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+        }
+        Ok(ControlFlow::Continue(()))
     }
 
     fn check_room(&self, tokens: usize) -> Result<(), Error> {

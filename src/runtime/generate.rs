@@ -113,6 +113,14 @@ pub struct Generated {
     pub timings: Timings,
 }
 
+impl Generated {
+    /// What comes of a generation that is broken off before it begins.
+    pub(crate) fn cancelled() -> Self {
+        let (tokens, text, timings) = (Vec::new(), String::new(), Timings::default());
+        Self { tokens, text, finish_reason: FinishReason::Cancelled, timings }
+    }
+}
+
 /// One step of a generation.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Piece {
