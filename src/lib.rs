@@ -2,10 +2,63 @@
 //!
 //! Weights are int8 or f32 straight from a memory-mapped `.bin` file. With int8 weights the logits are the same bits on
 //! every CPU, at every thread count, and however the prompt was split into batches.
+//!
+//! A [`Model`] is a file and its tokenizer. A [`Session`](runtime::session::Session) is a sequence of tokens on its way
+//! through the model: tokens in, logits out; [`generate`](runtime::session::Session::generate) makes it an iterator of
+//! tokens and text.
+//!
+//! ```
+//! use torchless::Model;
+//! use torchless::runtime::generate::GenerateOptions;
+//! use torchless::runtime::sampler::Sampling;
+//! use torchless::runtime::session::{Session, SessionOptions};
+//!
+//! # let model_path = "tests/fixtures/models/llama-int8.bin";
+//! let model = Model::open(model_path)?;
+//! let mut session = Session::new(&model, &SessionOptions::new(&model))?;
+//! let prompt = model.tokenizer().encode("Once upon a time", Default::default());
+//! let options = GenerateOptions {
+//!     max_tokens: 20,
+//!     sampling: Sampling::default().temperature(0.7).seed(1),
+//!     ..GenerateOptions::default()
+//! };
+//! for piece in session.generate(&prompt, &options)? {
+//!     print!("{}", piece?.text);
+//! }
+//! # Ok::<(), torchless::Error>(())
+//! ```
+//!
+//! There is no global state. A model is shared by any number of sessions, each of which may go to a thread of its own:
+//!
+//! ```
+//! use std::sync::Arc;
+//! # use torchless::Model;
+//! # use torchless::runtime::session::{Session, SessionOptions};
+//!
+//! # let model_path = "tests/fixtures/models/llama-int8.bin";
+//! let model = Arc::new(Model::open(model_path)?);
+//! let threads = [1, 2, 3].map(|token| {
+//!     let model = Arc::clone(&model);
+//!     std::thread::spawn(move || {
+//!         let options = SessionOptions { threads: 1, ..SessionOptions::new(&model) };
+//!         let mut session = Session::new(&model, &options)?;
+//!         session.feed(&[token]).map(<[f32]>::len)
+//!     })
+//! });
+//! for thread in threads {
+//!     assert_eq!(thread.join().unwrap()?, model.config().vocab_size);
+//! }
+//! # fn is_send<T: Send>(_: T) {}
+//! # is_send(Session::new(&model, &SessionOptions::new(&model))?);
+//! # Ok::<(), torchless::Error>(())
+//! ```
+//!
+//! Conversations are in [`chat`], converting other formats in [`format::convert`], the arithmetic alone in [`kernels`].
 
 #![deny(unsafe_code)]
 
 pub mod bench;
+pub mod chat;
 pub mod error;
 pub mod format;
 pub mod model;
@@ -15,6 +68,7 @@ pub mod runtime;
 pub mod tokenizer;
 
 pub use error::{Error, Malformed};
+pub use model::Model;
 pub use torchless_kernels as kernels;
 
 #[cfg(target_endian = "big")]

@@ -10,9 +10,15 @@ use crate::runtime::session::Session;
 /// # Panics
 /// If `id` is out of range.
 pub fn log_probability(logits: &[f32], id: u32) -> f64 {
+    log_probabilities(logits)(id)
+}
+
+/// [`log_probability`] for several tokens.
+pub(crate) fn log_probabilities(logits: &[f32]) -> impl Fn(u32) -> f64 {
     let max = logits.iter().fold(f32::NEG_INFINITY, |max, &l| max.max(l));
     let sum: f64 = logits.iter().map(|l| f64::from(scalar::exp(l - max))).sum();
-    f64::from(logits[id as usize] - max) - libm::log(sum)
+    let total = libm::log(sum);
+    move |id| f64::from(logits[id as usize] - max) - total
 }
 
 /// How well a sequence was predicted.

@@ -1,7 +1,8 @@
 //! The command line as a user meets it: what goes to stdout, what to stderr, and the exit codes.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
@@ -12,6 +13,17 @@ fn fixture(name: &str) -> PathBuf {
 fn torchless(args: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_torchless"));
     command.env_remove("TORCHLESS_MODEL").env_remove("TORCHLESS_ISA").args(args).output().unwrap()
+}
+
+/// Runs `torchless` with `text` on stdin.
+fn torchless_reading(args: &[&str], text: &str) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_torchless"));
+    command.env_remove("TORCHLESS_MODEL").env_remove("TORCHLESS_ISA").args(args);
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // Whoever fails early does not read.
+    let _ = child.stdin.take().unwrap().write_all(text.as_bytes());
+    child.wait_with_output().unwrap()
 }
 
 /// Runs `torchless` on a model among the fixtures, which must go well; returns stdout.
@@ -105,6 +117,191 @@ fn a_stop_string_ends_the_text_before_it() {
     let stopped = run_json("generate", "llama-f32.bin", &[&args[..], &["--stop", &stop]].concat());
     assert_eq!(stopped["text"].as_str().unwrap(), text.split(&stop).next().unwrap());
     assert_eq!(stopped["finish_reason"], "stop");
+}
+
+#[test]
+fn a_prompt_comes_from_a_file_or_from_stdin() {
+    let model = fixture("mistral-int8.bin");
+    let model = model.to_str().unwrap();
+    let expected = run("generate", "mistral-int8.bin", &["she\n said", "-n", "8"]);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("prompt.txt");
+    std::fs::write(&file, "she\n said\n").unwrap();
+    assert_eq!(run("generate", "mistral-int8.bin", &["-f", file.to_str().unwrap(), "-n", "8"]), expected);
+    for stdin in [&["-"][..], &["-f", "-"]] {
+        let output =
+            torchless_reading(&[&["generate", "-m", model, "-n", "8"], stdin].concat(), "she\n said\n");
+        assert_eq!(String::from_utf8(output.stdout).unwrap(), expected, "{stdin:?}");
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(stderr.contains("tokens/s") && stderr.contains("first token after"), "{stderr}");
+    }
+}
+
+#[test]
+fn json_lines_are_the_tokens_as_they_come() {
+    let args = ["she", "--temp", "0", "-n", "12", "--ignore-eos"];
+    let whole = run_json("generate", "mistral-f32.bin", &args);
+    let lines = run("generate", "mistral-f32.bin", &[&args[..], &["--json-lines"]].concat());
+    let mut lines: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let end = lines.pop().unwrap();
+    assert_eq!(end["finish_reason"], "length");
+    assert!(end["timings"]["tokens_per_s"].is_number());
+    let tokens: Value = lines.iter().map(|line| line["token"].clone()).collect();
+    let text: String = lines.iter().map(|line| line["text"].as_str().unwrap()).collect();
+    assert_eq!((&tokens, text.as_str()), (&whole["tokens"], whole["text"].as_str().unwrap()));
+}
+
+#[test]
+fn logprobs_are_those_of_the_perplexity() {
+    let args = ["she said", "-n", "10", "--seed", "3", "--top-k", "0", "--logprobs", "3", "--ignore-eos"];
+    let result = run_json("generate", "mistral-f32.bin", &args);
+    let ids = |key: &str| result[key].as_array().unwrap().iter().map(Value::to_string).collect::<Vec<_>>();
+    let (prompt, tokens) = (ids("prompt_tokens"), ids("tokens"));
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("ids.txt");
+    std::fs::write(&file, [&prompt[..], &tokens].concat().join(" ")).unwrap();
+    let expected = run_json("perplexity", "mistral-f32.bin", &["--tokens", file.to_str().unwrap()]);
+    let expected = &expected["logprobs"].as_array().unwrap()[prompt.len() - 1..];
+    let logprobs = result["logprobs"].as_array().unwrap();
+    assert_eq!((logprobs.len(), expected.len()), (10, 10));
+    for ((found, expected), token) in logprobs.iter().zip(expected).zip(result["tokens"].as_array().unwrap())
+    {
+        assert_eq!(&found["token"], token);
+        assert!((found["logprob"].as_f64().unwrap() - expected.as_f64().unwrap()).abs() < 1e-5);
+        let top: Vec<f64> =
+            found["top"].as_array().unwrap().iter().map(|t| t["logprob"].as_f64().unwrap()).collect();
+        assert!(
+            top.len() == 3 && top.is_sorted_by(|a, b| a >= b) && top[0] >= found["logprob"].as_f64().unwrap()
+        );
+    }
+}
+
+#[test]
+fn a_sampling_option_reaches_the_sampler() {
+    let text = |args: &[&str]| {
+        let common = ["she", "-n", "20", "--ignore-eos", "--top-k", "0", "--top-p", "1", "--min-p", "0"];
+        run_json("generate", "mistral-int8.bin", &[&common[..], args].concat())["tokens"].clone()
+    };
+    let plain = text(&[]);
+    for args in [
+        &["--typical", "0.2"][..],
+        &["--frequency-penalty", "2"],
+        &["--presence-penalty", "-2"],
+        &["--repeat-penalty", "3", "--repeat-last-n", "5"],
+        &["--mirostat", "2", "--mirostat-ent", "1"],
+    ] {
+        assert_ne!(text(args), plain, "{args:?}");
+    }
+    let forced = text(&["-l", "7+1000", "--logit-bias", "8-inf"]);
+    assert!(forced.as_array().unwrap().iter().all(|id| id == 7));
+}
+
+#[test]
+fn a_text_has_the_form_asked_for() {
+    let schema = r#"{"type": "object", "properties": {"wet": {"type": "boolean"}, "drops": {"enum": [1, 2, 30]}},
+        "required": ["wet", "drops"], "additionalProperties": false}"#;
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    std::fs::write(path("schema.json"), schema).unwrap();
+    for seed in ["1", "2", "3"] {
+        let args = ["she", "-n", "90", "--seed", seed, "--temp", "2"];
+        let inline = run_json("generate", "llama-int8.bin", &[&args[..], &["-j", schema]].concat());
+        let text = inline["text"].as_str().unwrap();
+        let object: Value = serde_json::from_str(text).unwrap_or_else(|e| panic!("{text:?}: {e}"));
+        assert!(
+            object["wet"].is_boolean() && [1, 2, 30].contains(&object["drops"].as_i64().unwrap()),
+            "{text}"
+        );
+        assert_eq!((object.as_object().unwrap().len(), &inline["finish_reason"]), (2, &"stop".into()));
+        let file = path("schema.json");
+        let from_file =
+            run_json("generate", "llama-int8.bin", &[&args[..], &["--json-schema", &file]].concat());
+        assert_eq!(inline["tokens"], from_file["tokens"]);
+    }
+    std::fs::write(path("rain.lark"), "start: \"rain\" (\" and rain\")~2 \".\"\n").unwrap();
+    let grammar = path("rain.lark");
+    let args = ["she", "--grammar-file", &grammar, "--ignore-eos"];
+    assert_eq!(run_json("generate", "mistral-int8.bin", &args)["text"], "rain and rain and rain.");
+
+    let model = fixture("llama-int8.bin");
+    for bad in ["{\"type\": \"strin\"}", "{\"type\"", "no/such.json"] {
+        failure(&["generate", "-m", model.to_str().unwrap(), "x", "--json-schema", bad]);
+    }
+}
+
+#[test]
+fn chat_keeps_the_conversation() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (model, template, saved) = (fixture("llama-int8.bin"), path("lines.jinja"), path("saved.json"));
+    std::fs::write(&template, "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}").unwrap();
+    let args =
+        ["chat", "-m", model.to_str().unwrap(), "--chat-template", &template, "--temp", "0", "-n", "5"];
+
+    let talk = format!(
+        "she\n/system rain\nhe said\\\nthat\n/stats\n/save {saved}\n/reset\n\"\"\"a\n\nb\"\"\"\n/quit\nnot read\n"
+    );
+    let output = torchless_reading(&[&args[..], &["--json"]].concat(), &talk);
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{stderr}");
+    assert!(stderr.contains("context: ") && stderr.contains("5 messages are in"), "{stderr}");
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    let replies: Vec<Value> = stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(replies.len(), 3, "{stderr}");
+    assert_eq!(replies[0]["cached_tokens"], 0);
+    assert_eq!(replies[0]["finish_reason"], "length");
+
+    let messages: Vec<Value> = serde_json::from_str(&std::fs::read_to_string(&saved).unwrap()).unwrap();
+    let said: Vec<&str> = messages.iter().map(|m| m["content"].as_str().unwrap()).collect();
+    let answer = |i: usize| replies[i]["text"].as_str().unwrap();
+    assert_eq!(said, ["rain", "she", answer(0), "he said\nthat", answer(1)]);
+
+    // A conversation that was saved goes on as the one that was not.
+    let talk = |talk: &str| {
+        let output = torchless_reading(&args, talk);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let first = talk(&format!("she\n/save {saved}\n"));
+    let whole = talk("she\nmore\n");
+    assert_eq!(first.clone() + &talk(&format!("/load {saved}\nmore\n")), whole);
+    assert!(whole.len() > first.len());
+}
+
+#[test]
+fn what_a_chat_cannot_do_is_one_line() {
+    let model = fixture("llama-int8.bin");
+    let model = model.to_str().unwrap();
+    let error = failure(&["chat", "-m", model]);
+    assert!(error.contains("no chat template") && error.contains("--chat-template"), "{error}");
+    let error = failure(&["chat", "-m", model, "--chat-template", "no-such"]);
+    assert!(error.contains("no-such") && error.contains("chatml"), "{error}");
+    for (talk, reason) in [
+        ("she\n/load no/such.json\n", "no/such.json"),
+        ("/save\n", "/save needs a file"),
+        ("/no\n", "/help"),
+        (&"the rain ".repeat(200), "the context is full"),
+    ] {
+        let args = ["chat", "-m", model, "--chat-template", "chatml", "-n", "2"];
+        let output = torchless_reading(&args, talk);
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{talk:?}: {stderr}");
+        assert!(stderr.lines().count() == 1 && stderr.contains(reason), "{talk:?}: {stderr}");
+    }
+}
+
+#[test]
+fn man_pages_and_completions_name_every_command() {
+    let stdout = |args: &[&str]| String::from_utf8(torchless(args).stdout).unwrap();
+    for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
+        let script = stdout(&["completions", shell]);
+        assert!(script.contains("perplexity") && script.contains("mirostat"), "{shell}");
+    }
+    assert!(stdout(&["man"]).contains(".TH torchless 1"));
+    let folder = tempfile::tempdir().unwrap();
+    assert!(torchless(&["man", "--dir", folder.path().to_str().unwrap()]).status.success());
+    let page = std::fs::read_to_string(folder.path().join("torchless-chat.1")).unwrap();
+    assert!(page.contains("chat\\-template"));
 }
 
 #[test]
@@ -268,6 +465,10 @@ fn wrong_usage_is_exit_code_2() {
         &["generat", "x"][..],
         &["generate"],
         &["generate", "x", "--temp", "warm"],
+        &["generate", "x", "-f", "y"],
+        &["generate", "x", "--logprobs", "2"],
+        &["generate", "x", "--json", "--json-lines"],
+        &["generate", "x", "--logit-bias", "7"],
         &["perplexity"],
         &["convert", "x.bin"],
         &["convert", "--synthetic", "gpt-9", "x.bin"],
@@ -285,7 +486,20 @@ fn wrong_usage_is_exit_code_2() {
 
 #[test]
 fn help_of_every_command_has_an_example() {
-    for command in ["generate", "perplexity", "tokenize", "inspect", "convert", "pull", "bench", "kernels"] {
+    let commands = [
+        "generate",
+        "chat",
+        "perplexity",
+        "tokenize",
+        "inspect",
+        "convert",
+        "pull",
+        "bench",
+        "kernels",
+        "completions",
+        "man",
+    ];
+    for command in commands {
         let output = torchless(&[command, "--help"]);
         let help = String::from_utf8(output.stdout).unwrap();
         assert!(help.contains(&format!("torchless {command}")) && help.contains("Example"), "{help}");

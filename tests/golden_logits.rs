@@ -111,6 +111,7 @@ fn greedy_continuations_are_those_of_transformers() {
             sampling: Sampling::greedy(),
             stop: Vec::new(),
             ignore_eos: true,
+            ..GenerateOptions::default()
         };
         let mut session = Session::new(&model, &SessionOptions::new(&model)).unwrap();
         let found =

@@ -1,18 +1,20 @@
 //! `torchless generate`: a prompt in, text out.
 
 use std::io::{self, IsTerminal};
-use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
 
-use serde_json::json;
+use anyhow::bail;
 use torchless::model::Model;
-use torchless::runtime::generate::{FinishReason, GenerateOptions, Generated, generate};
-use torchless::runtime::sampler::Sampling;
+use torchless::runtime::generate::{GenerateOptions, Generated};
 use torchless::runtime::session::{Progress, Session, SessionOptions};
 use torchless::tokenizer::EncodeOptions;
 
+use super::input::{read_file, read_stdin};
 use super::interrupt;
 use super::model::{ModelArgs, RunArgs};
 use super::output::{emit, emit_json};
+use super::report;
+use super::sampling::SamplingArgs;
 
 /// Continue a prompt: prints what the model writes after it
 ///
@@ -21,10 +23,19 @@ use super::output::{emit, emit_json};
 #[command(after_help = "Examples:\n  \
     torchless generate \"The capital of France is\"\n  \
     torchless generate -m mistral.bin -n 200 --temp 0 \"Once upon a time\"\n  \
-    torchless generate --json --seed 7 \"A haiku about rain:\" | jq -r .text")]
+    torchless generate -f story.txt --stop \"THE END\"\n  \
+    torchless generate --json --seed 7 \"A haiku about rain:\" | jq -r .text\n  \
+    torchless generate \"A cat as JSON:\" --json-schema '{\"properties\": {\"name\": {\"type\": \"string\"}}}'\n  \
+    torchless generate \"The sky is\" -n 1 --json --logprobs 5 | jq .logprobs[0].top\n\n\
+    --json gives {prompt_tokens, tokens, text, finish_reason: stop|length|cancelled, timings},\n\
+    --json-lines {token, text} for each token and {finish_reason, timings} at the end.")]
 pub struct Args {
-    /// The text to continue
-    prompt: String,
+    /// The text to continue; - reads it from stdin
+    #[arg(required_unless_present = "file", conflicts_with = "file")]
+    prompt: Option<String>,
+    /// Read the prompt from a file instead, without a newline at its end
+    #[arg(short, long, value_name = "FILE")]
+    file: Option<PathBuf>,
     #[command(flatten)]
     model: ModelArgs,
     /// Most tokens to generate
@@ -40,8 +51,14 @@ pub struct Args {
     #[arg(long)]
     special: bool,
     /// Print one JSON object instead of text
-    #[arg(long)]
+    #[arg(long, group = "machine")]
     json: bool,
+    /// Print one JSON object a token, as they come, and one at the end
+    #[arg(long, group = "machine")]
+    json_lines: bool,
+    /// Say how probable each token was (ln p at temperature 1), and the N most probable ones; with --json or --json-lines
+    #[arg(long, value_name = "N", requires = "machine")]
+    logprobs: Option<usize>,
     /// Report loading, tokens, layers and timings on stderr
     #[arg(long)]
     debug: bool,
@@ -51,50 +68,13 @@ pub struct Args {
     run: RunArgs,
 }
 
-/// How to choose tokens. The steps are applied in the order listed here, temperature last.
-#[derive(clap::Args)]
-#[command(next_help_heading = "Sampling")]
-struct SamplingArgs {
-    /// Make recent tokens less likely; 1 changes nothing
-    #[arg(long, value_name = "X", default_value_t = Sampling::default().repeat_penalty)]
-    repeat_penalty: f32,
-    /// Keep the K most likely tokens; 0 keeps all
-    #[arg(long, value_name = "K", default_value_t = Sampling::default().top_k)]
-    top_k: usize,
-    /// Keep the most likely tokens that together have probability P; 1 keeps all
-    #[arg(long, value_name = "P", default_value_t = Sampling::default().top_p)]
-    top_p: f32,
-    /// Keep tokens at least P times as likely as the most likely; 0 keeps all
-    #[arg(long, value_name = "P", default_value_t = Sampling::default().min_p)]
-    min_p: f32,
-    /// Temperature; 0 always takes the most likely token
-    #[arg(long, value_name = "T", default_value_t = Sampling::default().temperature)]
-    temp: f32,
-    /// Seed of the random choices
-    #[arg(long, value_name = "N", default_value_t = Sampling::default().seed)]
-    seed: u64,
-}
-
-impl From<&SamplingArgs> for Sampling {
-    fn from(args: &SamplingArgs) -> Self {
-        Self {
-            temperature: args.temp,
-            top_k: args.top_k,
-            top_p: args.top_p,
-            min_p: args.min_p,
-            repeat_penalty: args.repeat_penalty,
-            seed: args.seed,
-            ..Self::default()
-        }
-    }
-}
-
 pub fn run(args: Args) -> anyhow::Result<()> {
-    let sampling = Sampling::from(&args.sampling);
-    sampling.check()?;
+    let grammar = args.sampling.grammar()?;
+    let sampling = args.sampling.settings()?;
+    let text = prompt(args.prompt.as_deref(), args.file.as_deref())?;
     let model = args.model.open(args.debug)?;
-    let prompt =
-        model.tokenizer().encode(&args.prompt, EncodeOptions { special: args.special, ..Default::default() });
+    let special = EncodeOptions { special: args.special, ..Default::default() };
+    let prompt = model.tokenizer().encode(&text, special);
     let session_options = args.run.session_options(&model, prompt.len().saturating_add(args.max_tokens))?;
     let mut session = Session::new(&model, &session_options)?;
     if args.debug {
@@ -106,48 +86,57 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         sampling,
         stop: args.stop,
         ignore_eos: args.ignore_eos,
+        grammar,
+        logprobs: args.logprobs,
+        ..GenerateOptions::default()
     };
-    let mut failed = None;
-    let result = generate(&mut session, &prompt, &options, |text| stream(text, args.json, &mut failed))?;
-    if let Some(error) = failed {
-        return Err(error.into());
-    }
-    if args.debug {
-        report_end(&result);
-    }
-    if args.json {
-        emit_json(&to_json(&prompt, &result))?;
+    let mut logprobs = Vec::new();
+    let result = session.install(|session| -> anyhow::Result<Generated> {
+        let mut generation = session.generate(&prompt, &options)?;
+        while let Some(piece) = generation.next().transpose()? {
+            if args.json_lines {
+                emit_json(&report::piece(&piece, model.tokenizer()))?;
+            } else if args.json {
+                logprobs.extend(report::logprobs(&piece, model.tokenizer()));
+            } else {
+                emit(&piece.text)?;
+            }
+            if interrupt::happened() {
+                generation.cancel();
+            }
+        }
+        Ok(generation.finish())
+    })?;
+    if args.json_lines {
+        emit_json(&report::end(&result))?;
+    } else if args.json {
+        let mut object = report::generated(&prompt, &result);
+        if args.logprobs.is_some() {
+            object["logprobs"] = logprobs.into();
+        }
+        emit_json(&object)?;
     } else if !result.text.ends_with('\n') {
         emit("\n")?;
+    }
+    if args.debug || !(args.json || args.json_lines) {
+        eprintln!("\n{}", report::timings(&result));
     }
     Ok(())
 }
 
-fn stream(text: &str, quiet: bool, failed: &mut Option<io::Error>) -> ControlFlow<()> {
-    if !quiet && let Err(error) = emit(text) {
-        *failed = Some(error);
-        return ControlFlow::Break(());
-    }
-    interrupt::check()
-}
-
-fn to_json(prompt: &[u32], result: &Generated) -> serde_json::Value {
-    let reason = match result.finish_reason {
-        FinishReason::Stop => "stop",
-        FinishReason::Length => "length",
-        FinishReason::Cancelled => "cancelled",
+/// The prompt, from wherever it comes. Editors end a file with a newline that is not meant to be part of it.
+fn prompt(given: Option<&str>, file: Option<&Path>) -> anyhow::Result<String> {
+    let mut text = match (given, file) {
+        (Some("-"), _) => read_stdin()?,
+        (Some(text), _) => return Ok(text.to_owned()),
+        (None, Some(file)) if file == Path::new("-") => read_stdin()?,
+        (None, Some(file)) => read_file(file)?,
+        (None, None) => bail!("no prompt given"),
     };
-    json!({
-        "prompt_tokens": prompt,
-        "tokens": result.tokens,
-        "text": result.text,
-        "finish_reason": reason,
-        "timings": {
-            "prompt_tokens_per_s": result.timings.prompt_tokens_per_s(),
-            "tokens_per_s": result.timings.tokens_per_s(),
-            "ttft_ms": result.timings.first_token.as_secs_f64() * 1e3,
-        },
-    })
+    if text.ends_with('\n') {
+        text.pop();
+    }
+    Ok(text)
 }
 
 fn report_start(model: &Model, prompt: &[u32], options: &SessionOptions) {
@@ -176,16 +165,4 @@ fn report_layer(n_layers: usize) -> impl FnMut(Progress) + Send {
             eprint!("{start}positions {positions:?}: layer {}/{n_layers}{end}", at.layers);
         }
     }
-}
-
-fn report_end(result: &Generated) {
-    let t = &result.timings;
-    eprintln!(
-        "\nprompt: {} tokens, {:.1} tokens/s; answer: {} tokens, {:.1} tokens/s; first token after {:.0} ms",
-        t.prompt_tokens,
-        t.prompt_tokens_per_s(),
-        result.tokens.len(),
-        t.tokens_per_s(),
-        t.first_token.as_secs_f64() * 1e3
-    );
 }

@@ -27,3 +27,8 @@ pub fn check() -> ControlFlow<()> {
 pub fn happened() -> bool {
     check().is_break()
 }
+
+/// Forgets that it was, where only an answer was to be stopped.
+pub fn forget() {
+    INTERRUPTED.store(false, Ordering::SeqCst);
+}

@@ -1,6 +1,8 @@
 //! The command line: one file a subcommand. Results go to stdout, everything else to stderr.
 
 mod bench;
+mod chat;
+mod completions;
 mod convert;
 mod generate;
 mod input;
@@ -8,11 +10,14 @@ mod inspect;
 mod interrupt;
 mod kernels;
 mod machine;
+mod man;
 mod model;
 mod output;
 mod perplexity;
 mod progress;
 mod pull;
+mod report;
+mod sampling;
 mod tokenize;
 
 use std::ffi::OsString;
@@ -34,6 +39,7 @@ use torchless::kernels::{Isa, Kernels};
     long_version = LONG_VERSION.as_str(),
     override_usage = "torchless <COMMAND> [OPTIONS]\n       torchless <MODEL> <PROMPT> [OPTIONS]   short for: torchless generate -m MODEL PROMPT",
     after_help = "Examples:\n  \
+        torchless chat\n  \
         torchless generate \"The capital of France is\"\n  \
         torchless convert ./Mistral-7B-v0.1 mistral.bin\n  \
         torchless mistral.bin \"Once upon a time\" --debug\n\n\
@@ -48,6 +54,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Generate(generate::Args),
+    Chat(chat::Args),
     Perplexity(perplexity::Args),
     Tokenize(tokenize::Args),
     Inspect(inspect::Args),
@@ -55,6 +62,8 @@ enum Command {
     Pull(pull::Args),
     Bench(bench::Args),
     Kernels(kernels::Args),
+    Completions(completions::Args),
+    Man(man::Args),
 }
 
 /// What `--version` says: everything a bug report needs.
@@ -79,6 +88,7 @@ pub fn main() -> ExitCode {
     interrupt::listen();
     let result = match cli.command {
         Command::Generate(args) => generate::run(args),
+        Command::Chat(args) => chat::run(args),
         Command::Perplexity(args) => perplexity::run(args),
         Command::Tokenize(args) => tokenize::run(args),
         Command::Inspect(args) => inspect::run(args),
@@ -86,6 +96,8 @@ pub fn main() -> ExitCode {
         Command::Pull(args) => pull::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Kernels(args) => kernels::run(&args),
+        Command::Completions(args) => completions::run(&args, &mut Cli::command()),
+        Command::Man(args) => man::run(&args, Cli::command()),
     };
     match result {
         Ok(()) if interrupt::happened() => ExitCode::from(INTERRUPTED),

@@ -32,7 +32,10 @@ impl ModelArgs {
     pub fn open(&self, debug: bool) -> anyhow::Result<Model> {
         let path = self.path()?;
         let start = Instant::now();
-        let model = Model::open(&path)?;
+        let spinner = progress::spinner("Opening the model");
+        let model = Model::open(&path);
+        spinner.finish_and_clear();
+        let model = model?;
         if debug {
             let (ms, bytes) = (start.elapsed().as_millis(), super::output::bytes(model.file().bytes()));
             eprintln!("load: {} ({bytes}) in {ms} ms", path.display());

@@ -1,6 +1,7 @@
 //! Progress bars on stderr; nothing is shown where that is not a terminal.
 
 use std::ops::ControlFlow;
+use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use torchless::format::convert::Progress;
@@ -14,7 +15,7 @@ impl Bytes {
     /// A bar that shows itself with the first step.
     pub fn new() -> Self {
         let bar = ProgressBar::new(0);
-        bar.set_style(style("{bar:30} {decimal_bytes}/{decimal_total_bytes} {wide_msg}"));
+        bar.set_style(style("{bar:30} {decimal_bytes}/{decimal_total_bytes}, {eta} left  {wide_msg}"));
         Self(bar)
     }
 
@@ -43,6 +44,13 @@ pub fn tokens(n: usize) -> ProgressBar {
 /// A bar that counts the runs of tests, and names the test.
 pub fn runs(n: usize) -> ProgressBar {
     ProgressBar::new(n as u64).with_style(style("{bar:30} {pos}/{len} runs, {wide_msg}"))
+}
+
+/// A sign of life while something is done whose end is not known.
+pub fn spinner(message: &'static str) -> ProgressBar {
+    let bar = ProgressBar::new_spinner().with_message(message);
+    bar.enable_steady_tick(Duration::from_millis(100));
+    bar
 }
 
 fn style(template: &str) -> ProgressStyle {

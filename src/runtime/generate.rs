@@ -3,13 +3,29 @@
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
+use super::grammar::{Constraint, Grammar};
 use super::sampler::{Sampler, Sampling};
 use super::session::Session;
 use super::stop::StopFilter;
 use crate::Error;
+use crate::perplexity::log_probabilities;
+use crate::tokenizer::Decoder;
 
 /// What to generate.
-#[derive(Debug, Clone)]
+///
+/// ```
+/// use torchless::runtime::generate::GenerateOptions;
+/// use torchless::runtime::sampler::Sampling;
+///
+/// let options = GenerateOptions {
+///     max_tokens: 100,
+///     sampling: Sampling::default().temperature(0.7).seed(7),
+///     stop: vec!["\n\n".to_owned()],
+///     ..GenerateOptions::default()
+/// };
+/// assert!(!options.ignore_eos);
+/// ```
+#[derive(Debug, Clone, PartialEq)]
 pub struct GenerateOptions {
     /// Most tokens to generate; the end of the context ends it sooner.
     pub max_tokens: usize,
@@ -17,8 +33,29 @@ pub struct GenerateOptions {
     pub sampling: Sampling,
     /// Strings that end the text, and are not part of it.
     pub stop: Vec<String>,
+    /// Tokens that end the text, beside those that the model ends its texts with.
+    pub stop_tokens: Vec<u32>,
     /// Goes on past the tokens that end a text.
     pub ignore_eos: bool,
+    /// What the text must look like.
+    pub grammar: Option<Grammar>,
+    /// Says of each token how probable it was, and as much of this many of the most probable ones.
+    pub logprobs: Option<usize>,
+}
+
+impl Default for GenerateOptions {
+    /// 256 tokens, chosen as [`Sampling::default`] says.
+    fn default() -> Self {
+        Self {
+            max_tokens: 256,
+            sampling: Sampling::default(),
+            stop: Vec::new(),
+            stop_tokens: Vec::new(),
+            ignore_eos: false,
+            grammar: None,
+            logprobs: None,
+        }
+    }
 }
 
 /// Why a generation ended.
@@ -76,6 +113,35 @@ pub struct Generated {
     pub timings: Timings,
 }
 
+impl Generated {
+    /// What comes of a generation that is broken off before it begins.
+    pub(crate) fn cancelled() -> Self {
+        let (tokens, text, timings) = (Vec::new(), String::new(), Timings::default());
+        Self { tokens, text, finish_reason: FinishReason::Cancelled, timings }
+    }
+}
+
+/// One step of a generation.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Piece {
+    /// The chosen token.
+    pub token: u32,
+    /// The text that is complete with it; often, but not always, the token's own. Neither half a character nor the
+    /// beginning of a stop string is ever shown.
+    pub text: String,
+    /// How probable it was, where [`GenerateOptions::logprobs`] asks.
+    pub logprobs: Option<Logprobs>,
+}
+
+/// Natural logarithms of probabilities, as the logits have them: at temperature 1, before anything is penalised or cut.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Logprobs {
+    /// The chosen token's.
+    pub chosen: f64,
+    /// The most probable tokens and theirs, best first, the lower id first among equals.
+    pub top: Vec<(u32, f64)>,
+}
+
 /// Feeds `prompt` to the session and generates what follows, calling `on_text` with each piece of text as soon as it
 /// is complete. Neither half a character nor the beginning of a stop string is ever shown.
 ///
@@ -85,95 +151,235 @@ pub fn generate(
     session: &mut Session,
     prompt: &[u32],
     options: &GenerateOptions,
-    on_text: impl FnMut(&str) -> ControlFlow<()> + Send,
+    mut on_text: impl FnMut(&str) -> ControlFlow<()> + Send,
 ) -> Result<Generated, Error> {
-    let sampler = Sampler::new(options.sampling.clone(), session.model().config().vocab_size)?;
     session.install(|session| {
-        let mut run = Run::new(session.model().tokenizer().decoder(), prompt, options, on_text);
-        run.timings.prompt_tokens = prompt.len();
-        let finish_reason = run.generate(session, sampler, prompt)?;
-        let Run { text, history, timings, .. } = run;
-        Ok(Generated { tokens: history[prompt.len()..].to_vec(), text, finish_reason, timings })
+        let mut generation = session.generate(prompt, options)?;
+        while let Some(piece) = generation.next().transpose()? {
+            if !piece.text.is_empty() && on_text(&piece.text).is_break() {
+                generation.cancel();
+            }
+        }
+        Ok(generation.finish())
     })
 }
 
-/// A generation under way.
-struct Run<'a, F> {
-    options: &'a GenerateOptions,
-    decoder: crate::tokenizer::Decoder<'a>,
-    stop: StopFilter,
-    on_text: F,
-    text: String,
-    /// The prompt and what was chosen after it.
-    history: Vec<u32>,
-    timings: Timings,
-}
-
-impl<'a, F: FnMut(&str) -> ControlFlow<()>> Run<'a, F> {
-    fn new(
-        mut decoder: crate::tokenizer::Decoder<'a>,
+impl<'m> Session<'m> {
+    /// Feeds `prompt` and generates what follows, token by token, as an iterator.
+    ///
+    /// Nothing happens before the first token is asked for. Dropping the iterator ends the generation; the session then
+    /// holds the prompt and all but the last of its tokens. Within [`Session::install`] a token costs a little less.
+    ///
+    /// ```
+    /// # use torchless::Model;
+    /// # use torchless::runtime::generate::{FinishReason, GenerateOptions};
+    /// # use torchless::runtime::session::{Session, SessionOptions};
+    /// # let model = Model::open("tests/fixtures/models/llama-int8.bin")?;
+    /// # let mut session = Session::new(&model, &SessionOptions::new(&model))?;
+    /// let options = GenerateOptions { max_tokens: 5, ignore_eos: true, ..GenerateOptions::default() };
+    /// let mut generation = session.generate(&[1, 2, 3], &options)?;
+    /// for piece in generation.by_ref() {
+    ///     let piece = piece?;
+    ///     println!("{}: {:?}", piece.token, piece.text);
+    /// }
+    /// let generated = generation.finish();
+    /// assert_eq!((generated.tokens.len(), generated.finish_reason), (5, FinishReason::Length));
+    /// # Ok::<(), torchless::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// If a setting is out of range, or the grammar is wrong. The iterator gives an error, and then nothing more, if the prompt is empty or does
+    /// not fit in the context, or the model computes NaN.
+    pub fn generate<'s>(
+        &'s mut self,
         prompt: &[u32],
-        options: &'a GenerateOptions,
-        on_text: F,
-    ) -> Self {
+        options: &GenerateOptions,
+    ) -> Result<Generation<'s, 'm>, Error> {
+        self.generate_after(prompt.to_vec(), 0, options)
+    }
+
+    /// As [`Session::generate`], where the session holds the first `fed` tokens of `context` already.
+    pub(crate) fn generate_after<'s>(
+        &'s mut self,
+        context: Vec<u32>,
+        fed: usize,
+        options: &GenerateOptions,
+    ) -> Result<Generation<'s, 'm>, Error> {
+        let tokenizer = self.model().tokenizer();
+        let mut stop_tokens = options.stop_tokens.clone();
+        if !options.ignore_eos {
+            stop_tokens.extend(tokenizer.eos_ids());
+        }
+        let vocab_size = self.model().config().vocab_size;
+        let ends = [tokenizer.eos_ids(), &options.stop_tokens].concat();
+        let constraint = match &options.grammar {
+            Some(grammar) => Some(Constraint::new(grammar, tokenizer, vocab_size, &ends)?),
+            None => None,
+        };
         // The answer's text begins where the prompt's ends: a space between them belongs to it.
-        for &id in prompt {
+        let mut decoder = tokenizer.decoder();
+        for &id in &context {
             decoder.push(id);
         }
-        let mut history = Vec::with_capacity(prompt.len() + options.max_tokens.min(1 << 16));
-        history.extend_from_slice(prompt);
-        let stop = StopFilter::new(options.stop.iter().cloned());
-        Self { options, decoder, stop, on_text, text: String::new(), history, timings: Timings::default() }
+        Ok(Generation {
+            sampler: Sampler::new(options.sampling.clone(), vocab_size)?,
+            constraint,
+            decoder,
+            stop: StopFilter::new(options.stop.iter().cloned()),
+            stop_tokens,
+            max_tokens: options.max_tokens,
+            logprobs: options.logprobs,
+            prompt: context.len(),
+            timings: Timings { prompt_tokens: context.len() - fed, ..Timings::default() },
+            history: context,
+            fed,
+            text: String::new(),
+            start: None,
+            finish_reason: None,
+            session: self,
+        })
     }
+}
 
-    fn generate(
-        &mut self,
-        session: &mut Session,
-        mut sampler: Sampler,
-        prompt: &[u32],
-    ) -> Result<FinishReason, Error> {
-        let (kernels, tokenizer) = (session.kernels(), session.model().tokenizer());
-        let start = Instant::now();
-        let mut logits = session.feed(prompt)?;
-        self.timings.prompt = start.elapsed();
-        for n in 0..self.options.max_tokens {
-            let id = sampler.sample(kernels, logits, &self.history)?;
-            self.history.push(id);
-            if n == 0 {
-                self.timings.first_token = start.elapsed();
-            }
-            self.timings.decoded_tokens = n;
-            self.timings.decode = start.elapsed() - self.timings.first_token;
-            if !self.options.ignore_eos && tokenizer.eos_ids().contains(&id) {
-                return Ok(self.finish(FinishReason::Stop));
-            }
-            let (shown, stopped) = self.stop.push(self.decoder.push(id));
-            let cancelled = self.show(&shown).is_break();
-            if stopped || cancelled {
-                return Ok(if cancelled { FinishReason::Cancelled } else { FinishReason::Stop });
-            }
-            if n + 1 == self.options.max_tokens || session.position() == session.ctx() {
-                break;
-            }
-            logits = session.feed(&[id])?;
+/// A generation under way: an iterator of its tokens and their text.
+pub struct Generation<'s, 'm> {
+    session: &'s mut Session<'m>,
+    sampler: Sampler,
+    constraint: Option<Constraint>,
+    decoder: Decoder<'m>,
+    stop: StopFilter,
+    stop_tokens: Vec<u32>,
+    max_tokens: usize,
+    logprobs: Option<usize>,
+    /// The prompt and what was chosen after it.
+    history: Vec<u32>,
+    /// Tokens of the history that are the prompt.
+    prompt: usize,
+    /// Tokens of the history that the session holds.
+    fed: usize,
+    text: String,
+    timings: Timings,
+    start: Option<Instant>,
+    finish_reason: Option<FinishReason>,
+}
+
+impl Iterator for Generation<'_, '_> {
+    type Item = Result<Piece, Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.finish_reason.is_some() {
+            return None;
         }
-        Ok(self.finish(FinishReason::Length))
+        let piece = self.step();
+        if piece.is_err() {
+            self.cancel();
+        }
+        piece.transpose()
+    }
+}
+
+impl Generation<'_, '_> {
+    /// The tokens chosen so far.
+    pub fn tokens(&self) -> &[u32] {
+        &self.history[self.prompt..]
     }
 
-    /// Shows what was held back.
-    fn finish(&mut self, reason: FinishReason) -> FinishReason {
-        let (mut rest, stopped) = self.stop.push(self.decoder.clone().finish());
-        rest.push_str(&self.stop.finish());
-        let cancelled = self.show(&rest).is_break();
-        match reason {
-            _ if cancelled => FinishReason::Cancelled,
-            _ if stopped => FinishReason::Stop,
-            reason => reason,
+    /// Tokens of the prompt and the answer that the session holds.
+    pub(crate) fn fed(&self) -> &[u32] {
+        &self.history[..self.fed]
+    }
+
+    /// Ends it: nothing more comes.
+    pub fn cancel(&mut self) {
+        self.finish_reason = Some(FinishReason::Cancelled);
+    }
+
+    /// What came out. A generation that had not come to its end counts as cancelled.
+    pub fn finish(self) -> Generated {
+        Generated {
+            tokens: self.tokens().to_vec(),
+            text: self.text,
+            finish_reason: self.finish_reason.unwrap_or(FinishReason::Cancelled),
+            timings: self.timings,
         }
     }
 
-    fn show(&mut self, text: &str) -> ControlFlow<()> {
-        self.text.push_str(text);
-        if text.is_empty() { ControlFlow::Continue(()) } else { (self.on_text)(text) }
+    fn step(&mut self) -> Result<Option<Piece>, Error> {
+        let kernels = self.session.kernels();
+        let start = *self.start.get_or_insert_with(Instant::now);
+        let logits = self.session.feed(&self.history[self.fed..])?;
+        self.fed = self.history.len();
+        let chosen = self.history.len() - self.prompt;
+        if chosen == 0 {
+            self.timings.prompt = start.elapsed();
+        }
+        if self.max_tokens == 0 {
+            self.finish_reason = Some(FinishReason::Length);
+            return Ok(None);
+        }
+        let allowed = match &mut self.constraint {
+            Some(constraint) => constraint.mask(logits)?,
+            None => logits,
+        };
+        let token = self.sampler.sample(kernels, allowed, &self.history)?;
+        let complete = match &mut self.constraint {
+            Some(constraint) => constraint.accept(token)?,
+            None => false,
+        };
+        let logprobs = self.logprobs.map(|n| Logprobs::new(logits, token, n));
+        self.history.push(token);
+        if chosen == 0 {
+            self.timings.first_token = start.elapsed();
+        }
+        self.timings.decoded_tokens = chosen;
+        self.timings.decode = start.elapsed() - self.timings.first_token;
+        let text = self.show(token, complete);
+        self.text.push_str(&text);
+        Ok(Some(Piece { token, text, logprobs }))
+    }
+
+    /// The text that is complete with `token`; notes where it is the last, as it is if `complete`.
+    fn show(&mut self, token: u32, complete: bool) -> String {
+        let mut reason = None;
+        let mut text = String::new();
+        if self.stop_tokens.contains(&token) {
+            reason = Some(FinishReason::Stop);
+        } else {
+            let (shown, stopped) = self.stop.push(self.decoder.push(token));
+            text = shown;
+            if stopped {
+                self.finish_reason = Some(FinishReason::Stop);
+                return text;
+            }
+            if complete {
+                reason = Some(FinishReason::Stop);
+            } else if self.tokens().len() == self.max_tokens || self.session.position() == self.session.ctx()
+            {
+                reason = Some(FinishReason::Length);
+            }
+        }
+        if reason.is_some() {
+            // Nothing can follow: what was held back is shown.
+            let (rest, stopped) = self.stop.push(self.decoder.clone().finish());
+            text.push_str(&rest);
+            text.push_str(&self.stop.finish());
+            self.finish_reason = if stopped { Some(FinishReason::Stop) } else { reason };
+        }
+        text
+    }
+}
+
+impl Logprobs {
+    fn new(logits: &[f32], token: u32, n: usize) -> Self {
+        let logprob = log_probabilities(logits);
+        let mut ids: Vec<u32> = (0..logits.len() as u32).collect();
+        let better = |a: &u32, b: &u32| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b));
+        let n = n.min(ids.len());
+        if n > 0 && n < ids.len() {
+            ids.select_nth_unstable_by(n - 1, better);
+        }
+        ids.truncate(n);
+        ids.sort_unstable_by(better);
+        Self { chosen: logprob(token), top: ids.into_iter().map(|id| (id, logprob(id))).collect() }
     }
 }

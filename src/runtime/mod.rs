@@ -1,6 +1,7 @@
 //! What a generation needs beside the model: scratch memory, the KV cache, sampling, and the session that ties them.
 
 pub mod generate;
+pub mod grammar;
 pub(crate) mod kv_cache;
 pub(crate) mod pages;
 pub mod sampler;

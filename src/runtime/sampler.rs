@@ -1,77 +1,28 @@
 //! From logits to the next token.
 //!
-//! The steps and their order are llama.cpp's: repetition penalty, top-k, top-p, min-p, temperature, draw. Everything
-//! is deterministic arithmetic: one seed gives one text on every machine.
+//! The steps, their order and their defaults are llama.cpp's: bias, penalties, top-k, typical, top-p, min-p, temperature,
+//! draw. Everything is deterministic arithmetic: one seed gives one text on every machine.
+
+mod pcg;
+mod settings;
+
+pub use settings::{Mirostat, Sampling};
 
 use torchless_kernels::{Kernels, scalar};
 
 use crate::Error;
-
-/// How to choose the next token.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Sampling {
-    /// Divides the logits; 0 chooses the most probable token always, the lowest id among equals.
-    pub temperature: f32,
-    /// Keeps the `top_k` most probable tokens; 0 keeps all.
-    pub top_k: usize,
-    /// Keeps the most probable tokens that together reach this probability; 1 keeps all (Holtzman et al. 2019).
-    pub top_p: f32,
-    /// Keeps tokens at least this fraction as probable as the most probable; 0 keeps all (Nguyen et al. 2024).
-    pub min_p: f32,
-    /// Divides positive logits (and multiplies negative ones) of recent tokens; 1 changes nothing (Keskar et al. 2019).
-    pub repeat_penalty: f32,
-    /// How many recent tokens the penalty is for.
-    pub repeat_last_n: usize,
-    /// Seeds the random numbers.
-    pub seed: u64,
-}
-
-impl Default for Sampling {
-    fn default() -> Self {
-        Self {
-            temperature: 0.8,
-            top_k: 40,
-            top_p: 0.95,
-            min_p: 0.05,
-            repeat_penalty: 1.0,
-            repeat_last_n: 64,
-            seed: 0,
-        }
-    }
-}
-
-impl Sampling {
-    /// Always the most probable token.
-    pub fn greedy() -> Self {
-        Self { temperature: 0.0, ..Self::default() }
-    }
-
-    /// # Errors
-    /// Names the first setting that is out of range.
-    pub fn check(&self) -> Result<(), Error> {
-        let settings = [
-            ("temp", self.temperature, self.temperature >= 0.0, "0 or more"),
-            ("top-p", self.top_p, self.top_p > 0.0 && self.top_p <= 1.0, "above 0 and up to 1"),
-            ("min-p", self.min_p, (0.0..=1.0).contains(&self.min_p), "from 0 to 1"),
-            ("repeat-penalty", self.repeat_penalty, self.repeat_penalty > 0.0, "above 0"),
-        ];
-        match settings.into_iter().find(|&(_, value, ok, _)| !(ok && value.is_finite())) {
-            Some((name, value, _, range)) => {
-                Err(Error::Request(format!("--{name} {value}: give a number {range}")))
-            }
-            None => Ok(()),
-        }
-    }
-}
+use pcg::Pcg32;
 
 /// Chooses tokens; holds its random state and its buffers.
 #[derive(Debug)]
 pub struct Sampler {
     settings: Sampling,
     rng: Pcg32,
-    /// `vocab_size` logits after the penalty.
+    /// Mirostat's limit, in bits.
+    most_surprise: f32,
+    /// `vocab_size` logits, biased and penalised.
     logits: Vec<f32>,
-    /// Candidates, most probable first once sorted.
+    /// Tokens and their logits, most probable first once sorted.
     candidates: Vec<(u32, f32)>,
 }
 
@@ -82,14 +33,26 @@ impl Sampler {
     /// If a setting is out of range.
     pub fn new(settings: Sampling, vocab_size: usize) -> Result<Self, Error> {
         settings.check()?;
-        let rng = Pcg32::new(settings.seed);
-        Ok(Self { settings, rng, logits: vec![0.0; vocab_size], candidates: Vec::with_capacity(vocab_size) })
+        if let Some((token, _)) = settings.logit_bias.iter().find(|(token, _)| *token as usize >= vocab_size)
+        {
+            return Err(Error::Request(format!(
+                "--logit-bias {token}: this model's vocabulary ends at {}",
+                vocab_size.saturating_sub(1)
+            )));
+        }
+        Ok(Self {
+            rng: Pcg32::new(settings.seed),
+            most_surprise: 2.0 * settings.mirostat.unwrap_or_default().tau,
+            logits: vec![0.0; vocab_size],
+            candidates: Vec::with_capacity(vocab_size),
+            settings,
+        })
     }
 
     /// Chooses the token to follow `recent`, whose logits these are.
     ///
     /// # Errors
-    /// If a logit is NaN: the weights are damaged, or overflowed.
+    /// If a logit is NaN: the weights are damaged, or overflowed. If the bias forbids all tokens.
     ///
     /// # Panics
     /// If `logits` is not `vocab_size` long.
@@ -98,34 +61,60 @@ impl Sampler {
             return Err(Error::NotANumber);
         }
         self.logits.copy_from_slice(logits);
+        self.bias()?;
         self.penalise(recent);
-        if self.settings.temperature == 0.0 || self.settings.top_k == 1 {
+        let Sampling { temperature, top_k, mirostat, .. } = self.settings;
+        if temperature == 0.0 || (top_k == 1 && mirostat.is_none()) {
             return Ok(kernels.argmax(&self.logits) as u32);
         }
         self.candidates.clear();
         self.candidates.extend(self.logits.iter().enumerate().map(|(id, &logit)| (id as u32, logit)));
-        self.top_k();
-        self.top_p_min_p();
-        Ok(self.draw())
+        if let Some(mirostat) = mirostat {
+            return Ok(self.draw_mirostat(mirostat));
+        }
+        self.cut();
+        Ok(self.draw().0)
+    }
+
+    fn bias(&mut self) -> Result<(), Error> {
+        for &(token, bias) in &self.settings.logit_bias {
+            self.logits[token as usize] += bias;
+        }
+        let forbids = self.settings.logit_bias.iter().any(|(_, bias)| *bias == f32::NEG_INFINITY);
+        if forbids && self.logits.iter().all(|&logit| logit == f32::NEG_INFINITY) {
+            return Err(Error::Request("--logit-bias forbids every token".to_owned()));
+        }
+        Ok(())
     }
 
     fn penalise(&mut self, recent: &[u32]) {
-        let (penalty, n) = (self.settings.repeat_penalty, self.settings.repeat_last_n);
-        if penalty == 1.0 {
+        let Sampling { repeat_penalty, frequency_penalty, presence_penalty, repeat_last_n, .. } =
+            self.settings;
+        if (repeat_penalty, frequency_penalty, presence_penalty) == (1.0, 0.0, 0.0) {
             return;
         }
-        let recent = &recent[recent.len().saturating_sub(n)..];
+        let recent = &recent[recent.len().saturating_sub(repeat_last_n)..];
         for (i, &id) in recent.iter().enumerate() {
             let Some(logit) = self.logits.get_mut(id as usize).filter(|_| !recent[..i].contains(&id)) else {
                 continue;
             };
-            *logit = if *logit > 0.0 { *logit / penalty } else { *logit * penalty };
+            *logit = if *logit > 0.0 { *logit / repeat_penalty } else { *logit * repeat_penalty };
+            if (frequency_penalty, presence_penalty) != (0.0, 0.0) {
+                let times = recent[i..].iter().filter(|&&other| other == id).count();
+                *logit -= times as f32 * frequency_penalty + presence_penalty;
+            }
         }
+    }
+
+    /// Leaves the candidates that may be drawn, sorted.
+    fn cut(&mut self) {
+        self.top_k();
+        self.typical();
+        self.top_p_min_p();
     }
 
     /// Keeps the `top_k` best, sorted; lower ids first among equals.
     fn top_k(&mut self) {
-        let better = |a: &(u32, f32), b: &(u32, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
         let k = self.settings.top_k;
         if k > 0 && k < self.candidates.len() {
             self.candidates.select_nth_unstable_by(k - 1, better);
@@ -134,73 +123,89 @@ impl Sampler {
         self.candidates.sort_unstable_by(better);
     }
 
+    /// Keeps those whose surprise −ln p is nearest to its mean, the entropy.
+    fn typical(&mut self) {
+        if self.settings.typical_p >= 1.0 {
+            return;
+        }
+        let best = self.candidates[0].1;
+        // Relative to the best, whose surprise is the same summand everywhere. What is impossible has no surprise.
+        let possible = self.candidates.partition_point(|c| weight(best, c.1) > 0.0);
+        self.candidates.truncate(possible.max(1));
+        let total: f32 = self.candidates.iter().map(|c| weight(best, c.1)).sum();
+        let mean = self.candidates.iter().map(|c| weight(best, c.1) * (c.1 - best)).sum::<f32>() / total;
+        let distance = |c: &(u32, f32)| (c.1 - best - mean).abs();
+        self.candidates.sort_unstable_by(|a, b| distance(a).total_cmp(&distance(b)).then(better(a, b)));
+        self.keep_mass(best, self.settings.typical_p * total);
+        self.candidates.sort_unstable_by(better);
+    }
+
     /// Cuts the sorted candidates where `top_p` is reached, and then where they fall below `min_p` of the best.
     fn top_p_min_p(&mut self) {
-        let weight = |best: f32, logit: f32| scalar::exp(logit - best);
         let best = self.candidates[0].1;
         if self.settings.top_p < 1.0 {
             let total: f32 = self.candidates.iter().map(|c| weight(best, c.1)).sum();
-            let (mut reached, mut keep) = (0.0, 0);
-            while keep < self.candidates.len() && (keep == 0 || reached < self.settings.top_p * total) {
-                reached += weight(best, self.candidates[keep].1);
-                keep += 1;
-            }
-            self.candidates.truncate(keep);
+            self.keep_mass(best, self.settings.top_p * total);
         }
         let keep = self.candidates.iter().take_while(|c| weight(best, c.1) >= self.settings.min_p).count();
         self.candidates.truncate(keep.max(1));
     }
 
-    /// Draws one of the candidates by its probability at the temperature.
-    fn draw(&mut self) -> u32 {
+    /// Keeps the first candidates, one at least, until their weights reach `mass`.
+    fn keep_mass(&mut self, best: f32, mass: f32) {
+        let (mut reached, mut keep) = (0.0, 0);
+        while keep < self.candidates.len() && (keep == 0 || reached < mass) {
+            reached += weight(best, self.candidates[keep].1);
+            keep += 1;
+        }
+        self.candidates.truncate(keep);
+    }
+
+    /// Draws one of the candidates by its probability at the temperature; returns its surprise in bits as well.
+    fn draw(&mut self) -> (u32, f32) {
         let (best, temperature) = (self.candidates[0].1, self.settings.temperature);
         let weight = |logit: f32| scalar::exp((logit - best) / temperature);
         let total: f32 = self.candidates.iter().map(|c| weight(c.1)).sum();
+        let surprise =
+            |logit: f32| (libm::logf(total) - (logit - best) / temperature) / std::f32::consts::LN_2;
         let mut left = self.rng.unit() * total;
         for &(id, logit) in &self.candidates {
             left -= weight(logit);
             if left < 0.0 {
-                return id;
+                return (id, surprise(logit));
             }
         }
         // Rounding can leave a crumb: it belongs to the best.
-        self.candidates[0].0
+        (self.candidates[0].0, surprise(best))
+    }
+
+    fn draw_mirostat(&mut self, Mirostat { tau, eta }: Mirostat) -> u32 {
+        self.candidates.sort_unstable_by(better);
+        let (best, temperature) = (self.candidates[0].1, self.settings.temperature);
+        let total: f32 = self.candidates.iter().map(|c| scalar::exp((c.1 - best) / temperature)).sum();
+        let least = libm::logf(total) - self.most_surprise * std::f32::consts::LN_2;
+        let keep = self.candidates.partition_point(|c| (c.1 - best) / temperature >= least);
+        self.candidates.truncate(keep.max(1));
+        let (token, surprise) = self.draw();
+        self.most_surprise -= eta * (surprise - tau);
+        token
     }
 }
 
-/// PCG-XSH-RR 64/32 (O'Neill 2014), stream 54: a generator that is the same everywhere for ever.
-#[derive(Debug, Clone)]
-struct Pcg32 {
-    state: u64,
+/// Higher logits first, lower ids among equals.
+fn better(a: &(u32, f32), b: &(u32, f32)) -> std::cmp::Ordering {
+    b.1.total_cmp(&a.1).then(a.0.cmp(&b.0))
 }
 
-impl Pcg32 {
-    const MULTIPLIER: u64 = 6_364_136_223_846_793_005;
-    const INCREMENT: u64 = (54 << 1) | 1;
-
-    fn new(seed: u64) -> Self {
-        let mut rng = Self { state: 0 };
-        rng.next();
-        rng.state = rng.state.wrapping_add(seed);
-        rng.next();
-        rng
-    }
-
-    fn next(&mut self) -> u32 {
-        let old = self.state;
-        self.state = old.wrapping_mul(Self::MULTIPLIER).wrapping_add(Self::INCREMENT);
-        let shifted = (((old >> 18) ^ old) >> 27) as u32;
-        shifted.rotate_right((old >> 59) as u32)
-    }
-
-    /// A multiple of 2⁻²⁴ in 0..1.
-    fn unit(&mut self) -> f32 {
-        (self.next() >> 8) as f32 / (1 << 24) as f32
-    }
+/// How probable a token is, relative to the best.
+fn weight(best: f32, logit: f32) -> f32 {
+    scalar::exp(logit - best)
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn sample(settings: Sampling, logits: &[f32], recent: &[u32], draws: usize) -> Vec<u32> {
@@ -211,13 +216,6 @@ mod tests {
     /// No step that cuts candidates.
     fn open() -> Sampling {
         Sampling { top_k: 0, top_p: 1.0, min_p: 0.0, temperature: 1.0, ..Sampling::default() }
-    }
-
-    #[test]
-    fn generator_matches_its_published_demo() {
-        let mut rng = Pcg32::new(42);
-        let first: Vec<u32> = (0..6).map(|_| rng.next()).collect();
-        assert_eq!(first, [0xa15c02b7, 0x7b47f409, 0xba1d3330, 0x83d2f293, 0xbfa4784b, 0xcbed606e]);
     }
 
     #[test]
@@ -263,6 +261,136 @@ mod tests {
     }
 
     #[test]
+    fn typical_prefers_the_expected_surprise_to_the_most_probable() {
+        // To the entropy, 1.64 nats, −ln 0.12 = 2.12 is nearer than −ln 0.4 = 0.92.
+        let logits = [0.4f32, 0.12, 0.12, 0.12, 0.12, 0.12].map(f32::ln);
+        assert_eq!(kinds(open().typical_p(0.45), &logits), [1, 2, 3, 4]);
+        assert_eq!(kinds(open().typical_p(0.95), &logits), [0, 1, 2, 3, 4, 5]);
+        assert_eq!(kinds(open().typical_p(0.25), &logits), [1, 2, 3]);
+    }
+
+    #[test]
+    fn frequency_penalty_counts_and_presence_penalty_does_not() {
+        let penalised = |frequency, presence, logits: &[f32]| {
+            let settings = Sampling::greedy().penalties(1.0, frequency, presence);
+            sample(settings, logits, &[0, 0, 0, 1], 1)[0]
+        };
+        assert_eq!(penalised(0.5, 0.0, &[2.1, 1.0, 0.0]), 0);
+        assert_eq!(penalised(0.5, 0.0, &[1.9, 1.0, 0.0]), 1);
+        assert_eq!(penalised(0.0, 1.0, &[1.1, 1.0, 0.0]), 0);
+        assert_eq!(penalised(0.0, 1.0, &[0.9, 0.5, 0.0]), 2);
+    }
+
+    #[test]
+    fn bias_lifts_and_forbids() {
+        let logits = [1.0, 2.0, 0.0];
+        assert_eq!(sample(Sampling::greedy().logit_bias(0, 1.5), &logits, &[], 1), [0]);
+        assert_eq!(sample(Sampling::greedy().logit_bias(1, f32::NEG_INFINITY), &logits, &[], 1), [0]);
+        assert_eq!(kinds(open().logit_bias(1, f32::NEG_INFINITY), &logits), [0, 2]);
+    }
+
+    #[test]
+    fn mirostat_steers_the_surprise_to_its_aim() {
+        // 256 tokens with probabilities that fall like 1/(i+1): an entropy of some 6 bits.
+        let logits: Vec<f32> = (0..256).map(|i| -((i + 1) as f32).ln()).collect();
+        let total: f64 = (0..256).map(|i| 1.0 / f64::from(i + 1)).sum();
+        for tau in [2.0, 3.0, 4.0] {
+            let settings = open().mirostat(Mirostat { tau, eta: 0.1 });
+            let mut sampler = Sampler::new(settings, 256).unwrap();
+            let mut surprises = Vec::new();
+            for _ in 0..4000 {
+                let limit = sampler.most_surprise;
+                let id = sampler.sample(Kernels::detect(), &logits, &[]).unwrap();
+                // Of what the whole distribution says, to see that the cut is where the limit is.
+                let surprise = (f64::from(id + 1) * total).log2() as f32;
+                assert!(id == 0 || surprise <= limit + 1e-3, "{surprise} bits with a limit of {limit}");
+                surprises.push((limit - sampler.most_surprise) / 0.1 + tau);
+            }
+            let mean = surprises[500..].iter().sum::<f32>() / 3500.0;
+            assert!((mean - tau).abs() < 0.1, "{mean} bits instead of {tau}");
+        }
+    }
+
+    /// What is left to draw from.
+    fn kept(settings: Sampling, logits: &[f32]) -> Vec<(u32, f32)> {
+        let mut sampler = Sampler::new(settings, logits.len()).unwrap();
+        sampler.candidates.extend((0..).zip(logits.iter().copied()));
+        sampler.cut();
+        sampler.candidates
+    }
+
+    fn ids(mut kept: Vec<(u32, f32)>) -> Vec<u32> {
+        kept.sort_unstable_by_key(|c| c.0);
+        kept.into_iter().map(|c| c.0).collect()
+    }
+
+    /// Probabilities in double precision.
+    fn softmax(logits: &[f32]) -> Vec<f64> {
+        let weights: Vec<f64> = logits.iter().map(|&l| f64::from(l).exp()).collect();
+        let total: f64 = weights.iter().sum();
+        weights.iter().map(|w| w / total).collect()
+    }
+
+    fn some_logits() -> impl Strategy<Value = Vec<f32>> {
+        let logit = prop_oneof![8 => -12.0f32..12.0, 1 => Just(1.0f32), 1 => Just(f32::NEG_INFINITY)];
+        prop::collection::vec(logit, 1..60)
+            .prop_filter("one is possible", |l| l.iter().any(|l| l.is_finite()))
+    }
+
+    proptest! {
+        #[test]
+        fn cuts_keep_what_they_promise(logits in some_logits(), k in 0usize..70, p in 0.01f32..1.0) {
+            let n = logits.len();
+            let probabilities = softmax(&logits);
+            let mass = |ids: &[u32]| ids.iter().map(|&id| probabilities[id as usize]).sum::<f64>();
+            let p64 = f64::from(p);
+
+            let best = ids(kept(open().top_k(k), &logits));
+            prop_assert_eq!(best.len(), if k == 0 { n } else { k.min(n) });
+            let worst = best.iter().map(|&id| logits[id as usize]).fold(f32::INFINITY, f32::min);
+            prop_assert!((0..n as u32).all(|id| best.contains(&id) || logits[id as usize] <= worst));
+
+            // A nucleus reaches its mass, and not without its least probable token.
+            for (settings, sorted) in [(open().top_p(p), true), (open().typical_p(p), false)] {
+                let nucleus = kept(settings, &logits);
+                let nucleus_ids: Vec<u32> = nucleus.iter().map(|c| c.0).collect();
+                prop_assert!(mass(&nucleus_ids) > p64 - 1e-5);
+                if sorted {
+                    prop_assert!(mass(&nucleus_ids[..nucleus.len() - 1]) < p64 + 1e-5);
+                }
+                prop_assert!(nucleus.is_sorted_by(|a, b| better(a, b).is_lt()));
+            }
+
+            let likely = ids(kept(open().min_p(p), &logits));
+            let limit = p64 * probabilities.iter().fold(0.0, |max: f64, &q| max.max(q));
+            for id in 0..n as u32 {
+                let q = probabilities[id as usize];
+                prop_assert!((q - limit).abs() < 1e-5 * limit || likely.contains(&id) == (q > limit));
+            }
+        }
+
+        #[test]
+        fn what_is_drawn_is_possible_and_of_the_vocabulary(
+            logits in some_logits(), recent in prop::collection::vec(0u32..80, 0..100), seed: u64,
+            (typical, top_p, min_p) in (0.01f32..=1.0, 0.01f32..=1.0, 0.0f32..=1.0),
+            temperature in 0.0f32..3.0, (repeat, frequency) in (0.5f32..2.0, -1.0f32..1.0), mirostat: bool,
+        ) {
+            let mut settings = Sampling { min_p, seed, ..open() }
+                .typical_p(typical).top_p(top_p).temperature(temperature).penalties(repeat, frequency, 0.1);
+            settings.mirostat = mirostat.then(Mirostat::default);
+            let drawn = sample(settings.clone(), &logits, &recent, 5);
+            prop_assert!(drawn.iter().all(|&id| logits[id as usize].is_finite()));
+            prop_assert_eq!(drawn, sample(settings, &logits, &recent, 5));
+        }
+
+        #[test]
+        fn settings_that_change_nothing_change_nothing(logits in some_logits(), recent in prop::collection::vec(0u32..60, 0..9)) {
+            let idle = open().penalties(1.0, 0.0, 0.0).logit_bias(0, 0.0).typical_p(1.0);
+            prop_assert_eq!(sample(idle, &logits, &recent, 9), sample(open(), &logits, &[], 9));
+        }
+    }
+
+    #[test]
     fn penalty_divides_positive_and_multiplies_negative_logits_once() {
         let settings = Sampling { repeat_penalty: 2.0, repeat_last_n: 3, ..Sampling::greedy() };
         assert_eq!(sample(settings.clone(), &[4.0, 3.0], &[0, 0], 1), [1]);
@@ -279,6 +407,31 @@ mod tests {
         assert_ne!(text(1), text(2));
     }
 
+    /// Logits of 40 tokens, every one another.
+    fn bumpy() -> Vec<f32> {
+        (0..40).map(|i| ((i * 17 + 5) % 40) as f32 * 0.2 - 3.0).collect()
+    }
+
+    #[test]
+    fn a_seed_is_the_same_text_for_ever() {
+        let recent = [3, 9, 9, 27, 31];
+        let text = |settings| sample(settings, &bumpy(), &recent, 12);
+        let penalised = Sampling {
+            repeat_penalty: 1.3,
+            top_k: 9,
+            temperature: 1.5,
+            seed: 1 << 40,
+            ..Sampling::default()
+        };
+        for (settings, expected) in [
+            (Sampling::default().seed(7), [23, 16, 2, 30, 30, 16, 4, 37, 23, 30, 2, 2]),
+            (open().seed(7), [37, 16, 2, 4, 4, 23, 18, 11, 23, 37, 2, 2]),
+            (penalised, [16, 11, 16, 4, 37, 23, 23, 30, 30, 30, 2, 2]),
+        ] {
+            assert_eq!(text(settings.clone()), expected, "{settings:?}");
+        }
+    }
+
     #[test]
     fn impossible_settings_and_nan_are_refused() {
         for bad in [
@@ -286,9 +439,18 @@ mod tests {
             Sampling { top_p: 0.0, ..open() },
             Sampling { min_p: 1.5, ..open() },
             Sampling { repeat_penalty: f32::NAN, ..open() },
+            open().typical_p(0.0),
+            open().penalties(1.0, f32::INFINITY, 0.0),
+            open().mirostat(Mirostat { tau: -1.0, eta: 0.1 }),
+            open().logit_bias(0, f32::NAN),
+            open().logit_bias(0, f32::INFINITY),
         ] {
             assert!(bad.check().is_err(), "{bad:?}");
         }
+        assert!(Sampler::new(open().logit_bias(2, 1.0), 2).is_err());
+        let forbidding = open().logit_bias(0, f32::NEG_INFINITY).logit_bias(1, f32::NEG_INFINITY);
+        let mut sampler = Sampler::new(forbidding, 2).unwrap();
+        assert!(sampler.sample(Kernels::detect(), &[0.0, 1.0], &[]).is_err());
         let mut sampler = Sampler::new(open(), 2).unwrap();
         assert!(sampler.sample(Kernels::detect(), &[0.0, f32::NAN], &[]).is_err());
     }

@@ -151,6 +151,11 @@ impl<'m> Session<'m> {
         self.ctx
     }
 
+    /// Most tokens that go through the layers together.
+    pub fn chunk(&self) -> usize {
+        self.scratch.chunk
+    }
+
     /// Forgets all tokens.
     pub fn reset(&mut self) {
         (self.position, self.furthest) = (0, 0);

@@ -61,17 +61,10 @@ impl<'t> Decoder<'t> {
     }
 
     fn push_bytes(&mut self, id: u32) {
-        let (Some(class), Some(piece)) = (self.tokenizer.vocab.class(id), self.tokenizer.piece(id)) else {
-            return;
-        };
         let start = self.pending.len();
-        match (class, &self.tokenizer.front) {
-            (Class::Added, _) => self.pending.extend_from_slice(piece.as_bytes()),
-            (Class::Special, _) if self.keep_special => self.pending.extend_from_slice(piece.as_bytes()),
-            (Class::Special, _) => {}
-            (Class::Byte(byte), _) => self.pending.push(byte),
-            (Class::Text, FrontEnd::ByteLevel(_)) => byte_level::push_bytes(piece, &mut self.pending),
-            (Class::Text, FrontEnd::Metaspace(_)) => metaspace::push_bytes(piece, &mut self.pending),
+        if !self.tokenizer.push_text(id, &mut self.pending) && self.keep_special {
+            let piece = self.tokenizer.piece(id).unwrap_or_default();
+            self.pending.extend_from_slice(piece.as_bytes());
         }
         if self.at_start && self.pending.len() > start {
             self.at_start = false;
@@ -79,6 +72,23 @@ impl<'t> Decoder<'t> {
                 self.pending.remove(0);
             }
         }
+    }
+}
+
+impl Tokenizer {
+    /// Appends the bytes of text that `id` stands for; false if it stands for none, as special tokens and holes do.
+    pub(crate) fn push_text(&self, id: u32, out: &mut Vec<u8>) -> bool {
+        let (Some(class), Some(piece)) = (self.vocab.class(id), self.piece(id)) else {
+            return false;
+        };
+        match (class, &self.front) {
+            (Class::Special, _) => return false,
+            (Class::Added, _) => out.extend_from_slice(piece.as_bytes()),
+            (Class::Byte(byte), _) => out.push(byte),
+            (Class::Text, FrontEnd::ByteLevel(_)) => byte_level::push_bytes(piece, out),
+            (Class::Text, FrontEnd::Metaspace(_)) => metaspace::push_bytes(piece, out),
+        }
+        true
     }
 }
 

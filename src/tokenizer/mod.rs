@@ -112,15 +112,41 @@ impl Tokenizer {
         if options.bos && self.adds_bos() && !written_bos {
             ids.extend(self.bos);
         }
-        let (mut rest, mut prefix) = (text, true);
         let written = if options.special { &self.special } else { &self.added };
-        while let Some((plain, id, after)) = written.split_first(rest) {
-            self.encode_plain(plain, prefix, &mut scratch, &mut ids);
+        self.encode_written(written, text, true, &mut scratch, &mut ids);
+        ids
+    }
+
+    /// The ids of a text with special tokens, without BOS; the text between those goes through `restore` first.
+    pub(crate) fn encode_disguised(&self, text: &str, restore: impl Fn(&str) -> String) -> Vec<u32> {
+        let mut ids = Vec::new();
+        let mut scratch = Scratch::default();
+        let (mut rest, mut prefix) = (text, true);
+        while let Some((plain, id, after)) = self.special.split_first(rest) {
+            self.encode_written(&self.added, &restore(plain), prefix, &mut scratch, &mut ids);
             ids.push(id);
             (rest, prefix) = (after, !self.spec.prefix_first);
         }
-        self.encode_plain(rest, prefix, &mut scratch, &mut ids);
+        self.encode_written(&self.added, &restore(rest), prefix, &mut scratch, &mut ids);
         ids
+    }
+
+    /// Encodes a text in which the tokens `written` are recognised.
+    fn encode_written(
+        &self,
+        written: &WrittenTokens,
+        text: &str,
+        prefix: bool,
+        scratch: &mut Scratch,
+        ids: &mut Vec<u32>,
+    ) {
+        let (mut rest, mut prefix) = (text, prefix);
+        while let Some((plain, id, after)) = written.split_first(rest) {
+            self.encode_plain(plain, prefix, scratch, ids);
+            ids.push(id);
+            (rest, prefix) = (after, !self.spec.prefix_first);
+        }
+        self.encode_plain(rest, prefix, scratch, ids);
     }
 
     fn encode_plain(&self, text: &str, prefix: bool, scratch: &mut Scratch, ids: &mut Vec<u32>) {
@@ -170,6 +196,16 @@ impl Tokenizer {
     /// Whether `id` is a special token: recognised in text only where asked for, not shown when decoding.
     pub fn is_special(&self, id: u32) -> bool {
         self.vocab.class(id) == Some(Class::Special)
+    }
+
+    /// The special tokens, sorted by their bytes.
+    pub fn special_tokens(&self) -> impl Iterator<Item = (&str, u32)> {
+        self.special.iter().filter(|&(_, id)| self.is_special(id))
+    }
+
+    /// The special or added token that `text` begins with; the longest if there are several.
+    pub(crate) fn token_at_start(&self, text: &str) -> Option<u32> {
+        self.special.at_start(text)
     }
 
     /// The largest id + 1; 0 for an empty vocabulary. Ids below it may be holes.

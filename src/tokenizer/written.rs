@@ -29,6 +29,11 @@ impl WrittenTokens {
         WrittenTokens { sorted, starts }
     }
 
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, u32)> {
+        self.sorted.iter().map(|(piece, id)| (&**piece, *id))
+    }
+
     /// The token that `text` begins with; the longest if there are several.
     pub fn at_start(&self, text: &str) -> Option<u32> {
         self.longest(text.as_bytes()).map(|(_, id)| *id)

@@ -254,8 +254,9 @@ fn conventions(
 
     let mut bos = with_ids().map(|file| ids(file, "bos_token_id")).collect::<Result<Vec<_>, _>>()?.concat();
     bos.extend(with_names().filter_map(|file| named(file, "bos_token", spec)));
-    let mut eos = with_ids().map(|file| ids(file, "eos_token_id")).collect::<Result<Vec<_>, _>>()?.concat();
-    eos.extend(with_names().filter_map(|file| named(file, "eos_token", spec)));
+    // First the tokenizer's own: that is what a chat template means by `eos_token`.
+    let mut eos: Vec<u32> = with_names().filter_map(|file| named(file, "eos_token", spec)).collect();
+    eos.extend(with_ids().map(|file| ids(file, "eos_token_id")).collect::<Result<Vec<_>, _>>()?.concat());
     for id in eos {
         if !spec.eos_token_ids.contains(&id) {
             spec.eos_token_ids.push(id);

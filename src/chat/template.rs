@@ -1,0 +1,235 @@
+//! A model's chat template: from messages to the text, and the tokens, that the model was trained on.
+//!
+//! Templates are Jinja with the conventions of Hugging Face's `apply_chat_template`
+//! (<https://huggingface.co/docs/transformers/chat_templating>), rendered here to the same bytes: blocks take the white
+//! space around them along, `raise_exception`, `strftime_now` and Python's string methods exist, `tojson` escapes nothing
+//! for HTML, and the variables are `messages`, `add_generation_prompt`, `bos_token`, `eos_token`, and `tools` and
+//! `documents`, which are none.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::{Serde, Value};
+use minijinja::{Environment, ErrorKind, UndefinedBehavior};
+use serde::{Deserialize, Serialize};
+
+use super::mask::Mask;
+use super::python;
+use crate::Error;
+use crate::tokenizer::Tokenizer;
+
+/// Who says something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Whoever sets the model up.
+    System,
+    /// Who talks to the model.
+    User,
+    /// The model.
+    Assistant,
+}
+
+/// One message of a conversation. Serialises as `{"role": "user", "content": "…"}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Message {
+    /// Who says it.
+    pub role: Role,
+    /// What is said.
+    pub content: String,
+}
+
+impl Message {
+    /// A message of `role`.
+    pub fn new(role: Role, content: impl Into<String>) -> Self {
+        Self { role, content: content.into() }
+    }
+}
+
+/// A chat template, checked and ready to render.
+#[derive(Debug)]
+pub struct ChatTemplate {
+    environment: Environment<'static>,
+    source: String,
+    bos: Option<String>,
+    eos: Option<String>,
+}
+
+/// Instructions and 64-byte pieces of text a rendering may cost: far more than any honest template, and an end.
+const FUEL: u64 = 20_000_000;
+
+/// Templates of model families, for models whose file brings none: name and source.
+const BUILT_IN: [(&str, &str); 4] = [
+    ("chatml", include_str!("templates/chatml.jinja")),
+    ("llama2", include_str!("templates/llama2.jinja")),
+    ("llama3", include_str!("templates/llama3.jinja")),
+    ("mistral", include_str!("templates/mistral.jinja")),
+];
+
+impl ChatTemplate {
+    /// The template that the model file brings.
+    ///
+    /// # Errors
+    /// If it brings none, or one that cannot be parsed.
+    pub fn of(tokenizer: &Tokenizer) -> Result<Self, Error> {
+        match &tokenizer.spec().chat_template {
+            Some(source) => Self::new(source, tokenizer),
+            None => Err(Error::Request(format!(
+                "this model has no chat template: choose one with --chat-template (a file of Jinja, or {})",
+                Self::built_in().collect::<Vec<_>>().join(", ")
+            ))),
+        }
+    }
+
+    /// The template called `name` among those built in.
+    ///
+    /// # Errors
+    /// If there is none of this name.
+    pub fn named(name: &str, tokenizer: &Tokenizer) -> Result<Self, Error> {
+        match BUILT_IN.iter().find(|(known, _)| *known == name) {
+            Some((_, source)) => Self::new(source, tokenizer),
+            None => Err(Error::Request(format!(
+                "no chat template is called {name:?}: give a file of Jinja, or one of {}",
+                Self::built_in().collect::<Vec<_>>().join(", ")
+            ))),
+        }
+    }
+
+    /// The names of the templates built in.
+    pub fn built_in() -> impl Iterator<Item = &'static str> {
+        BUILT_IN.iter().map(|&(name, _)| name)
+    }
+
+    /// Parses a template in Jinja, for the special tokens of this tokenizer.
+    ///
+    /// # Errors
+    /// If it cannot be parsed.
+    pub fn new(source: &str, tokenizer: &Tokenizer) -> Result<Self, Error> {
+        let piece = |id: u32| tokenizer.piece(id).map(str::to_owned);
+        let template = Self {
+            environment: environment(),
+            source: without_generation_blocks(source).into_owned(),
+            bos: tokenizer.bos().and_then(piece),
+            eos: tokenizer.eos_ids().first().copied().and_then(piece),
+        };
+        template.environment.template_from_str(&template.source).map_err(|e| problem(&e))?;
+        Ok(template)
+    }
+
+    /// The text of a conversation; with `add_generation_prompt` it ends where the model's answer begins.
+    ///
+    /// # Errors
+    /// If the template refuses the conversation (many want the roles to alternate), or fails.
+    pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String, Error> {
+        let mut variables = BTreeMap::from([
+            ("messages", Value::from(Serde(messages))),
+            ("add_generation_prompt", Value::from(add_generation_prompt)),
+            ("tools", Value::from(())),
+            ("documents", Value::from(())),
+        ]);
+        for (name, token) in [("bos_token", &self.bos), ("eos_token", &self.eos)] {
+            if let Some(token) = token {
+                variables.insert(name, Value::from(token.as_str()));
+            }
+        }
+        let template = self.environment.template_from_str(&self.source).map_err(|e| problem(&e))?;
+        template.render(variables).map_err(|e| problem(&e))
+    }
+
+    /// The tokens of a conversation: of the rendered text, in which special tokens are recognised where the template
+    /// wrote them and nowhere else. What a message spells like one stays plain text, and cannot end its turn.
+    ///
+    /// To tell the two apart, characters of the messages that could begin or end a special token are rendered as
+    /// characters of a private area, and put back when the text between the special tokens is encoded. A template that
+    /// looks at such characters could then write something else; where it does, only the special tokens that stand
+    /// whole in the messages are disguised.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::render`].
+    pub fn encode(
+        &self,
+        tokenizer: &Tokenizer,
+        messages: &[Message],
+        add_generation_prompt: bool,
+    ) -> Result<Vec<u32>, Error> {
+        let texts = messages.iter().map(|m| m.content.as_str()).chain([self.source.as_str()]);
+        let mask = Mask::new(tokenizer, texts)?;
+        let render = |disguise: &dyn Fn(&str) -> String| {
+            let disguised = |m: &Message| Message::new(m.role, disguise(&m.content));
+            self.render(&messages.iter().map(disguised).collect::<Vec<_>>(), add_generation_prompt)
+        };
+        let faithful = self.render(messages, add_generation_prompt)?;
+        let text = match render(&|text| mask.edges(text)) {
+            Ok(text) if mask.restore(&text) == faithful => text,
+            _ => render(&|text| mask.special_tokens(tokenizer, text))?,
+        };
+        Ok(tokenizer.encode_disguised(&text, |plain| mask.restore(plain)))
+    }
+
+    /// The token that the template writes after an answer, if it does.
+    pub fn end_of_turn(&self, tokenizer: &Tokenizer) -> Option<u32> {
+        const ANSWER: &str = "\u{10fffd}";
+        let turn = [Message::new(Role::User, "?"), Message::new(Role::Assistant, ANSWER)];
+        let text = self.render(&turn, false).ok()?;
+        let (_, after) = text.rsplit_once(ANSWER)?;
+        tokenizer.token_at_start(after.trim_start())
+    }
+}
+
+/// Jinja as Hugging Face sets it up.
+fn environment() -> Environment<'static> {
+    let mut environment = Environment::new();
+    if let Ok(syntax) = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build() {
+        environment.set_syntax(syntax);
+    }
+    environment.set_undefined_behavior(UndefinedBehavior::Lenient);
+    environment.set_fuel(Some(FUEL));
+    environment.set_unknown_method_callback(python::method);
+    environment.set_formatter(python::format);
+    environment.add_filter("trim", python::trim);
+    environment.add_filter("tojson", python::to_json);
+    environment.add_function("raise_exception", raise_exception);
+    environment.add_function("strftime_now", strftime_now);
+    environment
+}
+
+fn raise_exception(message: &str) -> Result<Value, minijinja::Error> {
+    Err(minijinja::Error::new(ErrorKind::InvalidOperation, message.to_owned()))
+}
+
+/// The local date and time, formatted as C's `strftime` does.
+fn strftime_now(format: &str) -> Result<String, minijinja::Error> {
+    jiff::fmt::strtime::format(format, &jiff::Zoned::now())
+        .map_err(|e| minijinja::Error::new(ErrorKind::InvalidOperation, e.to_string()))
+}
+
+/// Hugging Face's `{% generation %}` blocks mark what the model says, for training; here they are blocks like any other.
+fn without_generation_blocks(source: &str) -> Cow<'_, str> {
+    if !source.contains("generation") {
+        return Cow::Borrowed(source);
+    }
+    let mut out = String::with_capacity(source.len());
+    let mut rest = source;
+    while let Some(at) = rest.find("{%") {
+        let (before, tag) = rest.split_at(at);
+        out.push_str(before);
+        let end = tag.find("%}").map_or(tag.len(), |end| end + 2);
+        let (tag, after) = tag.split_at(end);
+        let name = tag.trim_matches(|c: char| "{%}-+".contains(c) || c.is_whitespace());
+        match name {
+            "generation" => out.push_str(&tag.replace(name, "if true")),
+            "endgeneration" => out.push_str(&tag.replace(name, "endif")),
+            _ => out.push_str(tag),
+        }
+        rest = after;
+    }
+    out.push_str(rest);
+    Cow::Owned(out)
+}
+
+fn problem(error: &minijinja::Error) -> Error {
+    let what = error.detail().map_or_else(|| error.kind().to_string(), str::to_owned);
+    let line = error.line().map_or(String::new(), |line| format!(" (line {line} of it)"));
+    Error::Request(format!("the chat template says: {what}{line}"))
+}

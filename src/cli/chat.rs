@@ -1,0 +1,214 @@
+//! `torchless chat`: a conversation with a model.
+
+mod input;
+
+use std::io;
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use anyhow::Context;
+use torchless::chat::{Chat, ChatTemplate, Message, Reply, Role};
+use torchless::model::Model;
+use torchless::runtime::generate::{FinishReason, GenerateOptions};
+use torchless::runtime::session::Session;
+
+use self::input::{Input, Said};
+use super::input::read_file;
+use super::interrupt;
+use super::model::{ModelArgs, RunArgs};
+use super::output::{emit, emit_json};
+use super::report;
+use super::sampling::SamplingArgs;
+
+/// Talk with a model: each line is a message, and the model answers
+///
+/// The conversation stays in memory, so that a turn costs only its new words. Ctrl-C stops an answer; Ctrl-D or /quit
+/// ends. A line that ends with \ goes on in the next, and text between two """ may have many lines. Without a terminal
+/// messages are read from stdin.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:\n  \
+    torchless chat\n  \
+    torchless chat -m mistral.bin --system \"You answer in rhymes.\" --temp 0.6\n  \
+    printf 'My name is Ada.\\nWhat is my name?\\n' | torchless chat --json | jq -r .text\n\n\
+    Commands within: /help /reset /system TEXT /save FILE /load FILE /stats /quit")]
+pub struct Args {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// What the model is told before all else
+    #[arg(long, value_name = "TEXT")]
+    system: Option<String>,
+    /// How messages become text: a file of Jinja, or chatml, llama2, llama3, mistral [default: the model's own]
+    #[arg(long, value_name = "FILE|NAME")]
+    chat_template: Option<String>,
+    /// Most tokens of an answer [default: as many as there is room for]
+    #[arg(short = 'n', long, value_name = "N", default_value_t = usize::MAX, hide_default_value = true)]
+    max_tokens: usize,
+    /// End an answer before this string; may be given several times
+    #[arg(long, value_name = "TEXT")]
+    stop: Vec<String>,
+    /// Print one JSON object a reply instead of text
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    sampling: SamplingArgs,
+    #[command(flatten)]
+    run: RunArgs,
+}
+
+/// Positions to make room for where nothing is said, if the model allows so many.
+const CONTEXT: usize = 8192;
+
+const HELP: &str = "\
+/reset         begin anew
+/system TEXT   tell the model something before all else; without TEXT, show what it is told
+/save FILE     write the conversation to a file (JSON)
+/load FILE     go on with a conversation from a file
+/stats         how full the context is, and how fast the last answer was
+/quit          end (so does Ctrl-D)
+A line that ends with \\ goes on in the next; text between two \"\"\" may have many lines. Ctrl-C stops an answer.";
+
+pub fn run(args: Args) -> anyhow::Result<()> {
+    let options = GenerateOptions {
+        max_tokens: args.max_tokens,
+        grammar: args.sampling.grammar()?,
+        sampling: args.sampling.settings()?,
+        stop: args.stop,
+        ..GenerateOptions::default()
+    };
+    let model = args.model.open(false)?;
+    let template = template(&model, args.chat_template.as_deref())?;
+    let session = Session::new(&model, &args.run.session_options(&model, CONTEXT)?)?;
+    let mut chat = Chat::new(session, template);
+    chat.on_prompt(|_, _| interrupt::check());
+    chat.set_system(args.system.as_deref().unwrap_or_default());
+    let mut talk = Talk { chat, options, json: args.json, last: None };
+    let mut input = Input::open()?;
+    if input.is_editor() {
+        let ctx = talk.chat.session().ctx();
+        eprintln!("Context of {ctx} tokens. /help lists the commands, Ctrl-D ends.");
+    }
+    while let Some(said) = input.next()? {
+        let result = match said {
+            Said::Command(name, argument) if name == "quit" && argument.is_empty() => break,
+            Said::Command(name, argument) => talk.command(&name, &argument),
+            Said::Message(text) => talk.turn(&text),
+        };
+        match result {
+            // Someone who types can do something about it; a script cannot.
+            Err(error) if input.is_editor() && !super::is_broken_pipe(&error) => {
+                eprintln!("error: {}", super::output::one_line(&format!("{error:#}")));
+            }
+            result => result?,
+        }
+    }
+    Ok(())
+}
+
+/// The template that is asked for: a file's, one that is built in, or the model's own.
+fn template(model: &Model, asked: Option<&str>) -> anyhow::Result<ChatTemplate> {
+    let tokenizer = model.tokenizer();
+    Ok(match asked {
+        None => ChatTemplate::of(tokenizer)?,
+        Some(name) if ChatTemplate::built_in().any(|known| known == name) || !Path::new(name).exists() => {
+            ChatTemplate::named(name, tokenizer)?
+        }
+        Some(file) => {
+            let source = read_file(Path::new(file))?;
+            ChatTemplate::new(&source, tokenizer).with_context(|| file.to_owned())?
+        }
+    })
+}
+
+/// A conversation at the command line.
+struct Talk<'m> {
+    chat: Chat<'m>,
+    options: GenerateOptions,
+    json: bool,
+    last: Option<Reply>,
+}
+
+impl Talk<'_> {
+    /// Says something, and shows the answer as it comes.
+    fn turn(&mut self, text: &str) -> anyhow::Result<()> {
+        let mut failed: Option<io::Error> = None;
+        let quiet = self.json;
+        let reply = self.chat.send(text, &self.options, |piece| {
+            if !quiet && let Err(error) = emit(&piece.text) {
+                failed = Some(error);
+                return ControlFlow::Break(());
+            }
+            interrupt::check()
+        })?;
+        if let Some(error) = failed {
+            return Err(error.into());
+        }
+        if self.json {
+            let mut object = report::generated(&reply.prompt_tokens, &reply.generated);
+            object["text"] = reply.content.as_str().into();
+            object["cached_tokens"] = reply.cached_tokens.into();
+            emit_json(&object)?;
+        } else if !reply.content.ends_with('\n') {
+            emit("\n")?;
+        }
+        if reply.generated.finish_reason == FinishReason::Cancelled {
+            interrupt::forget();
+        }
+        if reply.context_full {
+            let (ctx, max) =
+                (self.chat.session().ctx(), self.chat.session().model().config().max_position_embeddings);
+            let longer = if ctx < max {
+                format!(", or start with a longer --ctx (up to {max})")
+            } else {
+                String::new()
+            };
+            eprintln!("The context of {ctx} tokens is full: /reset begins anew{longer}.");
+        }
+        self.last = Some(reply);
+        Ok(())
+    }
+
+    fn command(&mut self, name: &str, argument: &str) -> anyhow::Result<()> {
+        match (name, argument) {
+            ("help", _) => eprintln!("{HELP}"),
+            ("reset", _) => {
+                self.chat.reset();
+                eprintln!("The conversation begins anew.");
+            }
+            ("system", "") => match self.chat.messages().first().filter(|m| m.role == Role::System) {
+                Some(system) => eprintln!("{}", system.content),
+                None => eprintln!("The model is told nothing; /system TEXT tells it something."),
+            },
+            ("system", text) => self.chat.set_system(text),
+            ("save" | "load", "") => anyhow::bail!("/{name} needs a file's name"),
+            ("save", file) => self.save(Path::new(file))?,
+            ("load", file) => self.load(Path::new(file))?,
+            ("stats", _) => self.stats(),
+            _ => anyhow::bail!("there is no command /{name}: /help lists them"),
+        }
+        Ok(())
+    }
+
+    fn save(&self, file: &Path) -> anyhow::Result<()> {
+        let json = serde_json::to_string_pretty(self.chat.messages())?;
+        std::fs::write(file, json + "\n").with_context(|| file.display().to_string())?;
+        eprintln!("{} messages are in {}.", self.chat.messages().len(), file.display());
+        Ok(())
+    }
+
+    fn load(&mut self, file: &Path) -> anyhow::Result<()> {
+        let messages: Vec<Message> = serde_json::from_str(&read_file(file)?)
+            .with_context(|| format!("{}: not a conversation as /save writes it", file.display()))?;
+        eprintln!("{} messages from {}.", messages.len(), file.display());
+        self.chat.set_messages(messages);
+        Ok(())
+    }
+
+    fn stats(&self) {
+        let session = self.chat.session();
+        eprintln!("context: {} of {} tokens", session.position(), session.ctx());
+        if let Some(reply) = &self.last {
+            eprintln!("last turn: {} tokens were there already", reply.cached_tokens);
+            eprintln!("{}", report::timings(&reply.generated));
+        }
+    }
+}

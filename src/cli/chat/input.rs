@@ -1,0 +1,199 @@
+//! What the user says: lines edited at a terminal, or read from stdin.
+
+use std::io::{BufRead, IsTerminal, stdin};
+use std::path::PathBuf;
+
+use anyhow::Context;
+use rustyline::config::{Behavior, Config};
+use rustyline::error::ReadlineError;
+use rustyline::{Cmd, DefaultEditor, KeyCode, KeyEvent, Modifiers};
+
+/// One thing that is said.
+#[derive(Debug, PartialEq)]
+pub enum Said {
+    /// `/name argument`.
+    Command(String, String),
+    /// Anything else; it may have several lines.
+    Message(String),
+}
+
+/// Where it comes from.
+pub enum Input {
+    Editor { editor: Box<DefaultEditor>, history: Option<PathBuf> },
+    Stdin,
+}
+
+enum Line {
+    Text(String),
+    /// Ctrl-C: what was begun is dropped.
+    Dropped,
+    End,
+}
+
+impl Input {
+    /// A line editor at a terminal, otherwise stdin.
+    pub fn open() -> anyhow::Result<Self> {
+        if !stdin().is_terminal() {
+            return Ok(Self::Stdin);
+        }
+        // The prompt goes to the terminal even where stdout does not.
+        let config = Config::builder().behavior(Behavior::PreferTerm).auto_add_history(false).build();
+        let mut editor = DefaultEditor::with_config(config).context("the terminal")?;
+        editor.bind_sequence(KeyEvent(KeyCode::Enter, Modifiers::ALT), Cmd::Newline);
+        let history = history_file();
+        if let Some(file) = &history {
+            // There is none the first time.
+            let _ = editor.load_history(file);
+        }
+        Ok(Self::Editor { editor: Box::new(editor), history })
+    }
+
+    pub fn is_editor(&self) -> bool {
+        matches!(self, Self::Editor { .. })
+    }
+
+    /// The next command or message; `None` at the end.
+    pub fn next(&mut self) -> anyhow::Result<Option<Said>> {
+        let said = assemble(|prompt| self.line(prompt))?;
+        if let (Self::Editor { editor, history }, Some(said)) = (self, &said) {
+            let text = match said {
+                Said::Command(name, argument) => format!("/{name} {argument}").trim_end().to_owned(),
+                Said::Message(text) => text.clone(),
+            };
+            // A history that cannot be kept is no reason to stop talking.
+            let _ = editor.add_history_entry(text);
+            let _ = history.as_ref().map(|file| editor.append_history(file));
+        }
+        Ok(said)
+    }
+
+    fn line(&mut self, prompt: &str) -> anyhow::Result<Line> {
+        match self {
+            Self::Editor { editor, .. } => match editor.readline(prompt) {
+                Ok(text) => Ok(Line::Text(text)),
+                Err(ReadlineError::Interrupted) => {
+                    eprintln!("Ctrl-D or /quit ends.");
+                    Ok(Line::Dropped)
+                }
+                Err(ReadlineError::Eof) => Ok(Line::End),
+                Err(error) => Err(error).context("the terminal"),
+            },
+            Self::Stdin => {
+                let mut bytes = Vec::new();
+                let n = stdin().lock().read_until(b'\n', &mut bytes).context("stdin")?;
+                let text = String::from_utf8(bytes).context("stdin is not UTF-8 text")?;
+                Ok(if n == 0 {
+                    Line::End
+                } else {
+                    Line::Text(text.trim_end_matches(['\n', '\r']).to_owned())
+                })
+            }
+        }
+    }
+}
+
+/// Where the lines typed are kept for the next time.
+fn history_file() -> Option<PathBuf> {
+    let folder = dirs::state_dir().or_else(dirs::data_local_dir)?.join("torchless");
+    std::fs::create_dir_all(&folder).ok()?;
+    Some(folder.join("chat-history"))
+}
+
+/// Puts lines together until something is said. Empty lines say nothing.
+fn assemble(mut line: impl FnMut(&str) -> anyhow::Result<Line>) -> anyhow::Result<Option<Said>> {
+    let mut text = String::new();
+    let mut open = Open::No;
+    loop {
+        let prompt = if open == Open::No { ">>> " } else { "... " };
+        let next = match line(prompt)? {
+            Line::Text(next) => next,
+            Line::Dropped => {
+                (text, open) = (String::new(), Open::No);
+                continue;
+            }
+            Line::End if open == Open::No => return Ok(None),
+            Line::End => return Ok(Some(Said::Message(text))),
+        };
+        let begins_quote = if open == Open::No { next.trim_start().strip_prefix(QUOTE) } else { None };
+        if let Some(next) = begins_quote {
+            open = Open::Quote;
+            if let Some(whole) = next.trim_end().strip_suffix(QUOTE) {
+                return Ok(Some(Said::Message(whole.to_owned())));
+            }
+            text.push_str(next);
+            if !next.is_empty() {
+                text.push('\n');
+            }
+        } else if open == Open::Quote {
+            if let Some(last) = next.trim_end().strip_suffix(QUOTE) {
+                text.push_str(last);
+                return Ok(Some(Said::Message(text.strip_suffix('\n').unwrap_or(&text).to_owned())));
+            }
+            text.push_str(&next);
+            text.push('\n');
+        } else if let Some(next) = next.strip_suffix('\\') {
+            open = Open::Line;
+            text.push_str(next);
+            text.push('\n');
+        } else if let Some(command) = next.strip_prefix('/').filter(|_| open == Open::No) {
+            let (name, argument) = command.split_once(char::is_whitespace).unwrap_or((command, ""));
+            return Ok(Some(Said::Command(name.to_owned(), argument.trim().to_owned())));
+        } else if open == Open::Line || !next.trim().is_empty() {
+            text.push_str(&next);
+            return Ok(Some(Said::Message(text)));
+        }
+    }
+}
+
+const QUOTE: &str = "\"\"\"";
+
+/// Whether a message goes on.
+#[derive(PartialEq)]
+enum Open {
+    No,
+    /// After a `\`: for one line.
+    Line,
+    /// To the next `"""`.
+    Quote,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(text: &str) -> Vec<Said> {
+        let mut lines = text.lines();
+        let mut next = |_: &str| Ok(lines.next().map_or(Line::End, |l| Line::Text(l.to_owned())));
+        std::iter::from_fn(|| assemble(&mut next).unwrap()).collect()
+    }
+
+    fn message(text: &str) -> Said {
+        Said::Message(text.to_owned())
+    }
+
+    #[test]
+    fn a_line_is_a_message_and_a_slash_a_command() {
+        let command = |name: &str, argument: &str| Said::Command(name.to_owned(), argument.to_owned());
+        assert_eq!(
+            said("hello\n\n  \n/system  be brief \n/stats\n a / b"),
+            [message("hello"), command("system", "be brief"), command("stats", ""), message(" a / b")]
+        );
+    }
+
+    #[test]
+    fn messages_of_several_lines() {
+        assert_eq!(said("one\\\ntwo\nthree"), [message("one\ntwo"), message("three")]);
+        assert_eq!(said("\"\"\"/one\n\n two\"\"\"\nthree"), [message("/one\n\n two"), message("three")]);
+        assert_eq!(said("\"\"\"\none\n\"\"\""), [message("one")]);
+        assert_eq!(said("\"\"\"one\"\"\""), [message("one")]);
+        // The end of the input ends a message too.
+        assert_eq!(said("\"\"\"one\ntwo"), [message("one\ntwo\n")]);
+    }
+
+    #[test]
+    fn ctrl_c_drops_what_was_begun() {
+        let mut lines = [Line::Text("one\\".into()), Line::Dropped, Line::Text("two".into())].into_iter();
+        let said = assemble(|_| Ok(lines.next().unwrap_or(Line::End))).unwrap();
+        assert_eq!(said, Some(message("two")));
+    }
+}

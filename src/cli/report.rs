@@ -1,0 +1,68 @@
+//! What a generation came to, for people and for machines.
+
+use serde_json::{Value, json};
+use torchless::runtime::generate::{FinishReason, Generated, Piece, Timings};
+use torchless::tokenizer::Tokenizer;
+
+/// The object `generate --json` prints.
+pub fn generated(prompt: &[u32], result: &Generated) -> Value {
+    json!({
+        "prompt_tokens": prompt,
+        "tokens": result.tokens,
+        "text": result.text,
+        "finish_reason": finish_reason(result.finish_reason),
+        "timings": timings_json(&result.timings),
+    })
+}
+
+/// The line `generate --json-lines` prints for a token.
+pub fn piece(piece: &Piece, tokenizer: &Tokenizer) -> Value {
+    let mut object = json!({"token": piece.token, "text": piece.text});
+    if let Some(logprobs) = logprobs(piece, tokenizer) {
+        object["logprobs"] = logprobs;
+    }
+    object
+}
+
+/// How probable a token was, where that was asked for.
+pub fn logprobs(piece: &Piece, tokenizer: &Tokenizer) -> Option<Value> {
+    let entry = |id, logprob| json!({"token": id, "piece": tokenizer.piece(id), "logprob": logprob});
+    let logprobs = piece.logprobs.as_ref()?;
+    let mut object = entry(piece.token, logprobs.chosen);
+    object["top"] = logprobs.top.iter().map(|&(id, logprob)| entry(id, logprob)).collect();
+    Some(object)
+}
+
+/// The last line of `generate --json-lines`.
+pub fn end(result: &Generated) -> Value {
+    json!({"finish_reason": finish_reason(result.finish_reason), "timings": timings_json(&result.timings)})
+}
+
+fn finish_reason(reason: FinishReason) -> &'static str {
+    match reason {
+        FinishReason::Stop => "stop",
+        FinishReason::Length => "length",
+        FinishReason::Cancelled => "cancelled",
+    }
+}
+
+fn timings_json(timings: &Timings) -> Value {
+    json!({
+        "prompt_tokens_per_s": timings.prompt_tokens_per_s(),
+        "tokens_per_s": timings.tokens_per_s(),
+        "ttft_ms": timings.first_token.as_secs_f64() * 1e3,
+    })
+}
+
+/// One line.
+pub fn timings(result: &Generated) -> String {
+    let t = &result.timings;
+    format!(
+        "prompt: {} tokens, {:.1} tokens/s; answer: {} tokens, {:.1} tokens/s; first token after {:.0} ms",
+        t.prompt_tokens,
+        t.prompt_tokens_per_s(),
+        result.tokens.len(),
+        t.tokens_per_s(),
+        t.first_token.as_secs_f64() * 1e3
+    )
+}

@@ -1,0 +1,109 @@
+//! Options on how tokens are chosen.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use torchless::runtime::grammar::Grammar;
+use torchless::runtime::sampler::{Mirostat, Sampling};
+
+use super::input::read_file;
+
+/// How to choose tokens. The steps are applied in the order listed here, temperature last.
+#[derive(clap::Args)]
+#[command(next_help_heading = "Sampling (steps, order and defaults are llama.cpp's)")]
+pub struct SamplingArgs {
+    /// Add BIAS to a token's logit, as 1234+1.5 or 1234-inf; may be given several times
+    #[arg(short = 'l', long, value_name = "ID±BIAS", value_parser = logit_bias)]
+    logit_bias: Vec<(u32, f32)>,
+    /// Divide the logits of recent tokens; 1 changes nothing
+    #[arg(long, value_name = "X", default_value_t = Sampling::default().repeat_penalty)]
+    repeat_penalty: f32,
+    /// Subtract X from a recent token's logit as often as it occurred
+    #[arg(long, value_name = "X", default_value_t = Sampling::default().frequency_penalty, allow_negative_numbers = true)]
+    frequency_penalty: f32,
+    /// Subtract X from each recent token's logit
+    #[arg(long, value_name = "X", default_value_t = Sampling::default().presence_penalty, allow_negative_numbers = true)]
+    presence_penalty: f32,
+    /// How many tokens are recent
+    #[arg(long, value_name = "N", default_value_t = Sampling::default().repeat_last_n)]
+    repeat_last_n: usize,
+    /// Keep the K most likely tokens; 0 keeps all
+    #[arg(long, value_name = "K", default_value_t = Sampling::default().top_k)]
+    top_k: usize,
+    /// Keep the tokens of most typical surprise that together have probability P; 1 keeps all
+    #[arg(long, value_name = "P", default_value_t = Sampling::default().typical_p)]
+    typical: f32,
+    /// Keep the most likely tokens that together have probability P; 1 keeps all
+    #[arg(long, value_name = "P", default_value_t = Sampling::default().top_p)]
+    top_p: f32,
+    /// Keep tokens at least P times as likely as the most likely; 0 keeps all
+    #[arg(long, value_name = "P", default_value_t = Sampling::default().min_p)]
+    min_p: f32,
+    /// Temperature; 0 always takes the most likely token
+    #[arg(long, value_name = "T", default_value_t = Sampling::default().temperature)]
+    temp: f32,
+    /// 2: Mirostat 2 in place of top-k, typical, top-p and min-p; 0: without
+    #[arg(long, value_name = "0|2", default_value = "0", value_parser = ["0", "2"], hide_possible_values = true)]
+    mirostat: String,
+    /// Mirostat's aim: surprise in bits a token
+    #[arg(long, value_name = "BITS", default_value_t = Mirostat::default().tau)]
+    mirostat_ent: f32,
+    /// How fast Mirostat learns
+    #[arg(long, value_name = "X", default_value_t = Mirostat::default().eta)]
+    mirostat_lr: f32,
+    /// Have the text be JSON of this schema: JSON, or a file
+    #[arg(short, long, value_name = "JSON|FILE", group = "form")]
+    json_schema: Option<String>,
+    /// Have the text be of this grammar: a file in Lark's notation
+    #[arg(long, value_name = "FILE", group = "form")]
+    grammar_file: Option<PathBuf>,
+    /// Seed of the random choices
+    #[arg(long, value_name = "N", default_value_t = Sampling::default().seed)]
+    seed: u64,
+}
+
+impl SamplingArgs {
+    /// The form that is asked for.
+    pub fn grammar(&self) -> anyhow::Result<Option<Grammar>> {
+        if let Some(file) = &self.grammar_file {
+            return Ok(Some(Grammar::Lark(read_file(file)?)));
+        }
+        let Some(schema) = &self.json_schema else { return Ok(None) };
+        let text = match schema.trim_start().starts_with('{') {
+            true => schema.clone(),
+            false => read_file(Path::new(schema))?,
+        };
+        let schema = serde_json::from_str(&text).context("--json-schema")?;
+        Ok(Some(Grammar::JsonSchema(schema)))
+    }
+
+    /// The settings that are asked for, checked.
+    pub fn settings(self) -> anyhow::Result<Sampling> {
+        let mirostat = Mirostat { tau: self.mirostat_ent, eta: self.mirostat_lr };
+        let settings = Sampling {
+            logit_bias: self.logit_bias,
+            repeat_penalty: self.repeat_penalty,
+            frequency_penalty: self.frequency_penalty,
+            presence_penalty: self.presence_penalty,
+            repeat_last_n: self.repeat_last_n,
+            top_k: self.top_k,
+            typical_p: self.typical,
+            top_p: self.top_p,
+            min_p: self.min_p,
+            temperature: self.temp,
+            mirostat: (self.mirostat == "2").then_some(mirostat),
+            seed: self.seed,
+        };
+        settings.check()?;
+        Ok(settings)
+    }
+}
+
+/// `ID+BIAS` or `ID-BIAS`, as llama.cpp has it.
+fn logit_bias(text: &str) -> Result<(u32, f32), String> {
+    let parse = || {
+        let (id, bias) = text.split_at(text.find(['+', '-'])?);
+        Some((id.parse().ok()?, bias.parse().ok()?))
+    };
+    parse().ok_or_else(|| "write a token's id and what to add: 1234+1.5, or 1234-inf".to_owned())
+}
