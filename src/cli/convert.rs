@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use torchless::format::convert::{Quant, convert};
 
-use super::output::bytes;
+use super::output;
 use super::progress;
 
 /// Convert a Hugging Face folder or a GGUF file to a model file
@@ -31,8 +31,9 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let report = convert(&args.src, &args.dst, args.quant, &mut |at| bar.show(at))?;
     drop(bar);
     for note in &report.notes {
-        eprintln!("note: {note}");
+        output::note(format_args!("note: {note}"));
     }
-    eprintln!("{}: {} tensors, {}", args.dst.display(), report.tensors, bytes(report.bytes as usize));
+    let size = output::bytes(report.bytes as usize);
+    output::note(format_args!("{}: {} tensors, {size}", args.dst.display(), report.tensors));
     Ok(())
 }

@@ -10,9 +10,9 @@ use torchless::runtime::sampler::Sampling;
 use torchless::runtime::session::{Progress, Session, SessionOptions};
 use torchless::tokenizer::EncodeOptions;
 
-use super::interrupt;
+use super::interrupt::{self, Orderly};
 use super::model::{ModelArgs, RunArgs};
-use super::output::{emit, emit_json};
+use super::output::{emit, emit_json, emit_raw, note, note_part};
 
 /// Continue a prompt: prints what the model writes after it
 ///
@@ -42,6 +42,9 @@ pub struct Args {
     /// Print one JSON object instead of text
     #[arg(long)]
     json: bool,
+    /// Send control characters in the text to the terminal as they are, instead of showing them
+    #[arg(long)]
+    raw: bool,
     /// Report loading, tokens, layers and timings on stderr
     #[arg(long)]
     debug: bool,
@@ -99,36 +102,41 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let mut session = Session::new(&model, &session_options)?;
     if args.debug {
         report_start(&model, &prompt, &session_options);
-        session.observe(report_layer(model.config().n_layers));
     }
+    session.observe(observer(prompt.len(), model.config().n_layers, args.debug));
     let options = GenerateOptions {
         max_tokens: args.max_tokens,
         sampling,
         stop: args.stop,
         ignore_eos: args.ignore_eos,
     };
-    let mut failed = None;
-    let result = generate(&mut session, &prompt, &options, |text| stream(text, args.json, &mut failed))?;
+    let mut failed: Option<io::Error> = None;
+    let show = match (args.json, args.raw) {
+        (true, _) => |_: &str| Ok(()),
+        (false, true) => emit_raw,
+        (false, false) => emit,
+    };
+    let orderly = Orderly::begin();
+    let result = generate(&mut session, &prompt, &options, |text| match show(text) {
+        Ok(()) => interrupt::check(),
+        Err(error) => {
+            failed = Some(error);
+            ControlFlow::Break(())
+        }
+    })?;
+    drop(orderly);
     if let Some(error) = failed {
         return Err(error.into());
-    }
-    if args.debug {
-        report_end(&result);
     }
     if args.json {
         emit_json(&to_json(&prompt, &result))?;
     } else if !result.text.ends_with('\n') {
         emit("\n")?;
     }
-    Ok(())
-}
-
-fn stream(text: &str, quiet: bool, failed: &mut Option<io::Error>) -> ControlFlow<()> {
-    if !quiet && let Err(error) = emit(text) {
-        *failed = Some(error);
-        return ControlFlow::Break(());
+    if args.debug || interrupt::happened() {
+        report_end(&result);
     }
-    interrupt::check()
+    Ok(())
 }
 
 fn to_json(prompt: &[u32], result: &Generated) -> serde_json::Value {
@@ -152,7 +160,7 @@ fn to_json(prompt: &[u32], result: &Generated) -> serde_json::Value {
 
 fn report_start(model: &Model, prompt: &[u32], options: &SessionOptions) {
     let config = model.config();
-    eprintln!(
+    note(format_args!(
         "model: {}, {} layers of {}, {} heads on {}, vocabulary {}",
         config.architecture,
         config.n_layers,
@@ -160,10 +168,30 @@ fn report_start(model: &Model, prompt: &[u32], options: &SessionOptions) {
         config.n_heads,
         config.n_kv_heads,
         config.vocab_size
-    );
-    eprintln!("run: {}, {} threads, context {}", options.kernels.isa(), options.threads, options.ctx);
+    ));
+    note(format_args!(
+        "run: {}, {} threads, context {}",
+        options.kernels.isa(),
+        options.threads,
+        options.ctx
+    ));
     let pieces: Vec<_> = prompt.iter().map(|&id| model.tokenizer().piece(id).unwrap_or("?")).collect();
-    eprintln!("prompt: {} tokens {pieces:?}", prompt.len());
+    note(format_args!("prompt: {} tokens {pieces:?}", prompt.len()));
+}
+
+/// Reports layers if `debug`, and ends the process if Ctrl-C was pressed before the prompt's last token is done: then there
+/// is no text yet that could end in an orderly way.
+fn observer(prompt: usize, n_layers: usize, debug: bool) -> impl FnMut(Progress) + Send {
+    let mut report = report_layer(n_layers);
+    move |at| {
+        if debug {
+            report(at);
+        }
+        if at.position < prompt && interrupt::happened() {
+            note(format_args!("interrupted after {} of the prompt's {prompt} tokens", at.position));
+            interrupt::end();
+        }
+    }
 }
 
 /// On a terminal a line that is rewritten after each layer, elsewhere one line a chunk.
@@ -173,19 +201,19 @@ fn report_layer(n_layers: usize) -> impl FnMut(Progress) + Send {
         let positions = at.position..at.position + at.tokens;
         let (start, end) = if live { ("\r", "") } else { ("", "\n") };
         if live || at.layers == n_layers {
-            eprint!("{start}positions {positions:?}: layer {}/{n_layers}{end}", at.layers);
+            note_part(&format!("{start}positions {positions:?}: layer {}/{n_layers}{end}", at.layers));
         }
     }
 }
 
 fn report_end(result: &Generated) {
     let t = &result.timings;
-    eprintln!(
-        "\nprompt: {} tokens, {:.1} tokens/s; answer: {} tokens, {:.1} tokens/s; first token after {:.0} ms",
+    note(format_args!(
+        "prompt: {} tokens, {:.1} tokens/s; answer: {} tokens, {:.1} tokens/s; first token after {:.0} ms",
         t.prompt_tokens,
         t.prompt_tokens_per_s(),
         result.tokens.len(),
         t.tokens_per_s(),
         t.first_token.as_secs_f64() * 1e3
-    );
+    ));
 }

@@ -8,7 +8,7 @@ use std::str::FromStr;
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 
 use crate::Malformed;
-use crate::model::Config;
+use crate::model::config::{Config, MAX_POSITIONS};
 use crate::tokenizer::{Kind, Spec};
 
 /// What a header says.
@@ -114,8 +114,9 @@ fn config(metadata: &Metadata, tensors: &[(String, RawTensor)]) -> Result<Config
         n_kv_heads: metadata.require("n_kv_heads")?,
         head_dim,
         vocab_size: metadata.require("vocab_size")?,
-        max_position_embeddings: metadata.require("max_position_embeddings")?,
-        sliding_window: metadata.parse("sliding_window")?,
+        // Some files put "no limit" as a very large number.
+        max_position_embeddings: metadata.require::<usize>("max_position_embeddings")?.min(MAX_POSITIONS),
+        sliding_window: metadata.parse("sliding_window")?.map(|window: usize| window.min(MAX_POSITIONS)),
         rope_theta: metadata.require("rope_theta")?,
         norm_eps: metadata.require("norm_eps")?,
         tie_word_embeddings: tied || !has("lm_head.weight"),

@@ -315,8 +315,8 @@ impl<'a> Reader<'a> {
     fn name(&mut self, what: &str) -> Result<&'a str, Malformed> {
         let start = self.at;
         let name = self.string("a name")?;
-        if name.len() > MAX_NAME || name.contains(char::is_control) {
-            return Err(Malformed(format!("the {what} name at {start} is too long or not printable")));
+        if name.is_empty() || name.len() > MAX_NAME || name.contains(char::is_control) {
+            return Err(Malformed(format!("the {what} name at {start} is empty, too long or not printable")));
         }
         Ok(name)
     }
@@ -362,12 +362,13 @@ impl<'a> Reader<'a> {
             U16 | I16 => 2,
             U32 | I32 | F32 => 4,
             U64 | I64 | F64 => 8,
-            _ => 0,
+            STRING => 0,
+            // An array or a type that is not known: refused as an element would be, also where there is none.
+            _ => return self.value_of(kind),
         };
         if width > 0 {
             self.take(len.checked_mul(width).ok_or_else(|| malformed("an array that long cannot be"))?)?;
         } else {
-            // Strings; or a type that the first element refuses.
             for _ in 0..len {
                 self.value_of(kind)?;
             }

@@ -10,3 +10,4 @@ pub mod gguf;
 pub mod hf;
 pub mod map;
 pub mod source;
+pub(crate) mod temporary;

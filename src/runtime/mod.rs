@@ -2,6 +2,7 @@
 
 pub mod generate;
 pub(crate) mod kv_cache;
+mod memory;
 pub mod sampler;
 pub(crate) mod scratch;
 pub mod session;

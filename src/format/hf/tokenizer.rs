@@ -1,12 +1,11 @@
 //! `tokenizer.json` and the small files beside it.
 
-use std::collections::HashMap;
-use std::fs;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use serde_json::Value;
 
-use super::json::{Json, excerpt};
+use super::json::{Json, excerpt, read_file};
 use crate::Error;
 use crate::format::source::added_tokens_note;
 use crate::tokenizer::{Kind, Spec};
@@ -255,11 +254,9 @@ fn conventions(
     bos.extend(with_names().filter_map(|file| named(file, "bos_token", spec)));
     let mut eos = with_ids().map(|file| ids(file, "eos_token_id")).collect::<Result<Vec<_>, _>>()?.concat();
     eos.extend(with_names().filter_map(|file| named(file, "eos_token", spec)));
-    for id in eos {
-        if !spec.eos_token_ids.contains(&id) {
-            spec.eos_token_ids.push(id);
-        }
-    }
+    let mut seen = HashSet::new();
+    eos.retain(|&id| seen.insert(id));
+    spec.eos_token_ids = eos;
 
     let template = template(json, notes)?;
     let asked = tokenizer_config.as_ref().map(|file| file.bool("add_bos_token")).transpose()?.flatten();
@@ -331,8 +328,8 @@ fn template(json: &Json, notes: &mut Vec<String>) -> Result<Option<u32>, Error> 
 /// The chat template: `chat_template.jinja`, or the one in `tokenizer_config.json`, of several the one named "default".
 fn chat_template(folder: &Path, tokenizer_config: Option<&Json>) -> Result<Option<String>, Error> {
     let path = folder.join("chat_template.jinja");
-    if path.exists() {
-        return fs::read_to_string(&path).map(Some).map_err(Error::io(&path));
+    if let Some(template) = read_file(&path)? {
+        return String::from_utf8(template).map(Some).map_err(|_| Error::file(&path, "not UTF-8 text"));
     }
     let template = tokenizer_config.and_then(|file| file.get("chat_template"));
     Ok(template
