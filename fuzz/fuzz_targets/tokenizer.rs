@@ -8,7 +8,7 @@ use torchless::tokenizer::{EncodeOptions, Kind, Spec, Tokenizer};
 #[derive(Arbitrary, Debug)]
 struct Input<'a> {
     byte_level: bool,
-    /// With all bytes in the vocabulary: then nothing may be lost.
+    /// With all bytes and the space in the vocabulary: then nothing may be lost.
     all_bytes: bool,
     pre: u8,
     pieces: Vec<(&'a str, u16)>,
@@ -44,6 +44,9 @@ fn spec(input: &Input) -> Spec {
             (!known.contains(&piece)).then_some((piece, 70_000 + u32::from(byte)))
         };
         spec.vocab.extend((0..=255).filter_map(add));
+        if !known.contains(&"▁".to_owned()) {
+            spec.vocab.push(("▁".to_owned(), 70_256));
+        }
     }
     for &(left, right) in &input.merged {
         let parts = (spec.vocab.get(usize::from(left)), spec.vocab.get(usize::from(right)));

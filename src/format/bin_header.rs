@@ -1,12 +1,11 @@
 //! The JSON header of a `.bin` file: metadata, tokenizer, and the table of tensors.
 
-use std::collections::HashSet;
 use std::fmt;
-use std::marker::PhantomData;
 use std::str::FromStr;
 
-use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, Error as _, SeqAccess, Visitor};
 
+use super::entries::Entries;
 use crate::Malformed;
 use crate::model::config::{Config, MAX_POSITIONS};
 use crate::tokenizer::{Kind, Spec};
@@ -123,7 +122,7 @@ fn config(metadata: &Metadata, tensors: &[(String, RawTensor)]) -> Result<Config
         bos_token_id: metadata.parse("bos_token_id")?,
         eos_token_ids: metadata.ids("eos_token_id")?,
     };
-    config.check()?;
+    config.check().map_err(|Malformed(problem)| Malformed(format!("metadata: {problem}")))?;
     Ok(config)
 }
 
@@ -159,34 +158,6 @@ fn tokenizer(raw: RawTokenizer, config: &Config) -> Result<Spec, Malformed> {
         add_bos: raw.add_bos,
         chat_template: raw.chat_template,
     })
-}
-
-/// A JSON object in the order of the file; a key that stands twice is an error.
-struct Entries<V>(Vec<(String, V)>);
-
-impl<'de, V: Deserialize<'de>> Deserialize<'de> for Entries<V> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Object<V>(PhantomData<V>);
-        impl<'de, V: Deserialize<'de>> Visitor<'de> for Object<V> {
-            type Value = Vec<(String, V)>;
-            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-                f.write_str("an object")
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut entries = Vec::new();
-                while let Some(entry) = map.next_entry()? {
-                    entries.push(entry);
-                }
-                Ok(entries)
-            }
-        }
-        let entries = deserializer.deserialize_map(Object(PhantomData))?;
-        let mut seen = HashSet::with_capacity(entries.len());
-        if let Some((key, _)) = entries.iter().find(|(key, _)| !seen.insert(key.as_str())) {
-            return Err(D::Error::custom(format_args!("the key {key:?} stands twice")));
-        }
-        Ok(Self(entries))
-    }
 }
 
 /// A metadata value: a string, or (leniently) a bare number or boolean.

@@ -14,6 +14,7 @@ use crate::format::bin_writer::{BinWriter, Layout, TensorInfo};
 use crate::format::map::map_file;
 use crate::format::source::Source;
 use crate::format::{gguf, hf};
+use crate::tokenizer::Tokenizer;
 use crate::{Error, Malformed};
 
 /// Which tensors become int8.
@@ -138,6 +139,9 @@ fn write(
     quant: Quant,
     progress: &mut OnProgress,
 ) -> Result<Report, Error> {
+    // What could not be opened is not written.
+    source.config.check().map_err(Malformed::in_file(src))?;
+    Tokenizer::new(source.tokenizer.clone()).map_err(Malformed::in_file(src))?;
     let tensors = source.take_tensors().map_err(Malformed::in_file(src))?;
     let infos: Vec<TensorInfo> = tensors
         .iter()

@@ -13,10 +13,12 @@ use std::sync::Arc;
 
 use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors};
+use serde::de::IgnoredAny;
 
 use self::json::Json;
 use crate::Error;
 use crate::format::dequant::Encoding;
+use crate::format::entries::Entries;
 use crate::format::map::map_file;
 use crate::format::source::{Source, Tensor};
 use crate::model::Config;
@@ -111,6 +113,9 @@ fn add_tensors(path: &Path, tensors: &mut HashMap<String, Tensor>) -> Result<(),
     let (header_size, metadata) = SafeTensors::read_metadata(&map)
         .map_err(|problem| Error::file(path, format!("not a whole safetensors file: {problem}")))?;
     let base = 8 + header_size;
+    // Of two tensors of one name the crate keeps one.
+    serde_json::from_slice::<Entries<IgnoredAny>>(&map[8..base])
+        .map_err(|problem| Error::file(path, format!("header: {problem}")))?;
     for (name, info) in metadata.tensors() {
         // Old checkpoints store the rotary frequencies, which follow from rope_theta.
         if name.ends_with(".rotary_emb.inv_freq") {

@@ -6,6 +6,7 @@ mod bin_header;
 pub mod bin_writer;
 pub mod convert;
 pub mod dequant;
+mod entries;
 pub mod gguf;
 pub mod hf;
 pub mod map;

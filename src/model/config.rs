@@ -52,7 +52,7 @@ impl Config {
     /// # Errors
     /// Names the first that does not.
     pub fn check(&self) -> Result<(), Malformed> {
-        let bad = |what: String| Err(Malformed(format!("metadata: {what}")));
+        let bad = |what: String| Err(Malformed(what));
         // No product of two of these, nor of keys and positions, comes near overflowing 64 bits, a byte size included.
         let sizes = [
             ("hidden_size", self.hidden_size, 1 << 20),

@@ -148,7 +148,7 @@ fn byte_piece(piece: &str) -> Option<u8> {
 }
 
 pub(super) fn malformed(problem: String) -> Malformed {
-    Malformed(format!("tokenizer: {problem}; convert the model again from its source"))
+    Malformed(format!("tokenizer: {problem}"))
 }
 
 /// A piece as an error message shows it: escaped, in quotes, not too long.

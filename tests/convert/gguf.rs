@@ -9,7 +9,7 @@ use torchless::format::gguf::{self, Gguf};
 use torchless::format::map::map_file;
 
 use crate::gguf_file::*;
-use crate::{assert_refused, fixture, try_convert};
+use crate::{assert_refused, fixture, refusal, try_convert};
 
 /// Writes a file; it lives as long as the folder.
 pub fn write(bytes: &[u8]) -> (TempDir, PathBuf) {
@@ -191,6 +191,36 @@ fn files_that_contradict_themselves_are_refused() {
         (|f| f.set("x", array_of_len(8, u64::MAX, &[])), "key x"),
         (|f| f.set("x", [&8u32.to_le_bytes()[..], &u64::MAX.to_le_bytes()].concat()), "cut off"),
         (|f| f.set("x", [&8u32.to_le_bytes()[..], &1u64.to_le_bytes(), &[0xff]].concat()), "UTF-8"),
+        (|f| f.set("x", array_of_len(9, 0, &[])), "array of arrays"),
+        (|f| f.set("x", array_of_len(13, 0, &[])), "value type 13"),
+        (|f| f.set("x", array_of_len(9, 1 << 30, &[0; 64])), "array of arrays"),
+        (|f| f.set("x", array_of_len(4, 1 << 28, &[])), "1073741824 bytes needed"),
+        (|f| f.set("x", array_of_len(8, 1 << 30, &[])), "key x"),
+        (
+            |f| f.set("x", [&8u32.to_le_bytes()[..], &(1u64 << 30).to_le_bytes()].concat()),
+            "1073741824 bytes needed",
+        ),
+        (|f| f.keys.insert(0, (String::new(), u32_value(1))), "name at 24 is empty"),
+        (|f| f.tensor("output_norm.weight").name = String::new(), "is empty"),
+        (|f| f.keys.push(f.keys[0].clone()), "occurs twice"),
+        (|f| f.set("general.alignment", u32_value(1 << 30)), "end past the file"),
+        (|f| f.set("general.alignment", u32_value(0)), "general.alignment is 0"),
+        (|f| f.set("general.alignment", f32_value(32.0)), "general.alignment"),
+        // Elements narrower and wider than those that are read.
+        (|f| f.set("tokenizer.ggml.scores", array_of_len(0, 8, &[1; 8])), "not an array of floats"),
+        (|f| f.set("tokenizer.ggml.token_type", f32s(&[1.0; 8])), "not an array of integers"),
+        (
+            |f| f.set("tokenizer.ggml.token_type", array_value(10, &[vec![0xff; 8]])),
+            "not an array of integers",
+        ),
+        (|f| f.set("tokenizer.ggml.tokens", array_value(0, &[vec![1]])), "not an array of strings"),
+        (|f| f.tensor("token_embd.weight").kind = 4, "tensor type 4"),
+        (|f| f.tensor("token_embd.weight").kind = 16, "IQ2_XXS"),
+        (|f| f.tensor("token_embd.weight").kind = u32::MAX, "tensor type 4294967295"),
+        // 2^64, which wraps to 0, and 2^64 + 2^32, which wraps to 2^32.
+        (|f| f.tensor("token_embd.weight").dims = vec![8, 1 << 61], "counted"),
+        (|f| f.tensor("token_embd.weight").dims = vec![1 << 32, (1 << 32) + 1], "counted"),
+        (|f| f.tensor("token_embd.weight").dims = vec![1 << 62], "token_embd.weight"),
         (|f| f.tensors.push(f.tensors[0].clone()), "occurs twice"),
         (|f| f.tensor("token_embd.weight").dims = vec![], "0 dimensions"),
         (|f| f.tensor("token_embd.weight").dims = vec![1; 5], "5 dimensions"),
@@ -211,6 +241,20 @@ fn files_that_contradict_themselves_are_refused() {
             "inf at row 0",
         ),
     ]);
+}
+
+/// Neither is believed before there is something to show for it.
+#[test]
+fn counts_that_cannot_be() {
+    let whole = GgufFile::tiny().bytes();
+    for at in [8, 16] {
+        for count in [u64::MAX, 1 << 63, 1 << 40, 1 << 30] {
+            let mut bytes = whole.clone();
+            bytes[at..at + 8].copy_from_slice(&count.to_le_bytes());
+            let (_folder, path) = write(&bytes);
+            refusal(&path);
+        }
+    }
 }
 
 #[test]
