@@ -24,8 +24,8 @@ pub fn emit(text: &str) -> io::Result<()> {
 /// If stdout is closed.
 pub fn emit_raw(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes())?;
-    out.flush()
+    let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    written.map_err(|error| io::Error::new(error.kind(), format!("stdout: {error}")))
 }
 
 /// Writes a line to stderr, fit for a terminal. Where stderr is closed nothing happens: unlike `eprintln!`, which panics.
