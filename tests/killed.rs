@@ -55,9 +55,13 @@ fn kill_at_every_moment(command: impl Fn() -> Command, result: &Path, others: &[
         left.sort();
         assert_eq!(names(result.parent().unwrap()), left, "{what}");
     };
-    let start = Instant::now();
-    clean("the first run");
-    let duration = start.elapsed();
+    let time = |_| {
+        let _ = fs::remove_file(result);
+        let start = Instant::now();
+        clean("a whole run");
+        start.elapsed()
+    };
+    let duration = (0..5).map(time).min().unwrap();
     let (mut killed, mut left) = (0, 0);
     for i in 0..kills() {
         fs::remove_file(result).unwrap();
@@ -111,7 +115,7 @@ const FOLDER: &str = "TORCHLESS_PULL_IN";
 #[test]
 #[ignore = "the process that the next test kills"]
 fn pulls() {
-    let folder = std::env::var_os(FOLDER).unwrap();
+    let Some(folder) = std::env::var_os(FOLDER) else { return };
     pull_in(Path::new(&folder)).run(&mut |_| ControlFlow::Continue(())).unwrap();
 }
 

@@ -90,7 +90,9 @@ pub fn remove_abandoned(folder: &Path, prefix: &OsStr) {
         // The lock is held until the temporary is gone, lest its owner locks it after all.
         if file.try_lock().is_ok() {
             let is_folder = file.metadata().is_ok_and(|found| found.is_dir());
-            let _ = if is_folder { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+            let remove = || if is_folder { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+            // A program that outlived the one that started it may put files there in the meantime.
+            let _ = remove().or_else(|_| remove()).or_else(|_| remove());
         }
     }
 }
