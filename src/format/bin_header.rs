@@ -131,8 +131,8 @@ fn head_dim_of_q_proj(tensors: &[(String, RawTensor)], n_heads: usize) -> Result
     const NAME: &str = "model.layers.0.self_attn.q_proj.weight";
     let rows = tensors.iter().find(|(n, _)| n == NAME).and_then(|(_, t)| t.shape.first().copied());
     let rows = rows.ok_or_else(|| Malformed(format!("tensor {NAME} is missing")))?;
-    match rows.checked_rem(n_heads) {
-        Some(0) => Ok(rows / n_heads),
+    match rows.checked_div(n_heads) {
+        Some(head_dim) if rows.is_multiple_of(n_heads) => Ok(head_dim),
         _ => Err(Malformed(format!("tensor {NAME}: {rows} rows do not divide into {n_heads} heads"))),
     }
 }

@@ -160,7 +160,7 @@ fn write(
             tensor.read_row(row, out).map_err(|problem| Error::file(src, format!("tensor {name} {problem}")))
         };
         writer.write_tensor(index, read_row, |bytes| {
-            done += bytes;
+            done = u64::saturating_add(done, bytes);
             report(progress, Progress { step: name, done, total })
         })?;
     }

@@ -271,10 +271,10 @@ struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     fn take(&mut self, len: usize) -> Result<&'a [u8], Malformed> {
-        let rest = &self.file[self.at..];
+        let rest = self.file.get(self.at..).unwrap_or_default();
         match rest.get(..len) {
             Some(bytes) => {
-                self.at += len;
+                self.at = self.at.saturating_add(len);
                 Ok(bytes)
             }
             None => Err(Malformed(format!(
@@ -373,8 +373,15 @@ impl<'a> Reader<'a> {
                 self.value_of(kind)?;
             }
         }
-        let bytes = &self.file[start..self.at];
+        let bytes = self.file.get(start..self.at).unwrap_or_default();
         Ok(Value::Array(Array { kind, len, bytes }))
+    }
+
+    fn dimension(&mut self) -> Result<usize, Malformed> {
+        match self.len()? {
+            0 => Err(malformed("has a dimension of 0")),
+            size => Ok(size),
+        }
     }
 
     /// A tensor's description, and its offset. The length of its range is right, its place is not known yet.
@@ -383,22 +390,20 @@ impl<'a> Reader<'a> {
         if !(1..=4).contains(&dimensions) {
             return Err(Malformed(format!("has {dimensions} dimensions, not 1 to 4")));
         }
-        let mut shape = Vec::new();
-        let mut len = 1usize;
-        for _ in 0..dimensions {
-            let size = self.len()?;
+        let cols = self.dimension()?;
+        let (mut shape, mut rows) = (vec![cols], 1usize);
+        for _ in 1..dimensions {
+            let size = self.dimension()?;
             shape.push(size);
-            len = match len.checked_mul(size) {
-                Some(0) => return Err(malformed("has a dimension of 0")),
-                Some(len) => len,
-                None => return Err(malformed("has more values than can be counted")),
-            };
+            rows = rows.checked_mul(size).ok_or_else(|| malformed("has more values than can be counted"))?;
         }
-        let cols = shape[0];
+        if rows.checked_mul(cols).is_none() {
+            return Err(malformed("has more values than can be counted"));
+        }
         shape.reverse();
         let encoding = Encoding::from_ggml(self.u32()?)?;
         let offset = self.u64()?;
-        let bytes = encoding.bytes(cols).and_then(|row| row.checked_mul(len / cols));
+        let bytes = encoding.bytes(cols).and_then(|row| row.checked_mul(rows));
         let Some(bytes) = bytes else {
             let block = encoding.block_len();
             return Err(Malformed(format!("has rows of {cols} values, not whole blocks of {block}")));

@@ -104,20 +104,19 @@ fn is_temporary(name: &OsStr, prefix: &OsStr) -> bool {
     middle.is_some_and(|middle| middle.len() == RANDOM && middle.iter().all(u8::is_ascii_alphanumeric))
 }
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
 mod tests {
-    use super::*;
-
-    fn names(folder: &Path) -> Vec<String> {
-        let entries = fs::read_dir(folder).unwrap();
-        let mut names: Vec<_> =
-            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-        names.sort();
-        names
-    }
-
+    #[cfg(unix)]
     #[test]
     fn only_what_nobody_holds_is_abandoned() {
+        use super::*;
+        let names = |folder: &Path| {
+            let entries = fs::read_dir(folder).unwrap();
+            let mut names: Vec<_> =
+                entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+            names.sort();
+            names
+        };
         let folder = tempfile::tempdir().unwrap();
         let (prefix, other) = (OsStr::new(".a.bin."), OsStr::new(".b.bin."));
         let file = file(folder.path(), prefix).unwrap();

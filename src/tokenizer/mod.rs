@@ -4,6 +4,8 @@
 //! (SmolLM2, Llama 3, Qwen 2). Neither normalises Unicode: a text in which letters and accents are separate characters
 //! gets other ids from Qwen 2's own tokenizer, which composes them (NFC) first.
 
+#![warn(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
 mod bpe;
 mod byte_level;
 mod decode;

@@ -27,6 +27,10 @@ pub(super) struct Vocab {
 
 impl Vocab {
     /// Checks and indexes the vocabulary, special tokens added to it where it lacks them.
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "there are slots up to the largest id, and they hold places in the vocabulary"
+    )]
     pub fn new(spec: &mut Spec) -> Result<Vocab, Malformed> {
         let ids = unique_pieces(spec)?;
         let mut slots = vec![0u32; spec.vocab.iter().map(|&(_, id)| id as usize + 1).max().unwrap_or(0)];

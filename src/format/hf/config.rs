@@ -124,7 +124,7 @@ fn rope_theta(json: &Json) -> Result<f64, Error> {
 fn sliding_window(json: &Json) -> Result<Option<usize>, Error> {
     let kinds: Vec<&Value> =
         json.get("layer_types").and_then(Value::as_array).into_iter().flatten().collect();
-    if kinds.windows(2).any(|pair| pair[0] != pair[1]) {
+    if kinds.iter().any(|kind| Some(kind) != kinds.first()) {
         return Err(json.error("layer_types differ from layer to layer: not supported"));
     }
     if kinds.first().is_some_and(|kind| *kind == "full_attention") || json.is_null("sliding_window") {

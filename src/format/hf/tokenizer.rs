@@ -1,5 +1,7 @@
 //! `tokenizer.json` and the small files beside it.
 
+#![expect(clippy::indexing_slicing, reason = "a JSON value indexed by a name that it lacks is null")]
+
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
@@ -185,7 +187,7 @@ fn add_tokens(
     spec: &mut Spec,
     notes: &mut Vec<String>,
 ) -> Result<(), Error> {
-    let (mut ordinary, mut stripping) = (0, 0);
+    let (mut ordinary, mut stripping) = (0usize, 0usize);
     for token in json.get("added_tokens").and_then(Value::as_array).into_iter().flatten() {
         let (Some(piece), Some(id)) = (token["content"].as_str(), as_id(&token["id"])) else {
             return Err(json.error(format!("added_tokens: {} has no content or id", excerpt(token))));
@@ -198,9 +200,10 @@ fn add_tokens(
         if token["special"] == true {
             spec.special_tokens.push((piece.to_owned(), id));
         } else {
-            ordinary += 1;
+            ordinary = ordinary.saturating_add(1);
         }
-        stripping += usize::from(token["lstrip"] == true || token["rstrip"] == true);
+        let strips = token["lstrip"] == true || token["rstrip"] == true;
+        stripping = stripping.saturating_add(strips.into());
     }
     if ordinary > 0 {
         notes.push(added_tokens_note(ordinary));
@@ -302,8 +305,9 @@ fn template(json: &Json, notes: &mut Vec<String>) -> Result<Option<u32>, Error> 
             Some("ByteLevel") => {}
             Some("TemplateProcessing") => {
                 let items = step["single"].as_array().ok_or_else(refuse)?;
-                let text = items.iter().position(|item| item["Sequence"].is_object()).ok_or_else(refuse)?;
-                match &items[..text] {
+                let mut parts = items.splitn(2, |item| item["Sequence"].is_object());
+                let (Some(before), Some(after)) = (parts.next(), parts.next()) else { return Err(refuse()) };
+                match before {
                     [] => {}
                     [item] => {
                         let name = item["SpecialToken"]["id"].as_str().ok_or_else(refuse)?;
@@ -315,7 +319,7 @@ fn template(json: &Json, notes: &mut Vec<String>) -> Result<Option<u32>, Error> 
                     }
                     _ => return Err(refuse()),
                 }
-                if text + 1 < items.len() {
+                if !after.is_empty() {
                     notes.push("the tokenizer adds tokens after a text: that is not done".to_owned());
                 }
             }
