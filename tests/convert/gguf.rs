@@ -1,12 +1,17 @@
 //! GGUF files: the same model as the Hugging Face folder, and everything that can be wrong with one.
 
 use std::fs;
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 
+use proptest::prelude::*;
 use tempfile::TempDir;
-use torchless::format::convert::Quant;
+use torchless::format::bin::Matrix;
+use torchless::format::convert::{Quant, convert};
 use torchless::format::gguf::{self, Gguf};
 use torchless::format::map::map_file;
+use torchless::kernels::Kernels;
+use torchless::model::Model;
 
 use crate::gguf_file::*;
 use crate::{assert_refused, fixture, refusal, try_convert};
@@ -299,4 +304,46 @@ fn what_is_neither_is_named() {
     let (_folder, path) = write(&bin.file);
     assert_refused(&path, "a .bin model file already");
     assert_refused(&fixture("nothing"), "No such file");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// A weight that was stored as int8 and read back is off by half a step of its group at most.
+    #[test]
+    fn what_comes_back_is_within_half_a_step(
+        bits in prop::collection::vec(any::<u32>(), 128),
+        scale in prop::sample::select(vec![1e-30f32, 1e-6, 1.0, 1e6, 1e30]),
+    ) {
+        // Finite, of very different magnitudes, with zeros among them.
+        let weight = |bits: &u32| match bits % 5 {
+            0 => 0.0,
+            1 => f32::from_bits(bits & 0x807f_ffff | 0x3f80_0000) * scale,
+            _ => (*bits as i32 as f32) * 1e-9 * scale,
+        };
+        let weights: Vec<f32> = bits.iter().map(weight).collect();
+        let mut file = GgufFile::tiny();
+        file.tensor("blk.0.ffn_down.weight").data = weights.iter().flat_map(|w| w.to_le_bytes()).collect();
+        let (folder, path) = write(&file.bytes());
+        let converted = folder.path().join("model.bin");
+        convert(&path, &converted, Quant::Int8, &mut |_| ControlFlow::Continue(())).unwrap();
+
+        let model = Model::open(&converted).unwrap();
+        let name = "model.layers.0.mlp.down_proj.weight";
+        let tensor = model.file().tensors().iter().find(|tensor| tensor.name == name).unwrap();
+        let Matrix::Int8(matrix) = model.file().matrix(tensor) else { panic!("not int8") };
+        let mut found = vec![0.0; weights.len()];
+        let cols = matrix.cols();
+        for (row, out) in found.chunks_exact_mut(cols).enumerate() {
+            Kernels::detect().dequantize_row(&matrix, row, out);
+        }
+        for (group, found) in weights.chunks(64).zip(found.chunks(64)) {
+            let max = group.iter().fold(0.0f32, |max, w| max.max(w.abs()));
+            // Half a step, and what rounding the scale, the product and the quotient adds.
+            let bound = max * (0.5 / 127.0 + 1e-6);
+            for (weight, found) in group.iter().zip(found) {
+                prop_assert!((weight - found).abs() <= bound, "{weight} came back as {found}, of {max}");
+            }
+        }
+    }
 }
