@@ -82,7 +82,9 @@ fn lock(file: &File) -> bool {
 /// Removes the temporaries in `folder` with this prefix whose owners are gone, as far as that goes.
 pub fn remove_abandoned(folder: &Path, prefix: &OsStr) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        if !is_temporary(&entry.file_name(), prefix) {
+        // To open a pipe would be to wait for its other end.
+        let ours = entry.file_type().is_ok_and(|kind| kind.is_file() || kind.is_dir());
+        if !ours || !is_temporary(&entry.file_name(), prefix) {
             continue;
         }
         let path = entry.path();
