@@ -109,7 +109,8 @@ def damage_json(rng, text):
     if rng.random() < 0.03:
         at = rng.randrange(len(out) + 1)
         out = out[:at] + "[" * 100000 + out[at:]
-    return out.encode("utf-8", "surrogatepass")
+    # No longer than a megabyte, by which memory is judged.
+    return out.encode("utf-8", "surrogatepass")[: 2**20]
 
 
 def damage_bytes(rng, data, head):

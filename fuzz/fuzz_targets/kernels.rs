@@ -33,9 +33,10 @@ fn run(isa: Isa, x: &[f32], tokens: usize, w: &QMatrix) -> (Vec<i8>, Vec<u32>, V
 }
 
 libfuzzer_sys::fuzz_target!(|input: Input| {
-    let (tokens, rows) = (usize::from(input.tokens % 20) + 1, usize::from(input.rows % 70) + 1);
+    let (tokens, rows) = (usize::from(input.tokens % 14) + 1, usize::from(input.rows % 40) + 1);
     // Whole groups, and rows that begin within one.
-    let cols = if input.cols < 128 { (usize::from(input.cols) % 4 + 1) * GROUP } else { usize::from(input.cols) };
+    let cols =
+        if input.cols < 128 { (usize::from(input.cols) % 4 + 1) * GROUP } else { usize::from(input.cols) };
     let pick = |i: usize| input.activations.get(i % input.activations.len().max(1)).copied().unwrap_or(0);
     let activation = |i: usize| match input.any_bits {
         true => f32::from_bits(pick(i)),

@@ -29,7 +29,9 @@ fn spec(input: &Input) -> Spec {
     };
     let mut spec = Spec {
         kind,
-        pre: input.byte_level.then(|| ["gpt-2", "smollm", "llama-bpe", "qwen2"][usize::from(input.pre) % 4].to_owned()),
+        pre: input
+            .byte_level
+            .then(|| ["gpt-2", "smollm", "llama-bpe", "qwen2"][usize::from(input.pre) % 4].to_owned()),
         vocab: owned(&input.pieces),
         merges: input.merges.iter().map(|(l, r)| (l.to_string(), r.to_string())).collect(),
         special_tokens: owned(&input.special),
@@ -40,7 +42,8 @@ fn spec(input: &Input) -> Spec {
     if input.all_bytes {
         let known: Vec<String> = spec.vocab.iter().map(|(piece, _)| piece.clone()).collect();
         let add = |byte: u8| {
-            let piece = if input.byte_level { byte_level(byte).to_string() } else { format!("<0x{byte:02X}>") };
+            let piece =
+                if input.byte_level { byte_level(byte).to_string() } else { format!("<0x{byte:02X}>") };
             (!known.contains(&piece)).then_some((piece, 70_000 + u32::from(byte)))
         };
         spec.vocab.extend((0..=255).filter_map(add));
@@ -89,7 +92,8 @@ libfuzzer_sys::fuzz_target!(|input: Input| {
         assert_eq!(stream(&tokenizer, &ids), decoded);
         let plain = !special && input.special.is_empty() && input.bos.is_none() && input.all_bytes;
         // SentencePiece's ▁ is a space when it comes back.
-        let faithful = !input.text.contains('▁') && !input.pieces.iter().any(|(piece, _)| piece.starts_with("<"));
+        let faithful =
+            !input.text.contains('▁') && !input.pieces.iter().any(|(piece, _)| piece.starts_with("<"));
         if plain && (input.byte_level || faithful) {
             assert_eq!(decoded, input.text);
         }
