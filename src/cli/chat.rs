@@ -9,14 +9,14 @@ use std::path::Path;
 use anyhow::Context;
 use torchless::chat::{Chat, ChatTemplate, Message, Reply, Role};
 use torchless::model::Model;
-use torchless::runtime::generate::{FinishReason, GenerateOptions};
+use torchless::runtime::generate::GenerateOptions;
 use torchless::runtime::session::Session;
 
 use self::input::{Input, Said};
 use super::input::read_file;
-use super::interrupt;
+use super::interrupt::{self, Orderly};
 use super::model::{ModelArgs, RunArgs};
-use super::output::{emit, emit_json};
+use super::output::{emit, emit_json, note, one_line};
 use super::report;
 use super::sampling::SamplingArgs;
 
@@ -85,7 +85,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let mut input = Input::open()?;
     if input.is_editor() {
         let ctx = talk.chat.session().ctx();
-        eprintln!("Context of {ctx} tokens. /help lists the commands, Ctrl-D ends.");
+        note(format_args!("Context of {ctx} tokens. /help lists the commands, Ctrl-D ends."));
     }
     while let Some(said) = input.next()? {
         let result = match said {
@@ -96,7 +96,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         match result {
             // Someone who types can do something about it; a script cannot.
             Err(error) if input.is_editor() && !super::is_broken_pipe(&error) => {
-                eprintln!("error: {}", super::output::one_line(&format!("{error:#}")));
+                note(format_args!("error: {}", one_line(&format!("{error:#}"))));
             }
             result => result?,
         }
@@ -132,13 +132,17 @@ impl Talk<'_> {
     fn turn(&mut self, text: &str) -> anyhow::Result<()> {
         let mut failed: Option<io::Error> = None;
         let quiet = self.json;
+        let orderly = Orderly::begin();
         let reply = self.chat.send(text, &self.options, |piece| {
             if !quiet && let Err(error) = emit(&piece.text) {
                 failed = Some(error);
                 return ControlFlow::Break(());
             }
             interrupt::check()
-        })?;
+        });
+        drop(orderly);
+        interrupt::forget();
+        let reply = reply?;
         if let Some(error) = failed {
             return Err(error.into());
         }
@@ -150,9 +154,6 @@ impl Talk<'_> {
         } else if !reply.content.ends_with('\n') {
             emit("\n")?;
         }
-        if reply.generated.finish_reason == FinishReason::Cancelled {
-            interrupt::forget();
-        }
         if reply.context_full {
             let (ctx, max) =
                 (self.chat.session().ctx(), self.chat.session().model().config().max_position_embeddings);
@@ -161,7 +162,7 @@ impl Talk<'_> {
             } else {
                 String::new()
             };
-            eprintln!("The context of {ctx} tokens is full: /reset begins anew{longer}.");
+            note(format_args!("The context of {ctx} tokens is full: /reset begins anew{longer}."));
         }
         self.last = Some(reply);
         Ok(())
@@ -169,14 +170,14 @@ impl Talk<'_> {
 
     fn command(&mut self, name: &str, argument: &str) -> anyhow::Result<()> {
         match (name, argument) {
-            ("help", _) => eprintln!("{HELP}"),
+            ("help", _) => note(HELP),
             ("reset", _) => {
                 self.chat.reset();
-                eprintln!("The conversation begins anew.");
+                note("The conversation begins anew.");
             }
             ("system", "") => match self.chat.messages().first().filter(|m| m.role == Role::System) {
-                Some(system) => eprintln!("{}", system.content),
-                None => eprintln!("The model is told nothing; /system TEXT tells it something."),
+                Some(system) => note(&system.content),
+                None => note("The model is told nothing; /system TEXT tells it something."),
             },
             ("system", text) => self.chat.set_system(text),
             ("save" | "load", "") => anyhow::bail!("/{name} needs a file's name"),
@@ -191,24 +192,24 @@ impl Talk<'_> {
     fn save(&self, file: &Path) -> anyhow::Result<()> {
         let json = serde_json::to_string_pretty(self.chat.messages())?;
         std::fs::write(file, json + "\n").with_context(|| file.display().to_string())?;
-        eprintln!("{} messages are in {}.", self.chat.messages().len(), file.display());
+        note(format_args!("{} messages are in {}.", self.chat.messages().len(), file.display()));
         Ok(())
     }
 
     fn load(&mut self, file: &Path) -> anyhow::Result<()> {
         let messages: Vec<Message> = serde_json::from_str(&read_file(file)?)
             .with_context(|| format!("{}: not a conversation as /save writes it", file.display()))?;
-        eprintln!("{} messages from {}.", messages.len(), file.display());
+        note(format_args!("{} messages from {}.", messages.len(), file.display()));
         self.chat.set_messages(messages);
         Ok(())
     }
 
     fn stats(&self) {
         let session = self.chat.session();
-        eprintln!("context: {} of {} tokens", session.position(), session.ctx());
+        note(format_args!("context: {} of {} tokens", session.position(), session.ctx()));
         if let Some(reply) = &self.last {
-            eprintln!("last turn: {} tokens were there already", reply.cached_tokens);
-            eprintln!("{}", report::timings(&reply.generated));
+            note(format_args!("last turn: {} tokens were there already", reply.cached_tokens));
+            note(report::timings(&reply.generated));
         }
     }
 }

@@ -6,7 +6,7 @@ use anyhow::bail;
 use torchless::format::convert::{Progress, Quant, convert};
 use torchless::format::synthetic::{SHAPES, shape, write_synthetic};
 
-use super::output::bytes;
+use super::output;
 use super::progress;
 
 /// Convert a Hugging Face folder or a GGUF file to a model file
@@ -46,8 +46,9 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     };
     drop(bar);
     for note in &report.notes {
-        eprintln!("note: {note}");
+        output::note(format_args!("note: {note}"));
     }
-    eprintln!("{}: {} tensors, {}", args.dst.display(), report.tensors, bytes(report.bytes as usize));
+    let size = output::bytes(report.bytes as usize);
+    output::note(format_args!("{}: {} tensors, {size}", args.dst.display(), report.tensors));
     Ok(())
 }

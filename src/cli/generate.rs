@@ -10,9 +10,9 @@ use torchless::runtime::session::{Progress, Session, SessionOptions};
 use torchless::tokenizer::EncodeOptions;
 
 use super::input::{read_file, read_stdin};
-use super::interrupt;
+use super::interrupt::{self, Orderly};
 use super::model::{ModelArgs, RunArgs};
-use super::output::{emit, emit_json};
+use super::output::{emit, emit_json, emit_raw, note, note_part};
 use super::report;
 use super::sampling::SamplingArgs;
 
@@ -59,6 +59,9 @@ pub struct Args {
     /// Say how probable each token was (ln p at temperature 1), and the N most probable ones; with --json or --json-lines
     #[arg(long, value_name = "N", requires = "machine")]
     logprobs: Option<usize>,
+    /// Send control characters in the text to the terminal as they are, instead of showing them
+    #[arg(long)]
+    raw: bool,
     /// Report loading, tokens, layers and timings on stderr
     #[arg(long)]
     debug: bool,
@@ -79,8 +82,8 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let mut session = Session::new(&model, &session_options)?;
     if args.debug {
         report_start(&model, &prompt, &session_options);
-        session.observe(report_layer(model.config().n_layers));
     }
+    session.observe(observer(prompt.len(), model.config().n_layers, args.debug));
     let options = GenerateOptions {
         max_tokens: args.max_tokens,
         sampling,
@@ -90,8 +93,10 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         logprobs: args.logprobs,
         ..GenerateOptions::default()
     };
+    let show = if args.raw { emit_raw } else { emit };
     let mut logprobs = Vec::new();
     let result = session.install(|session| -> anyhow::Result<Generated> {
+        let _orderly = Orderly::begin();
         let mut generation = session.generate(&prompt, &options)?;
         while let Some(piece) = generation.next().transpose()? {
             if args.json_lines {
@@ -99,7 +104,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             } else if args.json {
                 logprobs.extend(report::logprobs(&piece, model.tokenizer()));
             } else {
-                emit(&piece.text)?;
+                show(&piece.text)?;
             }
             if interrupt::happened() {
                 generation.cancel();
@@ -119,7 +124,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         emit("\n")?;
     }
     if args.debug || !(args.json || args.json_lines) {
-        eprintln!("\n{}", report::timings(&result));
+        note(report::timings(&result));
     }
     Ok(())
 }
@@ -141,7 +146,7 @@ fn prompt(given: Option<&str>, file: Option<&Path>) -> anyhow::Result<String> {
 
 fn report_start(model: &Model, prompt: &[u32], options: &SessionOptions) {
     let config = model.config();
-    eprintln!(
+    note(format_args!(
         "model: {}, {} layers of {}, {} heads on {}, vocabulary {}",
         config.architecture,
         config.n_layers,
@@ -149,10 +154,30 @@ fn report_start(model: &Model, prompt: &[u32], options: &SessionOptions) {
         config.n_heads,
         config.n_kv_heads,
         config.vocab_size
-    );
-    eprintln!("run: {}, {} threads, context {}", options.kernels.isa(), options.threads, options.ctx);
+    ));
+    note(format_args!(
+        "run: {}, {} threads, context {}",
+        options.kernels.isa(),
+        options.threads,
+        options.ctx
+    ));
     let pieces: Vec<_> = prompt.iter().map(|&id| model.tokenizer().piece(id).unwrap_or("?")).collect();
-    eprintln!("prompt: {} tokens {pieces:?}", prompt.len());
+    note(format_args!("prompt: {} tokens {pieces:?}", prompt.len()));
+}
+
+/// Reports layers if `debug`, and ends the process if Ctrl-C was pressed before the prompt's last token is done: then there
+/// is no text yet that could end in an orderly way.
+fn observer(prompt: usize, n_layers: usize, debug: bool) -> impl FnMut(Progress) + Send {
+    let mut report = report_layer(n_layers);
+    move |at| {
+        if debug {
+            report(at);
+        }
+        if at.position < prompt && interrupt::happened() {
+            note(format_args!("interrupted after {} of the prompt's {prompt} tokens", at.position));
+            interrupt::end();
+        }
+    }
 }
 
 /// On a terminal a line that is rewritten after each layer, elsewhere one line a chunk.
@@ -162,7 +187,7 @@ fn report_layer(n_layers: usize) -> impl FnMut(Progress) + Send {
         let positions = at.position..at.position + at.tokens;
         let (start, end) = if live { ("\r", "") } else { ("", "\n") };
         if live || at.layers == n_layers {
-            eprint!("{start}positions {positions:?}: layer {}/{n_layers}{end}", at.layers);
+            note_part(&format!("{start}positions {positions:?}: layer {}/{n_layers}{end}", at.layers));
         }
     }
 }

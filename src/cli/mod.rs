@@ -1,5 +1,7 @@
 //! The command line: one file a subcommand. Results go to stdout, everything else to stderr.
 
+#![warn(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 mod bench;
 mod chat;
 mod completions;
@@ -79,9 +81,6 @@ static LONG_VERSION: LazyLock<String> = LazyLock::new(|| {
     format!("{version} ({revision})\n{rustc}, {target}\n{kernels}")
 });
 
-/// The exit code after Ctrl-C: 128 + SIGINT, as shells have it.
-const INTERRUPTED: u8 = 130;
-
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
     let cli = Cli::parse_from(expand_short_form(std::env::args_os().collect()));
@@ -100,13 +99,13 @@ pub fn main() -> ExitCode {
         Command::Man(args) => man::run(&args, Cli::command()),
     };
     match result {
-        Ok(()) if interrupt::happened() => ExitCode::from(INTERRUPTED),
+        Ok(()) if interrupt::happened() => ExitCode::from(interrupt::EXIT_CODE),
         Ok(()) => ExitCode::SUCCESS,
         // Whoever read our output has seen enough (`torchless … | head -1`).
         Err(e) if is_broken_pipe(&e) => ExitCode::SUCCESS,
         Err(e) => {
-            eprintln!("error: {}", output::one_line(&format!("{e:#}")));
-            if interrupt::happened() { ExitCode::from(INTERRUPTED) } else { ExitCode::FAILURE }
+            output::note(format_args!("error: {}", output::one_line(&format!("{e:#}"))));
+            if interrupt::happened() { ExitCode::from(interrupt::EXIT_CODE) } else { ExitCode::FAILURE }
         }
     }
 }

@@ -9,6 +9,7 @@ use torchless::runtime::KvType;
 use torchless::runtime::session::SessionOptions;
 use torchless::{kernels::Kernels, pull};
 
+use super::output::note;
 use super::progress;
 
 /// Which model.
@@ -38,7 +39,7 @@ impl ModelArgs {
         let model = model?;
         if debug {
             let (ms, bytes) = (start.elapsed().as_millis(), super::output::bytes(model.file().bytes()));
-            eprintln!("load: {} ({bytes}) in {ms} ms", path.display());
+            note(format_args!("load: {} ({bytes}) in {ms} ms", path.display()));
         }
         Ok(model)
     }
@@ -49,7 +50,10 @@ fn default_model() -> anyhow::Result<PathBuf> {
     if path.exists() {
         return Ok(path);
     }
-    eprintln!("Fetching the default model, SmolLM2-135M-Instruct (93 MB), once, to {}", path.display());
+    note(format_args!(
+        "Fetching the default model, SmolLM2-135M-Instruct (93 MB), once, to {}",
+        path.display()
+    ));
     let bar = progress::Bytes::new();
     Ok(pull::pull(&mut |at| bar.show(at))?)
 }

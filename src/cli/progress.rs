@@ -6,33 +6,37 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 use torchless::format::convert::Progress;
 
-use super::interrupt;
+use super::interrupt::{self, Orderly};
+use super::output::one_line;
 
 /// A bar that counts bytes, fed by converting and pulling.
-pub struct Bytes(ProgressBar);
+pub struct Bytes {
+    bar: ProgressBar,
+    _orderly: Orderly,
+}
 
 impl Bytes {
     /// A bar that shows itself with the first step.
     pub fn new() -> Self {
         let bar = ProgressBar::new(0);
         bar.set_style(style("{bar:30} {decimal_bytes}/{decimal_total_bytes}, {eta} left  {wide_msg}"));
-        Self(bar)
+        Self { bar, _orderly: Orderly::begin() }
     }
 
     /// Shows how far the work has come; breaks it off after Ctrl-C.
     pub fn show(&self, at: Progress<'_>) -> ControlFlow<()> {
-        if self.0.message() != at.step {
-            self.0.set_message(at.step.to_owned());
+        if self.bar.message() != at.step {
+            self.bar.set_message(one_line(at.step));
         }
-        self.0.set_length(at.total);
-        self.0.set_position(at.done);
+        self.bar.set_length(at.total);
+        self.bar.set_position(at.done);
         interrupt::check()
     }
 }
 
 impl Drop for Bytes {
     fn drop(&mut self) {
-        self.0.finish_and_clear();
+        self.bar.finish_and_clear();
     }
 }
 

@@ -1,20 +1,19 @@
 //! Files that appear under their name only when they are complete.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
 
+use super::temporary;
 use crate::Error;
-
-/// The end of every temporary's name, by which people (and clean-up scripts) can tell one from a result.
-pub const TEMPORARY_SUFFIX: &str = ".partial";
 
 /// A file being written beside its destination, under a temporary name of its own.
 ///
-/// [`AtomicFile::commit`] puts it in place; dropping it removes it. A process that is killed leaves at most the
-/// temporary (`.<name>.XXXXXX.partial`), which nothing reads and which stands in no later run's way.
+/// [`AtomicFile::commit`] puts it in place; dropping it removes it. A process that is killed leaves the temporary
+/// (`.<name>.XXXXXX.partial`), which nothing reads, and which the next one to write the same file removes.
 pub struct AtomicFile {
     file: NamedTempFile,
     destination: PathBuf,
@@ -42,18 +41,11 @@ impl AtomicFile {
         if !folder.is_dir() {
             return Err(Error::file(destination, "its folder does not exist: create it first"));
         }
-        let mut prefix = std::ffi::OsString::from(".");
+        let mut prefix = OsString::from(".");
         prefix.push(name);
         prefix.push(".");
-        let mut builder = tempfile::Builder::new();
-        builder.prefix(&prefix).suffix(TEMPORARY_SUFFIX);
-        #[cfg(unix)]
-        {
-            // What any new file gets, less the umask; a temporary's default would keep others from reading the result.
-            use std::os::unix::fs::PermissionsExt;
-            builder.permissions(fs::Permissions::from_mode(0o666));
-        }
-        let file = builder.tempfile_in(folder).map_err(Error::io(destination))?;
+        temporary::remove_abandoned(folder, &prefix);
+        let file = temporary::file(folder, &prefix).map_err(Error::io(destination))?;
         Ok(Self { file, destination: destination.to_owned() })
     }
 

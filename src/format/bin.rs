@@ -7,13 +7,16 @@ use memmap2::Mmap;
 use torchless_kernels::{GROUP, QMatrix};
 
 use super::bin_header::{self, Header, RawTensor};
-use super::map::map_file;
+use super::map::{self, map_file};
 use crate::model::Config;
 use crate::tokenizer::Spec;
 use crate::{Error, Malformed};
 
 /// Tensors, and the payload itself, start at multiples of this.
 const ALIGNMENT: usize = 64;
+
+/// Headers longer than this are refused. The vocabularies of today take up to 20 MB.
+const MAX_HEADER: usize = 100_000_000;
 
 /// How a tensor's values are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,14 +53,14 @@ pub struct Tensor {
 impl Tensor {
     /// Bytes in the file, scales included.
     pub fn bytes(&self) -> usize {
-        self.data.len() + self.scales.len()
+        self.data.len().saturating_add(self.scales.len())
     }
 
     /// Rows (output features) and columns; a vector is one row.
     pub fn rows_cols(&self) -> (usize, usize) {
         match self.shape[..] {
             [rows, cols] => (rows, cols),
-            _ => (1, self.shape[0]),
+            _ => (1, self.shape.iter().product()),
         }
     }
 }
@@ -113,6 +116,7 @@ impl BinFile {
         let is_f32 = tensors.iter().all(|t| t.dtype == Dtype::F32);
         let file = Self { path: path.to_owned(), map, config, tokenizer, tensors, is_f32 };
         file.check_scales().map_err(at())?;
+        map::check_len(path, file.map.len())?;
         Ok(file)
     }
 
@@ -142,6 +146,7 @@ impl BinFile {
     }
 
     /// A tensor's values as a matrix. `tensor` must be one of this file's.
+    #[expect(clippy::indexing_slicing, reason = "`place` has checked the range")]
     pub fn matrix(&self, tensor: &Tensor) -> Matrix<'_> {
         let (rows, cols) = tensor.rows_cols();
         match tensor.dtype {
@@ -159,6 +164,7 @@ impl BinFile {
     }
 
     /// `place` has checked that `range` is aligned and inside.
+    #[expect(clippy::indexing_slicing, reason = "it is checked")]
     fn floats(&self, range: &Range<usize>) -> &[f32] {
         bytemuck::cast_slice(&self.map[range.clone()])
     }
@@ -196,8 +202,13 @@ fn split(map: &[u8]) -> Result<(&[u8], usize), Malformed> {
     let size = map.first_chunk::<8>().map(|b| u64::from_le_bytes(*b)).ok_or_else(short)?;
     let end = usize::try_from(size).ok().and_then(|s| s.checked_add(8)).ok_or_else(short)?;
     let header = map.get(8..end).ok_or_else(short)?;
-    let padding = header.iter().rev().take_while(|b| matches!(b, 0 | b' ' | b'\n')).count();
-    Ok((&header[..header.len() - padding], end.next_multiple_of(ALIGNMENT)))
+    if header.len() > MAX_HEADER {
+        let size = header.len();
+        return Err(Malformed(format!("a header of {size} bytes: up to {MAX_HEADER} are supported")));
+    }
+    let last = header.iter().rposition(|b| !matches!(b, 0 | b' ' | b'\n'));
+    let json = header.get(..=last.unwrap_or(0)).unwrap_or_default();
+    Ok((json, end.next_multiple_of(ALIGNMENT)))
 }
 
 /// Checks one tensor's entry against the file's length.

@@ -1,14 +1,13 @@
 //! The JSON header of a `.bin` file: metadata, tokenizer, and the table of tensors.
 
-use std::collections::HashSet;
 use std::fmt;
-use std::marker::PhantomData;
 use std::str::FromStr;
 
-use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, Error as _, SeqAccess, Visitor};
 
+use super::entries::Entries;
 use crate::Malformed;
-use crate::model::Config;
+use crate::model::config::{Config, MAX_POSITIONS};
 use crate::model::weights::{FIRST_O_BIAS, FIRST_QK_NORM, FIRST_QKV_BIAS, ROPE_FACTORS};
 use crate::tokenizer::{Kind, Spec};
 
@@ -123,8 +122,9 @@ fn config(metadata: &Metadata, tensors: &[(String, RawTensor)]) -> Result<Config
         n_kv_heads: metadata.require("n_kv_heads")?,
         head_dim,
         vocab_size: metadata.require("vocab_size")?,
-        max_position_embeddings: metadata.require("max_position_embeddings")?,
-        sliding_window: metadata.parse("sliding_window")?,
+        // Some files put "no limit" as a very large number.
+        max_position_embeddings: metadata.require::<usize>("max_position_embeddings")?.min(MAX_POSITIONS),
+        sliding_window: metadata.parse("sliding_window")?.map(|window: usize| window.min(MAX_POSITIONS)),
         rope_theta: metadata.require("rope_theta")?,
         norm_eps: metadata.require("norm_eps")?,
         scaled_rope: has(ROPE_FACTORS),
@@ -144,8 +144,8 @@ fn head_dim_of_q_proj(tensors: &[(String, RawTensor)], n_heads: usize) -> Result
     const NAME: &str = "model.layers.0.self_attn.q_proj.weight";
     let rows = tensors.iter().find(|(n, _)| n == NAME).and_then(|(_, t)| t.shape.first().copied());
     let rows = rows.ok_or_else(|| Malformed(format!("tensor {NAME} is missing")))?;
-    match rows.checked_rem(n_heads) {
-        Some(0) => Ok(rows / n_heads),
+    match rows.checked_div(n_heads) {
+        Some(head_dim) if rows.is_multiple_of(n_heads) => Ok(head_dim),
         _ => Err(Malformed(format!("tensor {NAME}: {rows} rows do not divide into {n_heads} heads"))),
     }
 }
@@ -175,34 +175,6 @@ fn tokenizer(raw: RawTokenizer, config: &Config) -> Result<Spec, Malformed> {
         add_bos: raw.add_bos,
         chat_template: raw.chat_template,
     })
-}
-
-/// A JSON object in the order of the file; a key that stands twice is an error.
-struct Entries<V>(Vec<(String, V)>);
-
-impl<'de, V: Deserialize<'de>> Deserialize<'de> for Entries<V> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Object<V>(PhantomData<V>);
-        impl<'de, V: Deserialize<'de>> Visitor<'de> for Object<V> {
-            type Value = Vec<(String, V)>;
-            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-                f.write_str("an object")
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut entries = Vec::new();
-                while let Some(entry) = map.next_entry()? {
-                    entries.push(entry);
-                }
-                Ok(entries)
-            }
-        }
-        let entries = deserializer.deserialize_map(Object(PhantomData))?;
-        let mut seen = HashSet::with_capacity(entries.len());
-        if let Some((key, _)) = entries.iter().find(|(key, _)| !seen.insert(key.as_str())) {
-            return Err(D::Error::custom(format_args!("the key {key:?} stands twice")));
-        }
-        Ok(Self(entries))
-    }
 }
 
 /// A metadata value: a string, or (leniently) a bare number or boolean.

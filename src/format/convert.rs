@@ -15,7 +15,7 @@ use crate::format::map::map_file;
 use crate::format::source::Source;
 use crate::format::{gguf, hf};
 use crate::model::Config;
-use crate::tokenizer::Spec;
+use crate::tokenizer::{Spec, Tokenizer};
 use crate::{Error, Malformed};
 
 /// Which tensors become int8.
@@ -98,6 +98,7 @@ pub struct Report {
 /// # Errors
 /// When `src` is not a model that is supported, is damaged, or holds a NaN or an infinity; when `dst` cannot be
 /// written; when `progress` breaks off. Then `dst` is as it was.
+#[expect(clippy::indexing_slicing, reason = "`write` asks for the tensors it is given")]
 pub fn convert(src: &Path, dst: &Path, quant: Quant, progress: &mut OnProgress) -> Result<Report, Error> {
     if let (Ok(src), Ok(dst)) = (src.canonicalize(), dst.canonicalize())
         && src == dst
@@ -105,6 +106,8 @@ pub fn convert(src: &Path, dst: &Path, quant: Quant, progress: &mut OnProgress) 
         return Err(Error::file(dst, "is the source: give the result another name"));
     }
     let mut source = open(src)?;
+    // What could not be opened is not written.
+    Tokenizer::new(source.tokenizer.clone()).map_err(Malformed::in_file(src))?;
     let tensors = source.take_tensors().map_err(Malformed::in_file(src))?;
     let shapes: Vec<_> = tensors.iter().map(|(name, t)| (name.clone(), t.shape().to_vec())).collect();
     let read_row = |index: usize, row, out: &mut [f32]| {
@@ -172,7 +175,7 @@ pub(crate) fn write(
     for (index, (name, _)) in tensors.iter().enumerate() {
         let read_row = |row, out: &mut [f32]| read_row(index, row, out);
         writer.write_tensor(index, read_row, |bytes| {
-            done += bytes;
+            done = u64::saturating_add(done, bytes);
             report(progress, Progress { step: name, done, total })
         })?;
     }

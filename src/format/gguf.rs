@@ -271,10 +271,10 @@ struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     fn take(&mut self, len: usize) -> Result<&'a [u8], Malformed> {
-        let rest = &self.file[self.at..];
+        let rest = self.file.get(self.at..).unwrap_or_default();
         match rest.get(..len) {
             Some(bytes) => {
-                self.at += len;
+                self.at = self.at.saturating_add(len);
                 Ok(bytes)
             }
             None => Err(Malformed(format!(
@@ -315,8 +315,8 @@ impl<'a> Reader<'a> {
     fn name(&mut self, what: &str) -> Result<&'a str, Malformed> {
         let start = self.at;
         let name = self.string("a name")?;
-        if name.len() > MAX_NAME || name.contains(char::is_control) {
-            return Err(Malformed(format!("the {what} name at {start} is too long or not printable")));
+        if name.is_empty() || name.len() > MAX_NAME || name.contains(char::is_control) {
+            return Err(Malformed(format!("the {what} name at {start} is empty, too long or not printable")));
         }
         Ok(name)
     }
@@ -362,18 +362,26 @@ impl<'a> Reader<'a> {
             U16 | I16 => 2,
             U32 | I32 | F32 => 4,
             U64 | I64 | F64 => 8,
-            _ => 0,
+            STRING => 0,
+            // An array or a type that is not known: refused as an element would be, also where there is none.
+            _ => return self.value_of(kind),
         };
         if width > 0 {
             self.take(len.checked_mul(width).ok_or_else(|| malformed("an array that long cannot be"))?)?;
         } else {
-            // Strings; or a type that the first element refuses.
             for _ in 0..len {
                 self.value_of(kind)?;
             }
         }
-        let bytes = &self.file[start..self.at];
+        let bytes = self.file.get(start..self.at).unwrap_or_default();
         Ok(Value::Array(Array { kind, len, bytes }))
+    }
+
+    fn dimension(&mut self) -> Result<usize, Malformed> {
+        match self.len()? {
+            0 => Err(malformed("has a dimension of 0")),
+            size => Ok(size),
+        }
     }
 
     /// A tensor's description, and its offset. The length of its range is right, its place is not known yet.
@@ -382,22 +390,20 @@ impl<'a> Reader<'a> {
         if !(1..=4).contains(&dimensions) {
             return Err(Malformed(format!("has {dimensions} dimensions, not 1 to 4")));
         }
-        let mut shape = Vec::new();
-        let mut len = 1usize;
-        for _ in 0..dimensions {
-            let size = self.len()?;
+        let cols = self.dimension()?;
+        let (mut shape, mut rows) = (vec![cols], 1usize);
+        for _ in 1..dimensions {
+            let size = self.dimension()?;
             shape.push(size);
-            len = match len.checked_mul(size) {
-                Some(0) => return Err(malformed("has a dimension of 0")),
-                Some(len) => len,
-                None => return Err(malformed("has more values than can be counted")),
-            };
+            rows = rows.checked_mul(size).ok_or_else(|| malformed("has more values than can be counted"))?;
         }
-        let cols = shape[0];
+        if rows.checked_mul(cols).is_none() {
+            return Err(malformed("has more values than can be counted"));
+        }
         shape.reverse();
         let encoding = Encoding::from_ggml(self.u32()?)?;
         let offset = self.u64()?;
-        let bytes = encoding.bytes(cols).and_then(|row| row.checked_mul(len / cols));
+        let bytes = encoding.bytes(cols).and_then(|row| row.checked_mul(rows));
         let Some(bytes) = bytes else {
             let block = encoding.block_len();
             return Err(Malformed(format!("has rows of {cols} values, not whole blocks of {block}")));

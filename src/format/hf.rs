@@ -14,10 +14,12 @@ use std::sync::Arc;
 
 use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors};
+use serde::de::IgnoredAny;
 
 use self::json::Json;
 use crate::Error;
 use crate::format::dequant::Encoding;
+use crate::format::entries::Entries;
 use crate::format::map::map_file;
 use crate::format::source::{Source, Tensor};
 use crate::model::Config;
@@ -115,7 +117,10 @@ fn add_tensors(path: &Path, tensors: &mut HashMap<String, Tensor>) -> Result<(),
     let map: Arc<Mmap> = Arc::new(map_file(path)?);
     let (header_size, metadata) = SafeTensors::read_metadata(&map)
         .map_err(|problem| Error::file(path, format!("not a whole safetensors file: {problem}")))?;
-    let base = 8 + header_size;
+    let base = header_size.saturating_add(8);
+    // Of two tensors of one name the crate keeps one.
+    serde_json::from_slice::<Entries<IgnoredAny>>(map.get(8..base).unwrap_or_default())
+        .map_err(|problem| Error::file(path, format!("header: {problem}")))?;
     for (name, info) in metadata.tensors() {
         // Old checkpoints store the rotary frequencies, which follow from rope_theta.
         if name.ends_with(".rotary_emb.inv_freq") {
@@ -132,7 +137,8 @@ fn add_tensors(path: &Path, tensors: &mut HashMap<String, Tensor>) -> Result<(),
             }
         };
         let (start, end) = info.data_offsets;
-        let tensor = Tensor::new(map.clone(), base + start..base + end, encoding, info.shape.clone())
+        let range = base.saturating_add(start)..base.saturating_add(end);
+        let tensor = Tensor::new(map.clone(), range, encoding, info.shape.clone())
             .map_err(|problem| Error::file(path, format!("tensor {name:?} {problem}")))?;
         if tensors.insert(name.clone(), tensor).is_some() {
             return Err(Error::file(path, format!("tensor {name:?} is in another shard as well")));

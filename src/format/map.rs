@@ -25,3 +25,35 @@ pub fn map_file(path: &Path) -> Result<Mmap, Error> {
     // out before it outlives the reading of a header. Our own files are replaced by renaming, never written in place.
     unsafe { Mmap::map(&file) }.map_err(Error::io(path))
 }
+
+/// Checks that the file which was mapped with `len` bytes still has as many.
+///
+/// # Errors
+/// When it has another length: somebody is writing to it.
+pub fn check_len(path: &Path, len: usize) -> Result<(), Error> {
+    let now = fs::metadata(path).map_err(Error::io(path))?.len();
+    if usize::try_from(now) != Ok(len) {
+        let problem =
+            format!("was {len} bytes and is now {now}: it is still being written, wait and try again");
+        return Err(Error::file(path, problem));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_changes_its_length_is_noticed() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(100).unwrap();
+        let map = map_file(file.path()).unwrap();
+        check_len(file.path(), map.len()).unwrap();
+        for len in [99, 101, 0] {
+            file.as_file().set_len(len).unwrap();
+            let error = check_len(file.path(), map.len()).unwrap_err().to_string();
+            assert!(error.contains(&format!("was 100 bytes and is now {len}")), "{error}");
+        }
+    }
+}

@@ -57,10 +57,10 @@ fn unsupported_tensor(name: &str) -> Malformed {
 
 /// The width of a head where the source does not give it.
 pub fn head_dim(hidden_size: usize, n_heads: usize) -> Result<usize, Malformed> {
-    if n_heads == 0 || !hidden_size.is_multiple_of(n_heads) {
-        return Err(Malformed(format!("{n_heads} heads do not divide a width of {hidden_size}")));
+    match hidden_size.checked_div(n_heads) {
+        Some(head_dim) if hidden_size.is_multiple_of(n_heads) => Ok(head_dim),
+        _ => Err(Malformed(format!("{n_heads} heads do not divide a width of {hidden_size}"))),
     }
-    Ok(hidden_size / n_heads)
 }
 
 /// One tensor of a source: a range of a mapped file and how to read it.
@@ -138,6 +138,11 @@ impl Tensor {
     ///
     /// # Panics
     /// When there is no such row or `out` has another length.
+    #[expect(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        reason = "`new` has checked the range"
+    )]
     pub fn read_row(&self, row: usize, out: &mut [f32]) -> Result<(), Malformed> {
         let stored = match self.interleaved {
             Some(head_dim) if self.shape.len() == 2 => interleaved_row(row, head_dim),
@@ -159,6 +164,10 @@ impl Tensor {
 /// Where row `row` of the half-split order lies in the interleaved order.
 ///
 /// llama.cpp's converter reshapes the rows to (heads, 2, head_dim/2) and swaps the last two; this is its inverse.
+#[expect(
+    clippy::arithmetic_side_effects,
+    reason = "rows of a tensor that is in memory, and heads of 2 at least"
+)]
 fn interleaved_row(row: usize, head_dim: usize) -> usize {
     let (head, within) = (row / head_dim, row % head_dim);
     let (half, i) = (within / (head_dim / 2), within % (head_dim / 2));

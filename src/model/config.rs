@@ -48,6 +48,12 @@ pub struct Config {
 /// Heads wider than this are refused: attention keeps one in a fixed buffer on the stack.
 pub const MAX_HEAD_DIM: usize = 1024;
 
+/// Contexts longer than this are not supported, whatever a file claims.
+pub const MAX_POSITIONS: usize = 1 << 30;
+
+/// Most keys (or values) that all layers together may keep of one position: a hundred times those of the largest models.
+const MAX_KEYS: usize = 1 << 28;
+
 impl Config {
     /// Checks that the numbers are possible and fit together.
     ///
@@ -55,7 +61,7 @@ impl Config {
     /// Names the first that does not.
     pub fn check(&self) -> Result<(), Malformed> {
         let bad = |what: String| Err(Malformed(what));
-        // No product of two of these, a byte size included, comes near overflowing 64 bits.
+        // No product of two of these, nor of keys and positions, comes near overflowing 64 bits, a byte size included.
         let sizes = [
             ("hidden_size", self.hidden_size, 1 << 20),
             ("intermediate_size", self.intermediate_size, 1 << 24),
@@ -64,13 +70,20 @@ impl Config {
             ("n_kv_heads", self.n_kv_heads, 1 << 14),
             ("head_dim", self.head_dim, MAX_HEAD_DIM),
             ("vocab_size", self.vocab_size, 1 << 24),
-            ("max_position_embeddings", self.max_position_embeddings, 1 << 30),
-            ("sliding_window", self.sliding_window.unwrap_or(1), 1 << 30),
+            ("max_position_embeddings", self.max_position_embeddings, MAX_POSITIONS),
+            ("sliding_window", self.sliding_window.unwrap_or(1), MAX_POSITIONS),
         ];
         for (name, size, limit) in sizes {
             if size == 0 || size > limit {
                 return bad(format!("{name} is {size}: supported are 1 to {limit}"));
             }
+        }
+        if self.n_layers * self.kv_dim() > MAX_KEYS {
+            return bad(format!(
+                "{} layers of {} keys a position: at most {MAX_KEYS} in all are supported",
+                self.n_layers,
+                self.kv_dim()
+            ));
         }
         if !self.n_heads.is_multiple_of(self.n_kv_heads) {
             return bad(format!(

@@ -38,7 +38,9 @@ impl Model {
         let mut file = BinFile::open(path)?;
         let weights = Weights::find(&file).map_err(Malformed::in_file(path))?;
         let tokenizer =
-            Tokenizer::new(std::mem::take(&mut file.tokenizer)).map_err(Malformed::in_file(path))?;
+            Tokenizer::new(std::mem::take(&mut file.tokenizer)).map_err(|Malformed(problem)| {
+                Error::file(path, format!("{problem}; convert the model again from its source"))
+            })?;
         let factors = weights.rope_factors.as_ref().map(|factors| file.vector(factors));
         let rope = Rope::new(file.config.rope_theta, file.config.head_dim, factors)
             .map_err(Malformed::in_file(path))?;

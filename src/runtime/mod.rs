@@ -3,6 +3,7 @@
 pub mod generate;
 pub mod grammar;
 pub(crate) mod kv_cache;
+mod memory;
 pub(crate) mod pages;
 pub mod sampler;
 pub(crate) mod scratch;

@@ -6,6 +6,7 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 use torchless_kernels::Kernels;
 
 use super::kv_cache::{KvCache, KvType};
+use super::memory;
 use super::scratch::{LOGIT_ROWS, Scratch};
 use crate::Error;
 use crate::model::{Model, forward::Pass};
@@ -62,6 +63,13 @@ pub struct Memory {
     pub scratch: usize,
 }
 
+impl Memory {
+    /// All of it.
+    pub fn total(self) -> usize {
+        self.kv_cache.saturating_add(self.scratch)
+    }
+}
+
 /// How far a chunk of tokens has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Progress {
@@ -96,6 +104,7 @@ impl<'m> Session<'m> {
             let ctx = options.ctx;
             return Err(Error::Request(format!("a context of {ctx}: this model allows 1 to {max} (--ctx)")));
         }
+        check_memory(model, options, memory::available())?;
         let chunk = options.chunk.clamp(1, options.ctx);
         Ok(Self {
             model,
@@ -124,6 +133,17 @@ impl<'m> Session<'m> {
                 options.threads.max(1),
             ),
         }
+    }
+
+    /// The longest context that takes no more than `bytes` with otherwise these options; 0 where none does.
+    pub fn longest_context(model: &Model, options: &SessionOptions, bytes: usize) -> usize {
+        let fits = |ctx| Self::memory(model, &SessionOptions { ctx, ..options.clone() }).total() <= bytes;
+        let (mut fitting, mut above) = (0, model.config().max_position_embeddings + 1);
+        while above - fitting > 1 {
+            let middle = fitting + (above - fitting) / 2;
+            (fitting, above) = if fits(middle) { (middle, above) } else { (fitting, middle) };
+        }
+        fitting
     }
 
     /// Has `observer` called after each layer of each chunk.
@@ -272,4 +292,19 @@ impl<'m> Session<'m> {
         }
         Ok(())
     }
+}
+
+/// Refuses a context that needs more memory than there is: better here than when it is half full.
+fn check_memory(model: &Model, options: &SessionOptions, available: Option<usize>) -> Result<(), Error> {
+    let needed = Session::memory(model, options).total();
+    let Some(available) = available.filter(|&available| needed > available) else { return Ok(()) };
+    let ctx = options.ctx;
+    let (needed, megabytes) = (needed.div_ceil(1_000_000), available / 1_000_000);
+    let remedy = match Session::longest_context(model, options, available) {
+        0 => "not even one of 1 fits".to_owned(),
+        fitting => format!("up to {fitting} fit (--ctx)"),
+    };
+    Err(Error::Request(format!(
+        "a context of {ctx} needs {needed} MB of memory, {megabytes} MB are available: {remedy}"
+    )))
 }

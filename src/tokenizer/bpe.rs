@@ -107,6 +107,10 @@ impl Merges {
     }
 
     /// Merges until the queue is empty.
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "the queue and a node with a merge hold indices of nodes only"
+    )]
     fn merge(&self, nodes: &mut [Node], queue: &mut Queue) {
         while let Some(Reverse(best)) = queue.pop() {
             let (rank, at) = ((best >> 32) as u32, best as u32);

@@ -16,6 +16,7 @@ pub(super) struct ByteLevel {
 }
 
 impl ByteLevel {
+    #[expect(clippy::indexing_slicing, reason = "a byte is an index of 256")]
     pub fn new(spec: &Spec, vocab: &Vocab) -> Result<ByteLevel, Malformed> {
         let pre = PreTokenizer::named(spec.pre.as_deref().unwrap_or("gpt-2"))?;
         let texts = || spec.vocab.iter().filter(|(_, id)| vocab.class(*id) == Some(Class::Text));
@@ -34,6 +35,7 @@ impl ByteLevel {
     }
 
     /// Appends the ids of `text`. Bytes without a piece are left out, as Hugging Face's tokenizers do.
+    #[expect(clippy::indexing_slicing, reason = "a byte is an index of 256")]
     pub fn encode(&self, text: &str, merges: &Merges, scratch: &mut Scratch, out: &mut Vec<u32>) {
         self.pre.split(text, |word| {
             if let Some(&id) = self.whole.as_ref().and_then(|whole| whole.get(word.as_bytes())) {

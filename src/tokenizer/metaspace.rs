@@ -19,6 +19,7 @@ pub(super) struct Metaspace {
 }
 
 impl Metaspace {
+    #[expect(clippy::indexing_slicing, reason = "a byte is an index of 256")]
     pub fn new(spec: &Spec, vocab: &Vocab) -> Metaspace {
         let mut chars = FxHashMap::default();
         let mut bytes = [None; 256];
@@ -78,6 +79,7 @@ impl Metaspace {
     }
 
     /// Appends the byte pieces of `c`, unless the vocabulary lacks any of them.
+    #[expect(clippy::indexing_slicing, reason = "a byte is an index of 256")]
     fn spell(&self, c: char, out: &mut Vec<u32>) -> bool {
         let mut utf8 = [0; 4];
         let pieces = c.encode_utf8(&mut utf8).bytes().map(|byte| self.bytes[usize::from(byte)]);

@@ -29,6 +29,10 @@ pub(super) struct Vocab {
 
 impl Vocab {
     /// Checks and indexes the vocabulary, special and added tokens put into it where it lacks them.
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "there are slots up to the largest id, and they hold places in the vocabulary"
+    )]
     pub fn new(spec: &mut Spec) -> Result<Vocab, Malformed> {
         let ids = unique_pieces(spec)?;
         let mut slots = vec![0u32; spec.vocab.iter().map(|&(_, id)| id as usize + 1).max().unwrap_or(0)];
@@ -154,7 +158,7 @@ fn byte_piece(piece: &str) -> Option<u8> {
 }
 
 pub(super) fn malformed(problem: String) -> Malformed {
-    Malformed(format!("tokenizer: {problem}; convert the model again from its source"))
+    Malformed(format!("tokenizer: {problem}"))
 }
 
 /// A piece as an error message shows it: escaped, in quotes, not too long.

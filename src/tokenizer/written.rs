@@ -1,5 +1,10 @@
 //! Finding tokens that are written out in a text.
 
+#![expect(
+    clippy::indexing_slicing,
+    reason = "a byte is an index of 256, and the others come from the lengths"
+)]
+
 use super::Spec;
 use super::vocab::{Class, Vocab};
 

@@ -1,15 +1,20 @@
 //! GGUF files: the same model as the Hugging Face folder, and everything that can be wrong with one.
 
 use std::fs;
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 
+use proptest::prelude::*;
 use tempfile::TempDir;
-use torchless::format::convert::Quant;
+use torchless::format::bin::Matrix;
+use torchless::format::convert::{Quant, convert};
 use torchless::format::gguf::{self, Gguf};
 use torchless::format::map::map_file;
+use torchless::kernels::Kernels;
+use torchless::model::Model;
 
 use crate::gguf_file::*;
-use crate::{assert_refused, fixture, try_convert};
+use crate::{assert_refused, fixture, refusal, try_convert};
 
 /// Writes a file; it lives as long as the folder.
 pub fn write(bytes: &[u8]) -> (TempDir, PathBuf) {
@@ -198,6 +203,36 @@ fn files_that_contradict_themselves_are_refused() {
         (|f| f.set("x", array_of_len(8, u64::MAX, &[])), "key x"),
         (|f| f.set("x", [&8u32.to_le_bytes()[..], &u64::MAX.to_le_bytes()].concat()), "cut off"),
         (|f| f.set("x", [&8u32.to_le_bytes()[..], &1u64.to_le_bytes(), &[0xff]].concat()), "UTF-8"),
+        (|f| f.set("x", array_of_len(9, 0, &[])), "array of arrays"),
+        (|f| f.set("x", array_of_len(13, 0, &[])), "value type 13"),
+        (|f| f.set("x", array_of_len(9, 1 << 30, &[0; 64])), "array of arrays"),
+        (|f| f.set("x", array_of_len(4, 1 << 28, &[])), "1073741824 bytes needed"),
+        (|f| f.set("x", array_of_len(8, 1 << 30, &[])), "key x"),
+        (
+            |f| f.set("x", [&8u32.to_le_bytes()[..], &(1u64 << 30).to_le_bytes()].concat()),
+            "1073741824 bytes needed",
+        ),
+        (|f| f.keys.insert(0, (String::new(), u32_value(1))), "name at 24 is empty"),
+        (|f| f.tensor("output_norm.weight").name = String::new(), "is empty"),
+        (|f| f.keys.push(f.keys[0].clone()), "occurs twice"),
+        (|f| f.set("general.alignment", u32_value(1 << 30)), "end past the file"),
+        (|f| f.set("general.alignment", u32_value(0)), "general.alignment is 0"),
+        (|f| f.set("general.alignment", f32_value(32.0)), "general.alignment"),
+        // Elements narrower and wider than those that are read.
+        (|f| f.set("tokenizer.ggml.scores", array_of_len(0, 8, &[1; 8])), "not an array of floats"),
+        (|f| f.set("tokenizer.ggml.token_type", f32s(&[1.0; 8])), "not an array of integers"),
+        (
+            |f| f.set("tokenizer.ggml.token_type", array_value(10, &[vec![0xff; 8]])),
+            "not an array of integers",
+        ),
+        (|f| f.set("tokenizer.ggml.tokens", array_value(0, &[vec![1]])), "not an array of strings"),
+        (|f| f.tensor("token_embd.weight").kind = 4, "tensor type 4"),
+        (|f| f.tensor("token_embd.weight").kind = 16, "IQ2_XXS"),
+        (|f| f.tensor("token_embd.weight").kind = u32::MAX, "tensor type 4294967295"),
+        // 2^64, which wraps to 0, and 2^64 + 2^32, which wraps to 2^32.
+        (|f| f.tensor("token_embd.weight").dims = vec![8, 1 << 61], "counted"),
+        (|f| f.tensor("token_embd.weight").dims = vec![1 << 32, (1 << 32) + 1], "counted"),
+        (|f| f.tensor("token_embd.weight").dims = vec![1 << 62], "token_embd.weight"),
         (|f| f.tensors.push(f.tensors[0].clone()), "occurs twice"),
         (|f| f.tensor("token_embd.weight").dims = vec![], "0 dimensions"),
         (|f| f.tensor("token_embd.weight").dims = vec![1; 5], "5 dimensions"),
@@ -218,6 +253,20 @@ fn files_that_contradict_themselves_are_refused() {
             "inf at row 0",
         ),
     ]);
+}
+
+/// Neither is believed before there is something to show for it.
+#[test]
+fn counts_that_cannot_be() {
+    let whole = GgufFile::tiny().bytes();
+    for at in [8, 16] {
+        for count in [u64::MAX, 1 << 63, 1 << 40, 1 << 30] {
+            let mut bytes = whole.clone();
+            bytes[at..at + 8].copy_from_slice(&count.to_le_bytes());
+            let (_folder, path) = write(&bytes);
+            refusal(&path);
+        }
+    }
 }
 
 #[test]
@@ -262,4 +311,46 @@ fn what_is_neither_is_named() {
     let (_folder, path) = write(&bin.file);
     assert_refused(&path, "a .bin model file already");
     assert_refused(&fixture("nothing"), "No such file");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// A weight that was stored as int8 and read back is off by half a step of its group at most.
+    #[test]
+    fn what_comes_back_is_within_half_a_step(
+        bits in prop::collection::vec(any::<u32>(), 128),
+        scale in prop::sample::select(vec![1e-30f32, 1e-6, 1.0, 1e6, 1e30]),
+    ) {
+        // Finite, of very different magnitudes, with zeros among them.
+        let weight = |bits: &u32| match bits % 5 {
+            0 => 0.0,
+            1 => f32::from_bits(bits & 0x807f_ffff | 0x3f80_0000) * scale,
+            _ => (*bits as i32 as f32) * 1e-9 * scale,
+        };
+        let weights: Vec<f32> = bits.iter().map(weight).collect();
+        let mut file = GgufFile::tiny();
+        file.tensor("blk.0.ffn_down.weight").data = weights.iter().flat_map(|w| w.to_le_bytes()).collect();
+        let (folder, path) = write(&file.bytes());
+        let converted = folder.path().join("model.bin");
+        convert(&path, &converted, Quant::Int8, &mut |_| ControlFlow::Continue(())).unwrap();
+
+        let model = Model::open(&converted).unwrap();
+        let name = "model.layers.0.mlp.down_proj.weight";
+        let tensor = model.file().tensors().iter().find(|tensor| tensor.name == name).unwrap();
+        let Matrix::Int8(matrix) = model.file().matrix(tensor) else { panic!("not int8") };
+        let mut found = vec![0.0; weights.len()];
+        let cols = matrix.cols();
+        for (row, out) in found.chunks_exact_mut(cols).enumerate() {
+            Kernels::detect().dequantize_row(&matrix, row, out);
+        }
+        for (group, found) in weights.chunks(64).zip(found.chunks(64)) {
+            let max = group.iter().fold(0.0f32, |max, w| max.max(w.abs()));
+            // Half a step, and what rounding the scale, the product and the quotient adds.
+            let bound = max * (0.5 / 127.0 + 1e-6);
+            for (weight, found) in group.iter().zip(found) {
+                prop_assert!((weight - found).abs() <= bound, "{weight} came back as {found}, of {max}");
+            }
+        }
+    }
 }

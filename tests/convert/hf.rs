@@ -364,7 +364,7 @@ fn models_that_compute_something_else_are_refused() {
         ("hidden_size", json!(64), "has shape"),
         ("num_hidden_layers", json!(3), "model.layers.2.input_layernorm.weight is missing"),
         ("num_hidden_layers", json!(1), "model.layers.1"),
-        ("num_hidden_layers", json!(u32::MAX), "n_layers"),
+        ("num_hidden_layers", json!(u32::MAX), "n_layers is 4294967295"),
         ("num_hidden_layers", json!(u64::MAX), "n_layers"),
         ("num_attention_heads", json!(0), "n_heads is 0"),
         ("num_key_value_heads", json!(3), "not a multiple"),
@@ -432,6 +432,100 @@ fn a_cut_off_safetensors_file_is_refused() {
     for len in [0, 7, 8, 100, 2000, whole.len() - 1] {
         fs::write(&path, &whole[..len]).unwrap();
         assert_refused(folder.path(), "not a whole safetensors file");
+    }
+}
+
+/// The header's JSON, and the whole file with another.
+fn with_header(change: impl FnOnce(String) -> String) -> TempDir {
+    let folder = folder();
+    let path = folder.path().join("model.safetensors");
+    let whole = fs::read(&path).unwrap();
+    let size = u64::from_le_bytes(whole[..8].try_into().unwrap()) as usize;
+    let header = change(String::from_utf8(whole[8..8 + size].to_vec()).unwrap());
+    let parts = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &whole[8 + size..]];
+    fs::write(path, parts.concat()).unwrap();
+    folder
+}
+
+#[test]
+fn damaged_safetensors_headers_are_refused() {
+    try_convert(with_header(|header| header).path(), Quant::F32).unwrap();
+    let with = |change: &dyn Fn(&mut Value)| {
+        let folder = with_header(|header| {
+            let mut json: Value = serde_json::from_str(&header).unwrap();
+            change(&mut json["model.norm.weight"]);
+            json.to_string()
+        });
+        refusal(folder.path())
+    };
+    with(&|norm| norm["shape"] = json!([0]));
+    with(&|norm| norm["shape"] = json!([0, 0, 0, 0, 0, 0, 0, 0]));
+    with(&|norm| norm["shape"] = json!([1u64 << 33, 1u64 << 33]));
+    with(&|norm| norm["shape"] = json!([1u64 << 62, 4, 32]));
+    with(&|norm| norm["shape"] = json!([-1]));
+    with(&|norm| norm["dtype"] = json!("Q4_0"));
+    with(&|norm| norm["data_offsets"] = json!([0, u64::MAX]));
+    with(&|norm| norm["data_offsets"] = json!([u64::MAX - 3, u64::MAX]));
+    with(&|norm| norm["data_offsets"] = json!([128, 0]));
+    with(&|norm| norm["data_offsets"] = json!([0, 128]));
+    with(&|norm| norm["data_offsets"] = json!([0]));
+    with(&|norm| *norm = json!([]));
+    // Twice the same: of two, one would go unseen.
+    let twice = |header: String| {
+        header.replacen(
+            "{",
+            "{\"model.norm.weight\":{\"dtype\":\"F32\",\"shape\":[0],\"data_offsets\":[0,0]},",
+            1,
+        )
+    };
+    refusal(with_header(twice).path());
+    refusal(with_header(|_| "[".repeat(1_000_000)).path());
+    refusal(with_header(|_| String::new()).path());
+
+    let folder = folder();
+    let path = folder.path().join("model.safetensors");
+    for size in [u64::MAX, 1 << 63, 1 << 40, 1 << 30, 0] {
+        fs::write(&path, [&size.to_le_bytes()[..], b"{}"].concat()).unwrap();
+        assert_refused(folder.path(), "not a whole safetensors file");
+    }
+}
+
+#[test]
+fn json_files_that_are_no_such_thing_are_refused() {
+    let bombs: [(&str, Vec<u8>); 5] = [
+        ("not a JSON object", b"[]".to_vec()),
+        ("not a JSON object", vec![b'['; 1_000_000]),
+        ("not a JSON object", b"{\"a\":\"\xff\"}".to_vec()),
+        ("not a JSON object", b"{\"a\":1e999}".to_vec()),
+        ("not a JSON object", Vec::new()),
+    ];
+    for name in ["config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json"] {
+        for (expected, content) in &bombs {
+            let folder = folder();
+            fs::write(folder.path().join(name), content).unwrap();
+            assert_refused(folder.path(), expected);
+        }
+        // Sparse: no more than the limit is read.
+        let folder = folder();
+        let path = folder.path().join(name);
+        fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(1 << 36).unwrap();
+        assert_refused(folder.path(), "larger than");
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+        assert_refused(folder.path(), "not a regular file");
+    }
+}
+
+/// Neither read without end nor waited for.
+#[cfg(unix)]
+#[test]
+fn files_without_an_end_are_refused() {
+    for name in ["config.json", "tokenizer.json", "chat_template.jinja", "model.safetensors"] {
+        let folder = folder();
+        let path = folder.path().join(name);
+        let _ = fs::remove_file(&path);
+        std::os::unix::fs::symlink("/dev/zero", &path).unwrap();
+        assert_refused(folder.path(), "not a regular file");
     }
 }
 

@@ -122,6 +122,7 @@ fn front_ends_that_are_not_ours_are_refused_and_quoted() {
         ("/model/continuing_subword_prefix", json!("##"), "continuing_subword_prefix"),
         ("/model/vocab", json!([]), "model.vocab"),
         ("/model/vocab/a", json!(-1), "model.vocab"),
+        ("/model/vocab/a", json!(0), "share id 0"),
         ("/model/merges", json!({}), "model.merges"),
         ("/model/merges/0", json!("ab"), "\"ab\" is not two pieces"),
         ("/model/merges/0", json!(["a", "b", "c"]), "is not two pieces"),
@@ -311,7 +312,7 @@ fn gguf_tokenizers_that_are_not_ours_are_refused() {
         (|f| f.set("tokenizer.ggml.scores", f32s(&[f32::NAN; 8])), "NaN"),
         (|f| f.set("tokenizer.ggml.token_type", i32s(&[1])), "1 token types"),
         (|f| f.set("tokenizer.ggml.tokens", i32s(&[1; 8])), "not an array of strings"),
-        (|f| f.set("tokenizer.ggml.tokens", strings(&["a"; 8])), "two tokens"),
+        (|f| f.set("tokenizer.ggml.tokens", strings(&["a"; 8])), "\"a\" occurs twice"),
         (|f| f.set("tokenizer.ggml.eos_token_id", u32_value(8)), "tokenizer.ggml.eos_token_id is 8"),
     ]);
 }

@@ -50,12 +50,28 @@ fn an_existing_file_is_replaced_by_success_only() {
 }
 
 #[test]
-fn what_a_killed_run_left_is_in_nobodys_way() {
+fn what_a_killed_run_left_is_removed_by_the_next() {
     let folder = tempfile::tempdir().unwrap();
     let dst = folder.path().join("model.bin");
     fs::write(folder.path().join(".model.bin.abc123.partial"), "half").unwrap();
+    fs::write(folder.path().join(".other.bin.abc123.partial"), "another's").unwrap();
     convert(&fixture("tiny.gguf"), &dst, Quant::F32, &mut |_| ControlFlow::Continue(())).unwrap();
-    assert_eq!(names(folder.path()), [".model.bin.abc123.partial", "model.bin"]);
+    assert_eq!(names(folder.path()), [".other.bin.abc123.partial", "model.bin"]);
+}
+
+/// Two at once: neither removes the other's temporary, and a whole file wins.
+#[test]
+fn conversions_to_one_file_at_the_same_time_do_not_meet() {
+    let folder = tempfile::tempdir().unwrap();
+    let dst = folder.path().join("model.bin");
+    let run = |src: &str| convert(&fixture(src), &dst, Quant::F32, &mut |_| ControlFlow::Continue(()));
+    std::thread::scope(|scope| {
+        let runs: Vec<_> =
+            (0..8).map(|i| scope.spawn(move || run(["tiny.gguf", "hf"][i % 2]).unwrap())).collect();
+        runs.into_iter().for_each(|run| assert!(run.join().is_ok()));
+    });
+    assert_eq!(names(folder.path()), ["model.bin"]);
+    torchless::model::Model::open(&dst).unwrap();
 }
 
 #[test]

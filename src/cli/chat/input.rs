@@ -8,6 +8,8 @@ use rustyline::config::{Behavior, Config};
 use rustyline::error::ReadlineError;
 use rustyline::{Cmd, DefaultEditor, KeyCode, KeyEvent, Modifiers};
 
+use crate::cli::output::note;
+
 /// One thing that is said.
 #[derive(Debug, PartialEq)]
 pub enum Said {
@@ -72,7 +74,7 @@ impl Input {
             Self::Editor { editor, .. } => match editor.readline(prompt) {
                 Ok(text) => Ok(Line::Text(text)),
                 Err(ReadlineError::Interrupted) => {
-                    eprintln!("Ctrl-D or /quit ends.");
+                    note("Ctrl-D or /quit ends.");
                     Ok(Line::Dropped)
                 }
                 Err(ReadlineError::Eof) => Ok(Line::End),

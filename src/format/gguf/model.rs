@@ -125,7 +125,7 @@ fn config(gguf: &Gguf<'_>) -> Result<Config, Malformed> {
         n_heads,
         n_kv_heads: optional("attention.head_count_kv")?.unwrap_or(n_heads),
         head_dim,
-        vocab_size: embedding.shape[0],
+        vocab_size: embedding.shape.first().copied().unwrap_or_default(),
         max_position_embeddings,
         sliding_window,
         rope_theta: gguf.float(&key("rope.freq_base"))?.unwrap_or(10000.0),

@@ -199,7 +199,7 @@ fn sliding_window(json: &Json, kind: &Window, config: &Config) -> Result<Option<
         (Some(types), _) => {
             let count = |kind: &str| types.iter().filter(|value| *value == kind).count();
             let windowed = count("sliding_attention");
-            if types.len() != n_layers || count("full_attention") + windowed != n_layers {
+            if types.len() != n_layers || count("full_attention").checked_add(windowed) != Some(n_layers) {
                 return Err(
                     json.error("layer_types are not full_attention or sliding_attention for every layer")
                 );

@@ -1,12 +1,36 @@
 //! A JSON file whose fields are read by name, with errors that name the file and the field.
 
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
 use crate::Error;
+
+/// Text files longer than this are refused. The largest `tokenizer.json` of today have 35 MB.
+const MAX_BYTES: u64 = 100_000_000;
+
+/// Reads a whole file; `None` when there is none.
+///
+/// # Errors
+/// When it cannot be read, is not a regular file (which may have no end), or is larger than any real one.
+pub fn read_file(path: &Path) -> Result<Option<Vec<u8>>, Error> {
+    // Asked before opening, which would wait for a pipe's other end.
+    match fs::metadata(path) {
+        Ok(found) if !found.is_file() => return Err(Error::file(path, "not a regular file")),
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(Error::io(path)(error)),
+    }
+    let mut bytes = Vec::new();
+    let file = File::open(path).map_err(Error::io(path))?;
+    file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(Error::io(path))?;
+    if bytes.len() as u64 > MAX_BYTES {
+        return Err(Error::file(path, format!("larger than {MAX_BYTES} bytes, which no such file is")));
+    }
+    Ok(Some(bytes))
+}
 
 /// A JSON file that holds an object. A field that is `null` counts as absent.
 pub struct Json {
@@ -17,11 +41,7 @@ pub struct Json {
 impl Json {
     /// Reads the file; `None` when there is none.
     pub fn read(path: &Path) -> Result<Option<Self>, Error> {
-        let text = match fs::read(path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(Error::io(path)(error)),
-        };
+        let Some(text) = read_file(path)? else { return Ok(None) };
         match serde_json::from_slice(&text) {
             Ok(fields) => Ok(Some(Self { path: path.to_owned(), fields })),
             Err(error) => Err(Error::file(path, format!("not a JSON object: {error}"))),

@@ -1,12 +1,13 @@
 //! `tokenizer.json` and the small files beside it.
 
-use std::collections::HashMap;
-use std::fs;
+#![expect(clippy::indexing_slicing, reason = "a JSON value indexed by a name that it lacks is null")]
+
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use serde_json::Value;
 
-use super::json::{Json, excerpt};
+use super::json::{Json, excerpt, read_file};
 use crate::Error;
 use crate::tokenizer::{Kind, Spec};
 
@@ -190,7 +191,7 @@ fn add_tokens(
     spec: &mut Spec,
     notes: &mut Vec<String>,
 ) -> Result<(), Error> {
-    let mut stripping = 0;
+    let mut stripping = 0usize;
     for token in json.get("added_tokens").and_then(Value::as_array).into_iter().flatten() {
         let (Some(piece), Some(id)) = (token["content"].as_str(), as_id(&token["id"])) else {
             return Err(json.error(format!("added_tokens: {} has no content or id", excerpt(token))));
@@ -205,7 +206,8 @@ fn add_tokens(
             false => &mut spec.added_tokens,
         };
         list.push((piece.to_owned(), id));
-        stripping += usize::from(token["lstrip"] == true || token["rstrip"] == true);
+        let strips = token["lstrip"] == true || token["rstrip"] == true;
+        stripping = stripping.saturating_add(strips.into());
     }
     if stripping > 0 {
         notes.push(format!(
@@ -257,11 +259,9 @@ fn conventions(
     // First the tokenizer's own: that is what a chat template means by `eos_token`.
     let mut eos: Vec<u32> = with_names().filter_map(|file| named(file, "eos_token", spec)).collect();
     eos.extend(with_ids().map(|file| ids(file, "eos_token_id")).collect::<Result<Vec<_>, _>>()?.concat());
-    for id in eos {
-        if !spec.eos_token_ids.contains(&id) {
-            spec.eos_token_ids.push(id);
-        }
-    }
+    let mut seen = HashSet::new();
+    eos.retain(|&id| seen.insert(id));
+    spec.eos_token_ids = eos;
 
     let template = template(json, notes)?;
     let asked = tokenizer_config.as_ref().map(|file| file.bool("add_bos_token")).transpose()?.flatten();
@@ -307,8 +307,9 @@ fn template(json: &Json, notes: &mut Vec<String>) -> Result<Option<u32>, Error> 
             Some("ByteLevel") => {}
             Some("TemplateProcessing") => {
                 let items = step["single"].as_array().ok_or_else(refuse)?;
-                let text = items.iter().position(|item| item["Sequence"].is_object()).ok_or_else(refuse)?;
-                match &items[..text] {
+                let mut parts = items.splitn(2, |item| item["Sequence"].is_object());
+                let (Some(before), Some(after)) = (parts.next(), parts.next()) else { return Err(refuse()) };
+                match before {
                     [] => {}
                     [item] => {
                         let name = item["SpecialToken"]["id"].as_str().ok_or_else(refuse)?;
@@ -320,7 +321,7 @@ fn template(json: &Json, notes: &mut Vec<String>) -> Result<Option<u32>, Error> 
                     }
                     _ => return Err(refuse()),
                 }
-                if text + 1 < items.len() {
+                if !after.is_empty() {
                     notes.push("the tokenizer adds tokens after a text: that is not done".to_owned());
                 }
             }
@@ -333,8 +334,8 @@ fn template(json: &Json, notes: &mut Vec<String>) -> Result<Option<u32>, Error> 
 /// The chat template: `chat_template.jinja`, or the one in `tokenizer_config.json`, of several the one named "default".
 fn chat_template(folder: &Path, tokenizer_config: Option<&Json>) -> Result<Option<String>, Error> {
     let path = folder.join("chat_template.jinja");
-    if path.exists() {
-        return fs::read_to_string(&path).map(Some).map_err(Error::io(&path));
+    if let Some(template) = read_file(&path)? {
+        return String::from_utf8(template).map(Some).map_err(|_| Error::file(&path, "not UTF-8 text"));
     }
     let template = tokenizer_config.and_then(|file| file.get("chat_template"));
     Ok(template

@@ -1,0 +1,92 @@
+#!/usr/bin/env python3
+"""Makes the seeds of the fuzz targets: fuzz/seeds.py target/release/torchless
+
+A tiny GGUF model of either kind of tokenizer, the .bin files it converts to, and the files of the fixtures' Hugging Face
+folder, each behind the byte that says which it is.
+"""
+
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+SEEDS = HERE / "seeds"
+HF = HERE.parent / "tests" / "fixtures" / "convert" / "hf"
+
+
+def text(value):
+    value = value.encode()
+    return struct.pack("<Q", len(value)) + value
+
+
+def encoded(value):
+    """A GGUF value with its type in front."""
+    if isinstance(value, bool):
+        return struct.pack("<I?", 7, value)
+    if isinstance(value, int):
+        return struct.pack("<II", 4, value)
+    if isinstance(value, float):
+        return struct.pack("<If", 6, value)
+    if isinstance(value, str):
+        return struct.pack("<I", 8) + text(value)
+    elements = [encoded(element) for element in value]
+    kind = elements[0][:4]
+    return struct.pack("<I", 9) + kind + struct.pack("<Q", len(elements)) + b"".join(e[4:] for e in elements)
+
+
+def gguf(tokenizer):
+    """One layer of Llama, 8 wide, with 2 heads of 4 on one key/value head; the weights are a pattern."""
+    keys = {
+        "general.architecture": "llama",
+        "llama.block_count": 1,
+        "llama.context_length": 64,
+        "llama.embedding_length": 8,
+        "llama.feed_forward_length": 16,
+        "llama.attention.head_count": 2,
+        "llama.attention.head_count_kv": 1,
+        "llama.attention.layer_norm_rms_epsilon": 1e-5,
+        **{f"tokenizer.ggml.{key}": value for key, value in tokenizer.items()},
+    }
+    rows = len(tokenizer["tokens"])
+    tensors = {"token_embd": (8, rows), "output_norm": (8,), "blk.0.attn_norm": (8,), "blk.0.ffn_norm": (8,),
+               "blk.0.attn_q": (8, 8), "blk.0.attn_k": (8, 4), "blk.0.attn_v": (8, 4), "blk.0.attn_output": (8, 8),
+               "blk.0.ffn_gate": (8, 16), "blk.0.ffn_up": (8, 16), "blk.0.ffn_down": (16, 8)}
+    head = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(keys))
+    for key, value in keys.items():
+        head += text(key) + encoded(value)
+    data = b""
+    for name, dims in tensors.items():
+        count = dims[0] * (dims[1] if len(dims) == 2 else 1)
+        head += text(f"{name}.weight") + struct.pack(f"<I{len(dims)}QIQ", len(dims), *dims, 0, len(data))
+        data += struct.pack(f"<{count}f", *((i * 37 % 19 - 9) / 8 for i in range(count)))
+        data += bytes(-len(data) % 32)
+    return head + bytes(-len(head) % 32) + data
+
+
+METASPACE = {"model": "llama", "tokens": ["<unk>", "<s>", "</s>", "<0x0A>", "▁", "a", "b", "▁a"],
+             "scores": [0.0, 0.0, 0.0, 0.0, -2.0, -3.0, -4.0, -1.0], "token_type": [2, 3, 3, 6, 1, 1, 1, 1],
+             "bos_token_id": 1, "eos_token_id": 2}
+BYTE_LEVEL = {"model": "gpt2", "pre": "llama-bpe", "tokens": ["<s>", "a", "b", "ab", "Ġ", "t", "h", "th"],
+              "token_type": [3, 1, 1, 1, 1, 1, 1, 1], "merges": ["a b", "t h"], "eos_token_id": 0, "add_bos_token": False}
+
+
+def main():
+    torchless = sys.argv[1]
+    for target in ["bin", "gguf", "hugging_face"]:
+        (SEEDS / target).mkdir(parents=True, exist_ok=True)
+    for name, tokenizer in [("metaspace", METASPACE), ("byte_level", BYTE_LEVEL)]:
+        source = SEEDS / "gguf" / name
+        source.write_bytes(gguf(tokenizer))
+        for quant in ["f32", "int8"]:
+            subprocess.run([torchless, "convert", source, SEEDS / "bin" / f"{name}-{quant}", "--quant", quant], check=True)
+    files = ["config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json", "model.safetensors"]
+    for which, name in enumerate(files):
+        content = (HF / name).read_bytes()
+        if name.endswith(".safetensors"):
+            content = content[8 : 8 + struct.unpack_from("<Q", content)[0]]
+        (SEEDS / "hugging_face" / name).write_bytes(bytes([which]) + content)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,396 @@
+//! How the command treats the terminal, pipes, signals and memory it is given.
+#![cfg(unix)]
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models").join(name)
+}
+
+fn torchless() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_torchless"));
+    command.env_remove("TORCHLESS_MODEL").env_remove("TORCHLESS_ISA").stdin(Stdio::null());
+    command
+}
+
+/// A fixture with another header: it lives as long as the folder.
+fn edited(name: &str, change: impl FnOnce(&mut Value)) -> (TempDir, PathBuf) {
+    let bytes = fs::read(fixture(name)).unwrap();
+    let size = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let json = bytes[8..8 + size].split(|b| *b == 0).next().unwrap();
+    let mut header = serde_json::from_slice(json).unwrap();
+    change(&mut header);
+    let mut header = header.to_string().into_bytes();
+    header.resize((8 + header.len()).next_multiple_of(64) - 8, b' ');
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.bin");
+    let payload = &bytes[(8 + size).next_multiple_of(64)..];
+    fs::write(&path, [&(header.len() as u64).to_le_bytes()[..], &header, payload].concat()).unwrap();
+    (folder, path)
+}
+
+/// A model that writes for ever: its window is 16, so that a context of a billion costs nothing.
+fn endless() -> (TempDir, PathBuf) {
+    edited("mistral-int8.bin", |header| {
+        header["metadata"]["max_position_embeddings"] = json!("1000000000");
+    })
+}
+
+/// A model all of whose tokens spell this, followed by blanks of no width.
+fn always(text: &str) -> (TempDir, PathBuf) {
+    edited("mistral-int8.bin", |header| {
+        let vocab = header["tokenizer"]["vocab"].as_object_mut().unwrap();
+        let others = vocab
+            .keys()
+            .filter(|piece| !matches!(piece.as_str(), "<unk>" | "<s>" | "</s>"))
+            .cloned()
+            .collect::<Vec<_>>();
+        for (i, piece) in others.into_iter().enumerate() {
+            let id = vocab.remove(&piece).unwrap();
+            vocab.insert(format!("{text}{}", "\u{200b}".repeat(i)), id);
+        }
+    })
+}
+
+/// Waits for the child's end, but not for ever.
+fn wait(child: &mut Child) -> ExitStatus {
+    let start = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status;
+        }
+        if start.elapsed() > Duration::from_secs(60) {
+            child.kill().unwrap();
+            panic!("it did not end");
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn text_of(stream: Option<impl Read>) -> String {
+    let mut text = String::new();
+    stream.unwrap().read_to_string(&mut text).unwrap();
+    text
+}
+
+fn interrupt(child: &Child) {
+    kill_process(Pid::from_child(child), Signal::INT).unwrap();
+}
+
+#[test]
+fn ctrl_c_ends_a_generation_with_its_statistics() {
+    let (_folder, model) = endless();
+    let mut command = torchless();
+    command.args(["generate", "she", "-n", "100000000", "--ignore-eos", "-m"]).arg(model);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut stdout = child.stdout.take().unwrap();
+    stdout.read_exact(&mut [0; 20]).unwrap();
+    interrupt(&child);
+    let rest = text_of(Some(stdout));
+    let status = wait(&mut child);
+    assert_eq!(status.code(), Some(130), "{status}");
+    assert!(rest.ends_with('\n'));
+    let stderr = text_of(child.stderr);
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    assert!(stderr.starts_with("prompt: 2 tokens, ") && stderr.contains("; answer: "), "{stderr}");
+}
+
+#[test]
+fn ctrl_c_in_json_mode_still_gives_the_object() {
+    let (_folder, model) = endless();
+    let mut command = torchless();
+    command
+        .args(["generate", "she", "-n", "100000000", "--ignore-eos", "--json", "-t", "1", "-m"])
+        .arg(model);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    thread::sleep(Duration::from_millis(500));
+    interrupt(&child);
+    let result: Value = serde_json::from_str(&text_of(child.stdout.take())).unwrap();
+    assert_eq!(wait(&mut child).code(), Some(130));
+    assert_eq!(result["finish_reason"], "cancelled");
+}
+
+#[test]
+fn ctrl_c_stops_an_answer_and_not_the_chat() {
+    let (_folder, model) = endless();
+    let mut command = torchless();
+    command.args(["chat", "--chat-template", "chatml", "--ctx", "100000000", "-l", "2-inf", "-m"]).arg(model);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let (mut stdin, mut stdout) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+    stdin.write_all(b"she\n").unwrap();
+    stdout.read_exact(&mut [0; 20]).unwrap();
+    interrupt(&child);
+    stdin.write_all(b"/stats\n").unwrap();
+    drop(stdin);
+    assert!(text_of(child.stderr.take()).contains("last turn:"));
+    assert_eq!(wait(&mut child).code(), Some(0));
+}
+
+/// Work that has nothing to end in an orderly way ends at once.
+#[test]
+fn ctrl_c_ends_a_measurement() {
+    let (folder, model) = endless();
+    let text = folder.path().join("long.txt");
+    fs::write(&text, "the rain ".repeat(1_000_000)).unwrap();
+    let mut child = torchless().arg("perplexity").arg(text).arg("-m").arg(model).spawn().unwrap();
+    thread::sleep(Duration::from_millis(500));
+    assert!(child.try_wait().unwrap().is_none(), "too fast to be interrupted");
+    interrupt(&child);
+    assert_eq!(wait(&mut child).code(), Some(130));
+}
+
+/// Reads a little of what `args` print, then closes the pipe.
+fn head(args: &[&str], model: &Path, both: bool) -> (ExitStatus, String) {
+    let (reader, writer) = std::io::pipe().unwrap();
+    let mut command = torchless();
+    command.args(args).arg("-m").arg(model);
+    match both {
+        true => command.stderr(writer.try_clone().unwrap()),
+        false => command.stderr(Stdio::piped()),
+    };
+    let mut child = command.stdout(writer).spawn().unwrap();
+    drop(command);
+    let mut reader = reader;
+    reader.read_exact(&mut [0; 10]).unwrap();
+    drop(reader);
+    let status = wait(&mut child);
+    (status, if both { String::new() } else { text_of(child.stderr) })
+}
+
+#[test]
+fn a_closed_pipe_ends_quietly() {
+    let (_folder, model) = endless();
+    let endless = ["generate", "she", "-n", "100000000", "--ignore-eos"];
+    let (status, stderr) = head(&endless, &model, false);
+    assert_eq!((status.code(), stderr.as_str()), (Some(0), ""));
+    // Both streams, as in `2>&1 | head -1`: there is nowhere to complain, and nothing to panic about.
+    for args in [&endless[..], &[&endless[..], &["--debug"]].concat()] {
+        let (status, _) = head(args, &model, true);
+        assert_eq!(status.code(), Some(0), "{args:?}");
+    }
+    for args in [&["inspect"][..], &["inspect", "--json"], &["tokenize", "the rain in spain"]] {
+        let (status, stderr) = head(args, &model, false);
+        assert_eq!((status.code(), stderr.as_str()), (Some(0), ""), "{args:?}");
+    }
+}
+
+#[test]
+fn a_closed_stderr_is_no_reason_to_fail() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut command = torchless();
+    command.args(["generate", "she", "-n", "3", "--debug", "-m"]).arg(fixture("mistral-int8.bin"));
+    assert_eq!(
+        command.stdout(Stdio::null()).stderr(writer.try_clone().unwrap()).status().unwrap().code(),
+        Some(0)
+    );
+    let status = torchless().args(["inspect", "-m", "no/such"]).stderr(writer).status().unwrap();
+    assert_eq!(status.code(), Some(1));
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_is_an_error() {
+    for args in [&["generate", "she", "-n", "3"][..], &["inspect"], &["tokenize", "she", "--json"]] {
+        let full = File::options().write(true).open("/dev/full").unwrap();
+        let mut command = torchless();
+        command.args(args).arg("-m").arg(fixture("mistral-int8.bin")).stdout(full);
+        let output = command.output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{args:?}");
+        assert_eq!(
+            String::from_utf8(output.stderr).unwrap(),
+            "error: stdout: No space left on device (os error 28)\n"
+        );
+    }
+}
+
+#[test]
+fn bytes_that_are_not_text_are_refused() {
+    let wrong = OsStr::from_bytes(b"a\xffb");
+    let model = fixture("mistral-int8.bin");
+    let run = |args: &[&OsStr]| torchless().args(args).output().unwrap();
+    let one_line = |output: Output, code: i32| {
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(code), "{stderr}");
+        assert!(code == 2 || stderr.lines().count() == 1, "{stderr}");
+    };
+    one_line(run(&[OsStr::new("generate"), wrong, OsStr::new("-m"), model.as_os_str()]), 2);
+    one_line(run(&[OsStr::new("generate"), OsStr::new("x"), OsStr::new("-m"), wrong]), 1);
+    one_line(run(&[wrong]), 2);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("text");
+    fs::write(&file, b"good \xe2\x82 bad").unwrap();
+    let output = run(&[OsStr::new("perplexity"), file.as_os_str(), OsStr::new("-m"), model.as_os_str()]);
+    assert!(String::from_utf8_lossy(&output.stderr).contains("not UTF-8 text (byte 5)"));
+    one_line(output, 1);
+    let mut command = torchless();
+    command.args(["tokenize", "--stdin", "-m"]).arg(&model).stdin(File::open(&file).unwrap());
+    one_line(command.output().unwrap(), 1);
+}
+
+/// Runs a command on a terminal of its own and returns all that it would show.
+fn on_a_terminal(mut command: Command) -> String {
+    let controller = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    grantpt(&controller).unwrap();
+    unlockpt(&controller).unwrap();
+    let name = ptsname(&controller, Vec::new()).unwrap();
+    let terminal = File::options().read(true).write(true).open(OsStr::from_bytes(name.to_bytes())).unwrap();
+    command.stdout(terminal.try_clone().unwrap()).stderr(terminal);
+    let mut child = command.spawn().unwrap();
+    drop(command);
+    let reader = thread::spawn(move || {
+        let (mut shown, mut buffer) = (Vec::new(), [0; 4096]);
+        // The end of a terminal is an error on Linux.
+        while let Ok(n @ 1..) = File::from(controller.try_clone().unwrap()).read(&mut buffer) {
+            shown.extend_from_slice(&buffer[..n]);
+        }
+        shown
+    });
+    assert!(wait(&mut child).success());
+    String::from_utf8(reader.join().unwrap()).unwrap()
+}
+
+/// The same without what is not the command's text: the terminal itself puts a carriage return before every line feed, and
+/// a spinner erases its line.
+fn text_on_a_terminal(command: Command) -> String {
+    on_a_terminal(command).replace("\r\n", "\n").replace("\r\x1b[2K", "")
+}
+
+const ATTACK: &str = "\x1b]0;owned\x07\u{9b}2J\r";
+
+/// A generation by the model that always says [`ATTACK`].
+fn attack(model: &Path, args: &[&str]) -> Command {
+    let mut command = torchless();
+    command.args(["generate", "x", "-n", "3", "--ignore-eos", "-m"]).arg(model).args(args);
+    command
+}
+
+#[test]
+fn a_models_text_cannot_command_the_terminal() {
+    let (_folder, model) = always(ATTACK);
+    let shown = text_on_a_terminal(attack(&model, &[]));
+    assert!(shown.contains("␛]0;owned␇\u{fffd}2J␍"), "{shown:?}");
+    assert!(!shown.contains(|c: char| c.is_control() && c != '\n'), "{shown:?}");
+    let shown = text_on_a_terminal(attack(&model, &["--json"]));
+    assert!(!shown.contains(|c: char| c.is_control() && c != '\n'), "{shown:?}");
+    assert!(on_a_terminal(attack(&model, &["--raw"])).contains(ATTACK));
+    // A pipe gets the bytes.
+    let output = attack(&model, &[]).output().unwrap();
+    assert!(String::from_utf8(output.stdout).unwrap().contains(ATTACK));
+}
+
+/// Names of tensors and what metadata say are a file's text as well.
+#[test]
+fn a_files_text_cannot_command_the_terminal() {
+    let (_folder, model) = edited("mistral-int8.bin", |header| {
+        header["metadata"]["architecture"] = json!(ATTACK);
+        header["tensors"]["\x1b[2J.rotary_emb.inv_freq"] = header["tensors"]["model.norm.weight"].clone();
+    });
+    let mut command = torchless();
+    command.arg("inspect").arg(&model);
+    let shown = text_on_a_terminal(command);
+    assert!(shown.contains("␛[2J.rotary_emb") && shown.contains("architecture   ␛]0;owned"), "{shown:?}");
+    assert!(!shown.contains(|c: char| c.is_control() && c != '\n'), "{shown:?}");
+    let (_folder, model) = edited("mistral-int8.bin", |header| {
+        header["tensors"][ATTACK] = header["tensors"]["model.norm.weight"].clone();
+    });
+    let output = torchless().arg("inspect").arg(&model).output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(!stderr.trim_end().contains(char::is_control), "{stderr:?}");
+}
+
+#[test]
+fn no_colour_where_nobody_wants_it() {
+    let usage = |variable: Option<(&str, &str)>| {
+        let mut command = torchless();
+        command.env_remove("NO_COLOR").env("TERM", "xterm-256color").arg("help").envs(variable);
+        on_a_terminal(command)
+    };
+    assert!(usage(None).contains('\x1b'), "a terminal gets colours");
+    assert!(!usage(Some(("NO_COLOR", "1"))).contains('\x1b'));
+    let output = torchless().arg("help").output().unwrap();
+    assert!(!output.stdout.contains(&0x1b), "a pipe does not");
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = torchless();
+    command.arg("convert").arg(fixture("mistral-hf")).arg(folder.path().join("model.bin"));
+    assert!(!command.output().unwrap().stderr.contains(&0x1b), "nor a progress bar");
+}
+
+/// What `ulimit -v` leaves, in kB, does not do: the error says what would, and that does.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_context_that_does_not_fit_is_an_error_that_says_what_would() {
+    let (_folder, model) = edited("llama-int8.bin", |header| {
+        header["metadata"]["max_position_embeddings"] = json!("2147483648");
+    });
+    let run = |ctx: &str| {
+        let script = "ulimit -v 1000000; exec \"$@\"";
+        let mut command = Command::new("sh");
+        command.args([
+            "-c",
+            script,
+            "sh",
+            env!("CARGO_BIN_EXE_torchless"),
+            "generate",
+            "x",
+            "-n",
+            "1",
+            "-t",
+            "1",
+        ]);
+        command.args(["-c", ctx, "-m"]).arg(&model).output().unwrap()
+    };
+    let output = run("1000000000");
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(
+        stderr.starts_with("error: a context of 1000000000 needs ") && stderr.lines().count() == 1,
+        "{stderr}"
+    );
+    let fits = stderr.split_once("up to ").unwrap().1.split_once(' ').unwrap().0;
+    assert!(fits.parse::<usize>().unwrap() > 10_000, "{stderr}");
+    // A little less: what the process takes before it asks is not the same each time.
+    let fewer = (fits.parse::<usize>().unwrap() / 10 * 9).to_string();
+    let output = run(&fewer);
+    assert!(output.status.success(), "{fewer}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// A piece without a row in the embedding is refused when a text needs it, not before.
+#[test]
+fn a_piece_beyond_the_embedding_is_an_error_where_it_is_used() {
+    let (_folder, model) = edited("mistral-f32.bin", |header| {
+        header["tokenizer"]["vocab"]["▁"] = json!(1_000_000);
+    });
+    assert!(torchless().arg("inspect").arg(&model).output().unwrap().status.success());
+    let output = torchless().args(["generate", "z z", "-m"]).arg(&model).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        String::from_utf8(output.stderr)
+            .unwrap()
+            .contains("token id 1000000: this model's vocabulary ends at")
+    );
+}
+
+/// Standard input that ends, or is no text, ends a command that reads it.
+#[test]
+fn stdin_is_read_to_its_end() {
+    let mut command = torchless();
+    command.args(["tokenize", "--stdin", "--json", "-m"]).arg(fixture("mistral-f32.bin"));
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all("the rain".as_bytes()).unwrap();
+    assert!(text_of(child.stdout.take()).starts_with("{\"ids\":[1,"));
+    assert!(wait(&mut child).success());
+}
