@@ -168,13 +168,10 @@ impl<T: CacheElement + Pod> Attention<'_, T> {
         fork(out, features, width, &MatMut::split_cols, &|out, features| {
             let range = 0..out.rows();
             fork(out, range, tokens, &MatMut::split_rows, &|mut out, tokens| {
-                // Pieces may be larger than a tile where there is a single thread.
-                for first in tokens.clone().step_by(tile_queries(self.config) / group) {
-                    let tile = first..tokens.end.min(first + tile_queries(self.config) / group);
-                    self.tile(features.start / width, tile, |token, heads| {
-                        out.row(token - tokens.start).copy_from_slice(heads);
-                    });
-                }
+                let first = tokens.start;
+                self.tile(features.start / width, tokens, |token, heads| {
+                    out.row(token - first).copy_from_slice(heads);
+                });
             });
         });
     }
