@@ -32,7 +32,7 @@ pub struct Args {
     /// Only these instruction sets (comma-separated); the reference is always among them
     #[arg(long, value_delimiter = ',', value_name = "ISA")]
     only: Vec<String>,
-    /// Batched products of every matrix, not only of three: takes a minute
+    /// Batched products of every matrix, not only of three: takes ten minutes, most of them the reference's
     #[arg(long)]
     all: bool,
     /// Seconds to measure each row for
