@@ -91,3 +91,21 @@ fn int8_logits_are_the_same_bits_however_they_are_worked_out() {
         }
     }
 }
+
+/// A Qwen GGUF says that there is a window where the configuration says that it is not used.
+#[test]
+fn a_window_that_qwen_does_not_use_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let (source, path) = (folder.path().join("qwen2.gguf"), folder.path().join("model.bin"));
+    let mut gguf = std::fs::read(fixture("qwen2.gguf")).unwrap();
+    let n_keys = u64::from_le_bytes(gguf[16..24].try_into().unwrap());
+    // The second key makes it 64 bytes, so that the tensors stay aligned.
+    let key = |name: &str| {
+        [&(name.len() as u64).to_le_bytes()[..], name.as_bytes(), &[4, 0, 0, 0, 8, 0, 0, 0]].concat()
+    };
+    gguf.splice(24..24, [key("qwen2.attention.sliding_window"), key("ab")].concat());
+    gguf[16..24].copy_from_slice(&(n_keys + 2).to_le_bytes());
+    std::fs::write(&source, gguf).unwrap();
+    convert(&source, &path, Quant::F32, &mut |_| ControlFlow::Continue(())).unwrap();
+    assert_eq!(Model::open(path).unwrap().config().sliding_window, None);
+}

@@ -432,11 +432,52 @@ fn bench_leaves_out_what_is_zero_and_prints_tables() {
 }
 
 #[test]
+fn pictures_are_drawn_of_what_was_measured() {
+    let folder = tempfile::tempdir().unwrap();
+    let points = |svg: &Path| {
+        let text = std::fs::read_to_string(svg).unwrap();
+        let xml = roxmltree::Document::parse(&text).unwrap();
+        xml.descendants().filter(|node| node.tag_name().name() == "circle").count()
+    };
+    let file = folder.path().join("speed.svg");
+    let args = ["-p", "0", "-n", "2,3", "-d", "0,4,9", "-r", "1", "-t", "1", "--isa", "portable", "--plot"];
+    run("bench", "mistral-int8.bin", &[&args[..], &[file.to_str().unwrap()]].concat());
+    // Six rows, their speeds and their shares.
+    assert_eq!(points(&file), 12);
+
+    let file = folder.path().join("kernels.svg");
+    let args = ["kernels", "attn_scores_f32", "--only", "portable", "--time", "0.001", "--json", "--plot"];
+    let output = torchless(&[&args[..], &[file.to_str().unwrap()]].concat());
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let rows: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
+    // And one that explains them, besides that of the matrices.
+    assert_eq!((rows.len(), points(&file)), (8, 8 + 2));
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2);
+}
+
+#[test]
+fn a_chat_asked_again_answers_otherwise_and_a_seed_is_one_conversation() {
+    let model = fixture("llama-int8.bin");
+    let chat = |seed| {
+        let args = ["chat", "--chat-template", "chatml", "-n", "12", "--json", "--seed", seed, "-m"];
+        let output =
+            torchless_reading(&[&args[..], &[model.to_str().unwrap()]].concat(), "she\n/reset\nshe\n");
+        let stdout = String::from_utf8(output.stdout).unwrap();
+        let replies: Vec<Value> = stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        replies.into_iter().map(|reply| reply["tokens"].clone()).collect::<Vec<_>>()
+    };
+    let replies = chat("3");
+    assert!(replies.len() == 2 && replies[0] != replies[1], "{replies:?}");
+    assert_eq!(chat("3"), replies);
+    assert_eq!(chat("4")[0], replies[1]);
+}
+
+#[test]
 fn what_a_user_can_get_wrong_is_one_line() {
     let model = fixture("mistral-int8.bin");
     let (model, hf, json) = (model.to_str().unwrap(), fixture("mistral-hf"), fixture("mistral.json"));
     let long = "the rain ".repeat(100);
-    let cases: [(&[&str], &str); 15] = [
+    let cases: [(&[&str], &str); 18] = [
         (&["generate", "-m", "no/such.bin", "x"], "no/such.bin: No such file"),
         (&["generate", "-m", hf.to_str().unwrap(), "x"], "torchless convert"),
         (&["generate", "-m", json.to_str().unwrap(), "x"], "not a torchless .bin file"),
@@ -450,6 +491,12 @@ fn what_a_user_can_get_wrong_is_one_line() {
         (&["bench", "-m", model], "pp512 takes 512 positions, and this model has 256"),
         (&["bench", "-m", model, "-p", "8", "-n", "8", "-d", "250"], "pp8 @ d250 takes 258 positions"),
         (&["bench", "-m", model, "--isa", "scalar,mmx"], "unknown instruction set \"mmx\""),
+        (
+            &["bench", "-m", model, "--plot", "no/such/x.svg", "-p", "1"],
+            "no/such/x.svg: its folder does not exist",
+        ),
+        (&["kernels", "--plot", "no/such/x.svg"], "no/such/x.svg: its folder does not exist"),
+        (&["kernels", "gemmm"], "no kernel's name contains \"gemmm\""),
         (&["perplexity", "-m", model, "no/such.txt"], "no/such.txt"),
         (&["perplexity", "-m", model, "--tokens", json.to_str().unwrap()], "is not a token id"),
     ];
@@ -478,6 +525,8 @@ fn wrong_usage_is_exit_code_2() {
         &["bench", "-t", "0"],
         &["bench", "-r", "0"],
         &["bench", "--format", "xml"],
+        &["bench", "--plot", "x.png"],
+        &["kernels", "--plot", "x"],
         &[],
     ] {
         assert_eq!(torchless(args).status.code(), Some(2), "{args:?}");

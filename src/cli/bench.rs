@@ -1,8 +1,10 @@
 //! `torchless bench`: how fast a model runs here, and how near to the memory's limit.
 
+mod plot;
 mod report;
 
 use std::ops::ControlFlow;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Instant;
 
@@ -18,7 +20,9 @@ use torchless::runtime::session::SessionOptions;
 
 use super::machine::{Resident, cpu_name};
 use super::model::{Kv, ModelArgs};
+use super::plot::Picture;
 use super::progress;
+use plot::Plot;
 use report::Report;
 
 /// Measure how many tokens a second the model runs at here
@@ -29,10 +33,11 @@ use report::Report;
 #[command(after_help = "Examples:\n  \
     torchless bench\n  \
     torchless bench -m model.bin -p 0 -n 64 -d 0,4096 -t 1,2\n  \
-    torchless bench --isa avx2,avx512vnni --json\n\n\
-    GB/s is what a generated token must read at the least: all weights, and the keys and values in sight. The last column\n\
-    is its share of what a plain loop on as many threads reads, measured just before the test over the weights themselves\n\
-    (over other memory where a cache could hold them). Prompts are limited by arithmetic; --json and CSV give the two for\n\
+    torchless bench --isa auto,portable --json\n  \
+    torchless bench -p 512 -n 32 -d 0,512,1024,1536 --plot speed.svg\n\n\
+    GB/s is what a generated token must read at the least: all weights, and the keys and values in sight. The last column \
+    is its share of what a plain loop on as many threads reads, measured just before the test over the weights themselves \
+    (over other memory where a cache could hold them). Prompts are limited by arithmetic; --json and CSV give the two for \
     them too, the weights counted once for each 512 tokens.")]
 pub struct Args {
     #[command(flatten)]
@@ -67,6 +72,9 @@ pub struct Args {
     /// Print the rows as a JSON array: --format json
     #[arg(long, conflicts_with = "format")]
     json: bool,
+    /// Also draw them, over the depth where there are several, beside what the memory allows
+    #[arg(long, value_name = "FILE.svg", value_parser = super::plot::path)]
+    plot: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, clap::ValueEnum, PartialEq, Eq)]
@@ -166,6 +174,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         test.check(&model)?;
     }
 
+    let picture = args.plot.as_deref().map(Picture::create).transpose()?;
     let runs = options.len() * tests.len() * (1 + usize::from(args.repeats));
     let mut report = Report::new(if args.json { Format::Json } else { args.format }, &setting, &tests);
     let bar = progress::runs(runs);
@@ -177,7 +186,12 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         }
     }
     bar.finish_and_clear();
-    report.finish()
+    let rows = report.finish()?;
+    if let Some(picture) = picture {
+        let plot = Plot::new(&rows, &setting);
+        picture.write(plot.size(), |area| plot.draw(area))?;
+    }
+    Ok(())
 }
 
 impl Args {

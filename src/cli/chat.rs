@@ -29,7 +29,7 @@ use super::sampling::SamplingArgs;
 #[command(after_help = "Examples:\n  \
     torchless chat\n  \
     torchless chat -m mistral.bin --system \"You answer in rhymes.\" --temp 0.6\n  \
-    printf 'My name is Ada.\\nWhat is my name?\\n' | torchless chat --json | jq -r .text\n\n\
+    printf 'I am Ada.\\nWho am I?\\n' | torchless chat --json | jq -r .text\n\n\
     Commands within: /help /reset /system TEXT /save FILE /load FILE /stats /quit")]
 pub struct Args {
     #[command(flatten)]
@@ -143,6 +143,9 @@ impl Talk<'_> {
         drop(orderly);
         interrupt::forget();
         let reply = reply?;
+        // Other choices for the same question asked again, and still the same conversation for the same first seed.
+        let seed = &mut self.options.sampling.seed;
+        *seed = seed.wrapping_add(1);
         if let Some(error) = failed {
             return Err(error.into());
         }

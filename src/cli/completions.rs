@@ -8,8 +8,8 @@ use super::output::emit;
 /// Print the completions of commands and options for a shell
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  \
-    torchless completions bash > ~/.local/share/bash-completion/completions/torchless\n  \
-    torchless completions fish > ~/.config/fish/completions/torchless.fish\n  \
+    echo 'eval \"$(torchless completions bash)\"' >> ~/.bashrc\n  \
+    echo 'torchless completions fish | source' >> ~/.config/fish/config.fish\n  \
     torchless completions zsh > \"${fpath[1]}/_torchless\"")]
 pub struct Args {
     /// The shell

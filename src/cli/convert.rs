@@ -19,7 +19,7 @@ use super::progress;
     torchless convert ./Mistral-7B-v0.1 mistral.bin\n  \
     torchless convert SmolLM2-135M-Instruct.Q4_1.gguf smol.bin --quant f32\n  \
     torchless convert --synthetic mistral-7b random-7b.bin\n\n\
-    SRC: a folder with config.json, tokenizer.json and safetensors (f32, f16, bf16), or a GGUF\n\
+    SRC: a folder with config.json, tokenizer.json and safetensors (f32, f16, bf16), or a GGUF \
     file of a Llama, Mistral or Qwen model (F32 F16 BF16 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K to Q6_K)."
 )]
 pub struct Args {

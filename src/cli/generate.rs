@@ -25,9 +25,9 @@ use super::sampling::SamplingArgs;
     torchless generate -m mistral.bin -n 200 --temp 0 \"Once upon a time\"\n  \
     torchless generate -f story.txt --stop \"THE END\"\n  \
     torchless generate --json --seed 7 \"A haiku about rain:\" | jq -r .text\n  \
-    torchless generate \"A cat as JSON:\" --json-schema '{\"properties\": {\"name\": {\"type\": \"string\"}}}'\n  \
+    torchless generate \"A cat as JSON:\" -j '{\"type\":\"object\",\"required\":[\"name\"]}'\n  \
     torchless generate \"The sky is\" -n 1 --json --logprobs 5 | jq .logprobs[0].top\n\n\
-    --json gives {prompt_tokens, tokens, text, finish_reason: stop|length|cancelled, timings},\n\
+    --json gives {prompt_tokens, tokens, text, finish_reason: stop|length|cancelled, timings}, \
     --json-lines {token, text} for each token and {finish_reason, timings} at the end.")]
 pub struct Args {
     /// The text to continue; - reads it from stdin

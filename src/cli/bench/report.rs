@@ -50,13 +50,14 @@ impl<'a> Report<'a> {
         Ok(())
     }
 
-    pub fn finish(self) -> anyhow::Result<()> {
+    /// Prints what comes after the rows, and gives them back.
+    pub fn finish(self) -> anyhow::Result<Vec<Row<'a>>> {
         match self.format {
             Format::Md => emit_line(&format!("\n{}", self.footer()))?,
             Format::Json => emit_json(&self.rows)?,
             Format::Csv => (),
         }
-        Ok(())
+        Ok(self.rows)
     }
 
     fn emit_row(&self, row: &Row) -> io::Result<()> {

@@ -105,14 +105,11 @@ fn config(gguf: &Gguf<'_>) -> Result<Config, Malformed> {
         }
     }
     let max_position_embeddings = required("context_length")?;
-    let sliding_window = optional("attention.sliding_window")?.filter(|&window| window > 0);
-    // Qwen's is for some layers only, and llama.cpp leaves it out.
-    let sliding_window = match sliding_window {
-        Some(window) if architecture.starts_with("qwen") && window >= max_position_embeddings => None,
-        Some(_) if architecture.starts_with("qwen") => {
-            return Err(Malformed(format!("a sliding window in a {architecture} model: not supported")));
-        }
-        window => window,
+    // Qwen's configurations name a window and say beside it that it is not used, which GGUF has no key for. llama.cpp and
+    // transformers take these models to have none.
+    let sliding_window = match architecture.starts_with("qwen") {
+        true => None,
+        false => optional("attention.sliding_window")?.filter(|&window| window > 0),
     };
     let tensor = |name: &str| gguf.tensors.iter().find(|tensor| tensor.name == name);
     let embedding =

@@ -1,0 +1,318 @@
+//! What is measured: each kernel on fixed inputs of the shapes that models have.
+
+use half::f16;
+use torchless::bench::bandwidth::read;
+use torchless_kernels::{BLOCK, CacheElement, GROUP, Kernels, MatMut, QMatrix, QuantizedBuf};
+
+/// A kernel on fixed inputs.
+pub struct Case {
+    pub shape: String,
+    /// Multiply-adds of one run, or elements of the vector where a kernel is no product.
+    pub operations: f64,
+    /// Bytes that one run reads or writes, each counted once a pass over it.
+    pub bytes: f64,
+    pub unit: Unit,
+    pub task: Box<dyn Task>,
+}
+
+/// What a kernel's speed is counted in: what limits it.
+#[derive(Clone, Copy)]
+pub enum Unit {
+    Bytes,
+    MultiplyAdds,
+}
+
+impl Unit {
+    /// As it is printed.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Bytes => "GB/s",
+            Self::MultiplyAdds => "GMAC/s",
+        }
+    }
+}
+
+impl Case {
+    /// In 10⁹ of its unit, where a run takes `seconds`.
+    pub fn throughput(&self, seconds: f64) -> f64 {
+        let work = match self.unit {
+            Unit::Bytes => self.bytes,
+            Unit::MultiplyAdds => self.operations,
+        };
+        work * 1e-9 / seconds
+    }
+}
+
+/// What a case runs.
+pub trait Task {
+    /// The plain loop over the same memory that a kernel's speed is held against, where memory is the limit.
+    fn read(&self) -> Option<u64> {
+        None
+    }
+    fn run(&mut self, kernels: Kernels);
+    fn results(&self) -> Vec<f32>;
+}
+
+/// Makes a case when its turn comes: they take memory.
+type MakeCase = Box<dyn Fn() -> Case>;
+
+/// Shapes of a 135M model and of a 7B one, rows × columns.
+const MATRICES: [(usize, usize); 7] =
+    [(576, 576), (1536, 576), (49152, 576), (4096, 4096), (14336, 4096), (4096, 14336), (32000, 4096)];
+
+/// Kernels' names and cases; `all` batched products, or those that take a moment.
+pub fn cases(all: bool) -> Vec<(&'static str, MakeCase)> {
+    let mut cases: Vec<(&'static str, MakeCase)> = Vec::new();
+    for (rows, cols) in MATRICES {
+        cases.push(("gemv_i8", Box::new(move || int8_product(rows, cols, 1))));
+    }
+    let batched =
+        MATRICES.into_iter().filter(|&m| all || [(576, 576), (1536, 576), (4096, 4096)].contains(&m));
+    for (rows, cols) in batched {
+        for tokens in [4, 16, 64, 512] {
+            cases.push(("gemm_i8", Box::new(move || int8_product(rows, cols, tokens))));
+        }
+    }
+    cases.push(("gemv_f32", Box::new(|| f32_product(4096, 4096))));
+    for n in [576, 4096] {
+        vector_cases(n, &mut cases);
+    }
+    cases.push(("attn_softmax", Box::new(|| updating(256, 16, |k, _, x| _ = k.softmax_block(x)))));
+    // The heads that share keys in decode; a tile of tokens in prefill, which widens the cache first.
+    for (queries, head_dim) in [(1, 64), (3, 64), (4, 128), (48, 64)] {
+        macro_rules! attn {
+            ($name:literal, $element:ty, $kernel:ident) => {
+                cases.push(($name, Box::new(move || attention::<$element>(queries, head_dim, $kernel))))
+            };
+        }
+        attn!("attn_scores_f32", f32, scores);
+        attn!("attn_scores_f16", f16, scores);
+        attn!("attn_scores_i8", i8, scores);
+        attn!("attn_accumulate_f32", f32, accumulate);
+        attn!("attn_accumulate_f16", f16, accumulate);
+        attn!("attn_accumulate_i8", i8, accumulate);
+    }
+    cases.push(("argmax", Box::new(|| updating(49152, 12, |k, s, x| x[0] = k.argmax(&s[0]) as f32))));
+    cases
+}
+
+/// Kernels that take a vector or two of `n` values.
+fn vector_cases(n: usize, cases: &mut Vec<(&'static str, MakeCase)>) {
+    cases.push(("quantize", Box::new(move || quantizing(n, 5, |k, s, row| k.quantize(&s[0], row)))));
+    let norm: Quantizing = |k, s, row| k.rms_norm_quantize(&s[0], &s[1], 1e-5, row);
+    cases.push(("rms_norm_quantize", Box::new(move || quantizing(n, 9, norm))));
+    let silu: Quantizing = |k, s, row| k.silu_mul_quantize(&s[0], &s[1], row);
+    cases.push(("silu_mul_quantize", Box::new(move || quantizing(n, 9, silu))));
+    let mut update = |name, bytes, kernel: Updating| {
+        cases.push((name, Box::new(move || updating(n, bytes, kernel))));
+    };
+    update("rms_norm", 20, |k, s, x| k.rms_norm(&s[0], &s[1], 1e-5, x));
+    update("silu_mul", 20, |k, s, x| k.silu_mul(&s[0], &s[1], x));
+    update("rope", 16, |k, s, x| k.rope(x, &s[0][..32], &s[1][..32]));
+    update("add", 20, |k, s, x| k.add(x, &s[1]));
+    update("attn_merge", 20, |k, s, x| k.attn_merge(x, 0.3, &s[1], 0.7));
+}
+
+/// A fixed sequence of values in −1..1.
+fn floats(n: usize, seed: u32) -> Vec<f32> {
+    let mut state = seed;
+    let mut next = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state as i32 >> 8) as f32 / (1 << 23) as f32
+    };
+    (0..n).map(|_| next()).collect()
+}
+
+/// An int8 matrix times some tokens, in panels of 128 rows as the forward pass takes them.
+struct Int8Product {
+    values: Vec<i8>,
+    scales: Vec<f32>,
+    shape: (usize, usize, usize),
+    x: QuantizedBuf,
+    out: Vec<f32>,
+}
+
+fn int8_product(rows: usize, cols: usize, tokens: usize) -> Case {
+    let mut byte = 0u32;
+    let mut next = || {
+        byte = byte.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (byte >> 24) as i8
+    };
+    let values: Vec<i8> = (0..rows * cols).map(|_| next()).collect();
+    let scales = floats(rows * cols / GROUP, 1).iter().map(|x| 127.0 / (x.abs() + 0.1)).collect();
+    let mut x = QuantizedBuf::new(tokens, cols);
+    for t in 0..tokens {
+        let token = floats(cols, t as u32);
+        Kernels::detect().quantize(&token, x.view_mut(tokens).token(t));
+    }
+    let (unit, shape) = match tokens {
+        1 => (Unit::Bytes, format!("{rows}×{cols}")),
+        _ => (Unit::MultiplyAdds, format!("{rows}×{cols}×{tokens}")),
+    };
+    // Weights and activations with their scales; results.
+    let quantized = (rows + tokens) * (cols + 4 * cols / GROUP);
+    let out = vec![0.0; rows * tokens];
+    Case {
+        shape,
+        operations: (rows * cols * tokens) as f64,
+        bytes: (quantized + 4 * rows * tokens) as f64,
+        unit,
+        task: Box::new(Int8Product { values, scales, shape: (rows, cols, tokens), x, out }),
+    }
+}
+
+impl Task for Int8Product {
+    fn read(&self) -> Option<u64> {
+        let (values, scales) = (bytemuck::cast_slice(&self.values), bytemuck::cast_slice(&self.scales));
+        (self.shape.2 == 1).then(|| read(values).wrapping_add(read(scales)))
+    }
+
+    fn run(&mut self, kernels: Kernels) {
+        let (rows, cols, tokens) = self.shape;
+        let w = QMatrix::new(&self.values, &self.scales, rows, cols);
+        for first in (0..rows).step_by(128) {
+            let panel = first..(first + 128).min(rows);
+            let (_, out) = MatMut::new(&mut self.out, tokens, rows).split_cols(first);
+            let (out, _) = out.split_cols(panel.len());
+            kernels.matmul_i8(&w, panel, &self.x.view(tokens), out);
+        }
+    }
+
+    fn results(&self) -> Vec<f32> {
+        self.out.clone()
+    }
+}
+
+struct F32Product {
+    w: Vec<f32>,
+    x: Vec<f32>,
+    out: Vec<f32>,
+}
+
+fn f32_product(rows: usize, cols: usize) -> Case {
+    let task = F32Product { w: floats(rows * cols, 1), x: floats(cols, 2), out: vec![0.0; rows] };
+    Case {
+        shape: format!("{rows}×{cols}"),
+        operations: (rows * cols) as f64,
+        bytes: (4 * (rows * cols + rows + cols)) as f64,
+        unit: Unit::Bytes,
+        task: Box::new(task),
+    }
+}
+
+impl Task for F32Product {
+    fn run(&mut self, kernels: Kernels) {
+        let rows = self.out.len();
+        kernels.matmul_f32(&self.w, &self.x, self.x.len(), MatMut::new(&mut self.out, 1, rows));
+    }
+
+    fn results(&self) -> Vec<f32> {
+        self.out.clone()
+    }
+}
+
+type Quantizing = fn(Kernels, &[Vec<f32>; 2], torchless_kernels::QuantizedRow);
+
+/// A kernel that turns two vectors into quantised values.
+struct QuantizingTask {
+    sources: [Vec<f32>; 2],
+    out: QuantizedBuf,
+    kernel: Quantizing,
+}
+
+/// `bytes` of each element are read or written.
+fn quantizing(n: usize, bytes: usize, kernel: Quantizing) -> Case {
+    let task = QuantizingTask { sources: [floats(n, 1), floats(n, 2)], out: QuantizedBuf::new(1, n), kernel };
+    vector_case(n, bytes, Box::new(task))
+}
+
+fn vector_case(n: usize, bytes: usize, task: Box<dyn Task>) -> Case {
+    let (shape, operations, bytes) = (n.to_string(), n as f64, (n * bytes) as f64);
+    Case { shape, operations, bytes, unit: Unit::Bytes, task }
+}
+
+impl Task for QuantizingTask {
+    fn run(&mut self, kernels: Kernels) {
+        (self.kernel)(kernels, &self.sources, self.out.view_mut(1).token(0));
+    }
+
+    fn results(&self) -> Vec<f32> {
+        let view = self.out.view(1);
+        let integers =
+            view.values().iter().map(|&q| f32::from(q)).chain(view.sums().iter().map(|&s| s as f32));
+        let outliers = view.outliers().iter().flat_map(|o| o.high.map(f32::from));
+        integers.chain(view.scales().iter().copied()).chain(outliers).collect()
+    }
+}
+
+type Updating = fn(Kernels, &[Vec<f32>; 2], &mut [f32]);
+
+/// A kernel that changes a vector, which starts anew as the first source.
+struct UpdatingTask {
+    sources: [Vec<f32>; 2],
+    x: Vec<f32>,
+    kernel: Updating,
+}
+
+/// `bytes` of each element are read or written, 8 of them to start anew.
+fn updating(n: usize, bytes: usize, kernel: Updating) -> Case {
+    let task = UpdatingTask { sources: [floats(n, 1), floats(n, 2)], x: vec![0.0; n], kernel };
+    vector_case(n, bytes, Box::new(task))
+}
+
+impl Task for UpdatingTask {
+    fn run(&mut self, kernels: Kernels) {
+        self.x.copy_from_slice(&self.sources[0]);
+        (self.kernel)(kernels, &self.sources, &mut self.x);
+    }
+
+    fn results(&self) -> Vec<f32> {
+        self.x.clone()
+    }
+}
+
+/// Some queries of one head, and one block of its keys or values.
+struct AttentionTask<T> {
+    cache: Vec<T>,
+    queries: Vec<f32>,
+    scores: Vec<[f32; BLOCK]>,
+    out: Vec<f32>,
+    kernel: fn(Kernels, &mut AttentionTask<T>),
+}
+
+fn attention<T: CacheElement>(
+    queries: usize,
+    head_dim: usize,
+    kernel: fn(Kernels, &mut AttentionTask<T>),
+) -> Case {
+    let mut cache = vec![T::default(); BLOCK * head_dim];
+    Kernels::detect().narrow(&floats(cache.len(), 1), &mut cache);
+    let operations = (queries * cache.len()) as f64;
+    // Keys or values, and of each query a vector and its scores.
+    let bytes = (size_of_val(&cache[..]) + 4 * queries * (head_dim + BLOCK)) as f64;
+    let scores = floats(queries * BLOCK, 2).as_chunks().0.to_vec();
+    let (queries_of, out) = (floats(queries * head_dim, 3), vec![0.0; queries * head_dim]);
+    let shape = format!("{queries}×{head_dim}×{BLOCK}");
+    let task = AttentionTask { cache, queries: queries_of, scores, out, kernel };
+    Case { shape, operations, bytes, unit: Unit::MultiplyAdds, task: Box::new(task) }
+}
+
+fn scores<T: CacheElement>(kernels: Kernels, task: &mut AttentionTask<T>) {
+    kernels.attn_scores(&task.queries, &task.cache, &mut task.scores);
+}
+
+fn accumulate<T: CacheElement>(kernels: Kernels, task: &mut AttentionTask<T>) {
+    let factors = [[0.5; 2]; 64];
+    task.out.fill(0.25);
+    kernels.attn_accumulate(&task.scores, 0, &task.cache, &factors[..task.scores.len()], &mut task.out);
+}
+
+impl<T: CacheElement> Task for AttentionTask<T> {
+    fn run(&mut self, kernels: Kernels) {
+        (self.kernel)(kernels, self);
+    }
+
+    fn results(&self) -> Vec<f32> {
+        self.scores.iter().flatten().chain(&self.out).copied().collect()
+    }
+}
