@@ -4,8 +4,8 @@
     fuzz/mutate.py target/release/torchless --runs 10000 --seed 1
 
 Each run takes one of the fixtures (a .bin file, a GGUF file, a Hugging Face folder), damages it, and puts it through
-`inspect` and `generate -n 1`, sources through `convert` before. A run must end by itself within --seconds, with exit code
-0, 1 or 2, without a panic, with at most one line of error, and below --megabytes of memory. What does not is kept in --keep.
+`inspect`, `generate -n 1` and half the time `chat`, sources through `convert` before. A run must end by itself within
+--seconds, with exit code 0, 1 or 2, without a panic, with at most one line of error, and below --megabytes of memory. What does not is kept in --keep.
 Run number N of a seed is the same on every machine: `--only N` repeats it.
 """
 
@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -33,6 +34,47 @@ INTEGERS = [0, 1, 2, 3, 7, 63, 64, 65, 127, 255, 256, 257, 1000, 4095, 65535, 65
 STRINGS = ["", " ", "0", "-1", "nan", "inf", "-inf", "1e999", "None", "null", "True", "f32", "int8", "f16", "\x1b[2J\n\r\u009b1m",
            "é", "▁", "a b", "\0", "../../etc/passwd", "x" * 70000, "[" * 2000, "{{ 1 }}", "gpt-2", "llama-bpe", "byte_level"]
 FLOATS = [0.0, -0.0, -1.0, float("nan"), float("inf"), float("-inf"), 1e-45, 1e-40, 1e38, 3.4e38, -3.4e38]
+
+# Settings with a meaning, and values that abuse it.
+LOOPS = "{% for a in range(100000) %}{% for b in range(100000) %}x{% endfor %}{% endfor %}"
+DOUBLING = "{% set s = namespace(t='x' * 1000) %}" + "{% set s.t = s.t ~ s.t %}" * 60 + "{{ s.t }}"
+RECURSION = "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}"
+TEMPLATES = [LOOPS, DOUBLING, RECURSION, "{{ 'x' * 10 ** 12 }}", "{{ range(10 ** 12) | list }}", "{{ " + "(" * 5000, "{% if",
+             "{{ messages[0].content }}", "{{ 'a'.join(messages) }}", "{{ strftime_now('%Q%:%9999999999N') }}", "\0\x1b[2J",
+             "{{ '%999999999d' | format(1) }}", "{{ messages | tojson(indent=1000000000) }}", "{{ [1] | batch(0) }}"]
+SCALINGS = [{"type": "yarn", "factor": 4.0}, {"rope_type": "dynamic", "factor": 0}, {"rope_type": "linear", "factor": -2.0},
+            {"rope_type": "linear", "factor": 0}, {"rope_type": "linear", "factor": 1e308}, {"rope_type": "llama3"}, [], "linear",
+            {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 4.0, "high_freq_factor": 4.0,
+             "original_max_position_embeddings": 0},
+            {"rope_type": "llama3", "factor": 1e-300, "low_freq_factor": 0, "high_freq_factor": -1,
+             "original_max_position_embeddings": 2**64}]
+HOSTILE = [("chat_template", TEMPLATES), ("rope_scaling", SCALINGS), ("rope_theta", [0, -1, 1e308, 1e-320, "nan", None]),
+           ("eos_token_id", [-1, 2**32, [0] * 10000, [[2]], "2", 1.5]), ("bos_token_id", [-1, 2**32, [1], "1"]),
+           ("tie_word_embeddings", [True, False, "True", 1, None]), ("sliding_window", [0, -1, 1, 2**30, 2**64, "1"]),
+           ("num_key_value_heads", [0, -1, 3, 2**40]), ("num_hidden_layers", [0, -1, 3, 4096, 2**40]),
+           ("head_dim", [0, -2, 1, 3, 1024, 1026]), ("rms_norm_eps", [0, -1, 1e308, "inf", None]), ("vocab_size", [0, -1, 1, 2**24]),
+           ("quantization_config", [{}, {"quant_method": "gptq", "bits": 4}]), ("hidden_act", ["gelu", None, 1]),
+           ("model_type", ["gpt2", "", None, 7]), ("torch_dtype", ["int4", 3]), ("max_position_embeddings", [0, -1, 1, 2**30, 2**62]),
+           ("added_tokens", [[], [{}], [{"id": 2**40, "content": ""}], [{"id": 0, "content": "x", "special": True}] * 1000]),
+           ("merges", [[], ["a"], ["a b c"], [["a", ""]], ["a a"] * 5000]), ("vocab", [{}, {"": 0}, {"a": -1}, {"a": 2**32 - 1}]),
+           ("normalizer", [None, {"type": "Lowercase"}, {"type": "Sequence", "normalizers": [{}] * 1000}]),
+           ("pre_tokenizer", [None, {"type": "Split", "pattern": {"Regex": "(a*)*b"}, "behavior": "Isolated"}])]
+
+
+def abuse(rng, tree):
+    """Sets one known setting to what it cannot be, wherever it is or might be."""
+    key, values = rng.choice(HOSTILE)
+    places, found = [tree], []
+    while places:
+        node = places.pop()
+        if isinstance(node, dict):
+            places += node.values() if len(node) < 100 else []
+            found += [node] if key in node else []
+    node = rng.choice(found) if found else rng.choice([tree, *(v for v in tree.values() if isinstance(v, dict))])
+    hostile = rng.choice(values)
+    # A .bin file's metadata are strings.
+    as_text = all(isinstance(v, str) for v in node.values()) and not isinstance(hostile, str)
+    node[key] = json.dumps(hostile) if as_text else hostile
 
 
 def integer(rng):
@@ -75,6 +117,9 @@ def pick(rng, tree):
 def damage_json(rng, text):
     """JSON text, damaged in its structure."""
     tree = json.loads(text)
+    if isinstance(tree, dict) and rng.random() < 0.25:
+        abuse(rng, tree)
+        return json.dumps(tree).encode("utf-8", "surrogatepass")[: 2**20]
     for _ in range(rng.choice([1, 1, 1, 2, 4])):
         place = pick(rng, tree)
         if place is None:
@@ -152,7 +197,11 @@ def damage_bytes(rng, data, head):
 def damage_headed(rng, data):
     """A file of a u64 size, that much JSON, and a payload: `.bin` and safetensors."""
     size = struct.unpack_from("<Q", data)[0]
-    how = rng.randrange(10)
+    how = rng.randrange(11)
+    if how == 10:
+        # Numbers of one kind throughout, from some place on.
+        at = rng.randrange((8 + size) // 4, len(data) // 4) * 4
+        return data[:at] + struct.pack("<f", rng.choice(FLOATS)) * ((len(data) - at) // 4)
     if how < 6:
         header = damage_json(rng, data[8 : 8 + size].rstrip(b"\0 "))
         header += b" " * (-(8 + len(header)) % 64)
@@ -212,7 +261,17 @@ def gguf_fields(data):
 
 def damage_gguf(rng, data):
     fields, head = gguf_fields(data)
-    how = rng.randrange(10)
+    how = rng.randrange(12)
+    if how == 10:
+        # A name that is there already, or one that is wanted and then missing.
+        names = re.findall(rb"[a-z][a-z_0-9.]{5,60}", data[:head])
+        old, new = rng.choice(names), rng.choice(names)
+        same = [name for name in names if len(name) == len(old) and name != old]
+        new = rng.choice(same) if same else new[: len(old)].ljust(len(old), b"_")
+        return data.replace(old, new, rng.choice([1, -1]))
+    if how == 11:
+        at = rng.randrange(head, len(data))
+        return data[:at] + bytes([rng.choice([0, 0x7C, 0x7E, 0x7F, 0x80, 0xFF])]) * (len(data) - at)
     if how < 6:
         data = bytearray(data)
         for _ in range(rng.choice([1, 1, 2, 4])):
@@ -250,9 +309,12 @@ class Failure(Exception):
     pass
 
 
-def run(command, args):
-    """Runs one command; returns its exit code and peak memory in megabytes."""
-    with tempfile.TemporaryFile() as err:
+def run(command, args, said=b""):
+    """Runs one command, to which something is said; returns its exit code and peak memory in megabytes."""
+    with tempfile.TemporaryFile() as err, tempfile.TemporaryFile() as stdin:
+        stdin.write(said)
+        stdin.seek(0)
+
         def limits():
             # An allocation beyond this fails, and what does not expect that aborts.
             size = args.address_space * 2**20
@@ -260,7 +322,7 @@ def run(command, args):
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
         start = time.monotonic()
-        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=err, preexec_fn=limits,
+        child = subprocess.Popen(command, stdin=stdin, stdout=subprocess.DEVNULL, stderr=err, preexec_fn=limits,
                                  env={"PATH": os.environ["PATH"], "HOME": "/nonexistent"})
         signal.setitimer(signal.ITIMER_REAL, args.seconds)
         try:
@@ -309,8 +371,8 @@ def one(number, args, work):
     results = []
     program = args.torchless
 
-    def step(*command):
-        results.append(run([program, *map(str, command)], args))
+    def step(*command, said=b""):
+        results.append(run([program, *map(str, command)], args, said))
         return results[-1][0]
 
     bin_file = model
@@ -327,6 +389,9 @@ def one(number, args, work):
     opened = step("inspect", bin_file, *rng.choice([[], ["--json"]])) == 0
     if kind != "bin" and not opened:
         raise Failure(f"what convert wrote cannot be opened: {results[-1][3]}")
+    if rng.random() < 0.5:
+        template = rng.choice([[], [], ["--chat-template", "chatml"]])
+        step("chat", "-m", bin_file, "-n", 2, *template, said="the rain <s> é\nthe sun\n".encode())
     step("generate", "-m", bin_file, "-n", 1, *rng.choice([[], ["--temp", 0], ["--json"], ["--special"]]), "the rain <s> é")
     return kind, results
 

@@ -56,11 +56,25 @@
 //! Conversations are in [`chat`], converting other formats in [`format::convert`], the arithmetic alone in [`kernels`].
 
 #![deny(unsafe_code)]
+// What comes from outside is an error value; what cannot happen says why. Sums that overflow panic in every build, and
+// `format/`, where the sizes come from, checks them.
+#![warn(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unreachable,
+    clippy::indexing_slicing
+)]
 
 pub mod bench;
 pub mod chat;
 pub mod error;
 pub mod format;
+#[allow(
+    clippy::indexing_slicing,
+    clippy::expect_used,
+    reason = "sizes of a configuration that was checked, and tensors of those sizes"
+)]
 pub mod model;
 pub mod perplexity;
 pub mod pull;

@@ -1,5 +1,12 @@
 //! The `torchless` command.
 
+#![warn(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unreachable,
+    clippy::indexing_slicing
+)]
 // They panic where stdout or stderr is closed: `cli::output` does not.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 

@@ -14,6 +14,7 @@ pub fn log_probability(logits: &[f32], id: u32) -> f64 {
 }
 
 /// [`log_probability`] for several tokens.
+#[expect(clippy::indexing_slicing, reason = "callers check the ids")]
 pub(crate) fn log_probabilities(logits: &[f32]) -> impl Fn(u32) -> f64 {
     let max = logits.iter().fold(f32::NEG_INFINITY, |max, &l| max.max(l));
     let sum: f64 = logits.iter().map(|l| f64::from(scalar::exp(l - max))).sum();

@@ -86,7 +86,11 @@ fn text_of(stream: Option<impl Read>) -> String {
 }
 
 fn interrupt(child: &Child) {
-    kill_process(Pid::from_child(child), Signal::INT).unwrap();
+    signal(child, Signal::INT);
+}
+
+fn signal(child: &Child, signal: Signal) {
+    kill_process(Pid::from_child(child), signal).unwrap();
 }
 
 #[test]
@@ -137,6 +141,65 @@ fn ctrl_c_stops_an_answer_and_not_the_chat() {
     drop(stdin);
     assert!(text_of(child.stderr.take()).contains("last turn:"));
     assert_eq!(wait(&mut child).code(), Some(0));
+}
+
+/// The system's request to end is for the program, not for the answer, whose end is orderly nevertheless.
+#[test]
+fn termination_ends_a_chat() {
+    let (_folder, model) = endless();
+    for sent in [Signal::TERM, Signal::HUP] {
+        let mut command = torchless();
+        command
+            .args(["chat", "--chat-template", "chatml", "--ctx", "100000000", "-l", "2-inf", "-m"])
+            .arg(&model);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = command.spawn().unwrap();
+        let (mut stdin, mut stdout) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+        stdin.write_all(b"she\n/stats\nshe\n").unwrap();
+        stdout.read_exact(&mut [0; 20]).unwrap();
+        signal(&child, sent);
+        let mut rest = Vec::new();
+        stdout.read_to_end(&mut rest).unwrap();
+        assert!(rest.ends_with(b"\n"));
+        assert_eq!(wait(&mut child).code(), Some(128 + sent.as_raw()));
+    }
+}
+
+#[test]
+fn termination_ends_a_chat_that_waits() {
+    let mut command = torchless();
+    command.args(["chat", "--chat-template", "chatml", "-n", "1", "-m"]).arg(fixture("mistral-int8.bin"));
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    child.stdin.as_mut().unwrap().write_all(b"she\n").unwrap();
+    child.stdout.as_mut().unwrap().read_exact(&mut [0; 1]).unwrap();
+    thread::sleep(Duration::from_millis(200));
+    signal(&child, Signal::TERM);
+    assert_eq!(wait(&mut child).code(), Some(143));
+}
+
+/// What `nohup` asks for: the terminal may go away.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_hangup_that_is_ignored_stays_so() {
+    let (_folder, model) = endless();
+    let mut command = Command::new("sh");
+    command.args([
+        "-c",
+        "trap '' HUP; exec \"$@\"",
+        "sh",
+        env!("CARGO_BIN_EXE_torchless"),
+        "generate",
+        "she",
+    ]);
+    command.args(["-n", "100000000", "--ignore-eos", "-m"]).arg(model);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut stdout = child.stdout.take().unwrap();
+    stdout.read_exact(&mut [0; 20]).unwrap();
+    signal(&child, Signal::HUP);
+    stdout.read_exact(&mut [0; 100_000]).unwrap();
+    signal(&child, Signal::TERM);
+    stdout.read_to_end(&mut Vec::new()).unwrap();
+    assert_eq!(wait(&mut child).code(), Some(143));
 }
 
 /// Work that has nothing to end in an orderly way ends at once.
@@ -241,26 +304,63 @@ fn bytes_that_are_not_text_are_refused() {
     one_line(command.output().unwrap(), 1);
 }
 
-/// Runs a command on a terminal of its own and returns all that it would show.
-fn on_a_terminal(mut command: Command) -> String {
+/// A terminal, after the end that shows it.
+fn terminal() -> (File, File) {
     let controller = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
     grantpt(&controller).unwrap();
     unlockpt(&controller).unwrap();
     let name = ptsname(&controller, Vec::new()).unwrap();
     let terminal = File::options().read(true).write(true).open(OsStr::from_bytes(name.to_bytes())).unwrap();
+    (controller.into(), terminal)
+}
+
+/// Runs a command on a terminal of its own and returns all that it would show.
+fn on_a_terminal(mut command: Command) -> String {
+    let (mut controller, terminal) = terminal();
     command.stdout(terminal.try_clone().unwrap()).stderr(terminal);
     let mut child = command.spawn().unwrap();
     drop(command);
     let reader = thread::spawn(move || {
         let (mut shown, mut buffer) = (Vec::new(), [0; 4096]);
         // The end of a terminal is an error on Linux.
-        while let Ok(n @ 1..) = File::from(controller.try_clone().unwrap()).read(&mut buffer) {
+        while let Ok(n @ 1..) = controller.read(&mut buffer) {
             shown.extend_from_slice(&buffer[..n]);
         }
         shown
     });
     assert!(wait(&mut child).success());
     String::from_utf8(reader.join().unwrap()).unwrap()
+}
+
+/// The line editor changes how the terminal behaves: whatever ends the program, the shell gets it back as it was.
+#[cfg(target_os = "linux")]
+#[test]
+fn termination_leaves_the_terminal_as_it_was() {
+    use rustix::termios::{LocalModes, tcgetattr};
+
+    let (mut controller, terminal) = terminal();
+    let before = tcgetattr(&terminal).unwrap();
+    // A session of its own, whose terminal this is.
+    let mut command = Command::new("setsid");
+    command.args(["--ctty", env!("CARGO_BIN_EXE_torchless"), "chat", "--chat-template", "chatml", "-m"]);
+    command.arg(fixture("mistral-int8.bin")).env("TERM", "xterm").env("HOME", "/nonexistent");
+    command.env_remove("XDG_STATE_HOME").stdin(terminal.try_clone().unwrap());
+    command.stdout(terminal.try_clone().unwrap()).stderr(terminal.try_clone().unwrap());
+    let mut child = command.spawn().unwrap();
+    let mut shown = Vec::new();
+    while !String::from_utf8_lossy(&shown).contains(">>> ") {
+        let mut buffer = [0; 4096];
+        let n = controller.read(&mut buffer).unwrap();
+        shown.extend_from_slice(&buffer[..n]);
+        assert!(shown.len() < 10_000, "{}", String::from_utf8_lossy(&shown));
+    }
+    let during = tcgetattr(&terminal).unwrap();
+    assert!(
+        before.local_modes.contains(LocalModes::ICANON) && !during.local_modes.contains(LocalModes::ICANON)
+    );
+    signal(&child, Signal::TERM);
+    assert_eq!(wait(&mut child).code(), Some(143));
+    assert_eq!(tcgetattr(&terminal).unwrap().local_modes, before.local_modes);
 }
 
 /// The same without what is not the command's text: the terminal itself puts a carriage return before every line feed, and

@@ -1,63 +1,234 @@
-//! Any activations and weights: quantising and multiplying gives the scalar reference's bits with every instruction set.
+//! Any floats, weights and shapes: each kernel gives the scalar reference's bits with every instruction set, and reads and
+//! writes nothing beyond its slices. An input is one kernel with one instruction set, and small: many are tried that way.
 #![no_main]
 
+use std::sync::LazyLock;
+
 use arbitrary::Arbitrary;
-use torchless::kernels::{GROUP, Isa, Kernels, MatMut, QMatrix, QuantizedBuf};
+use torchless::kernels::half::f16;
+use torchless::kernels::{
+    BLOCK, CacheElement, GROUP, Isa, Kernels, MatMut, QMatrix, QuantizedBuf, QuantizedRow,
+};
 
 #[derive(Arbitrary, Debug)]
 struct Input<'a> {
-    tokens: u8,
-    rows: u8,
-    cols: u8,
-    /// Bits of the activations, or of their exponents where that is more than f32 carries without overflow.
-    activations: Vec<u32>,
-    any_bits: bool,
-    scales: Vec<u16>,
-    weights: &'a [u8],
+    family: Family,
+    isa: u8,
+    shape: [u8; 3],
+    numbers: Numbers,
+    pool: &'a [u8],
 }
 
-/// Quantises and multiplies: the quantised activations, their scales' bits, and the products' bits.
-fn run(isa: Isa, x: &[f32], tokens: usize, w: &QMatrix) -> (Vec<i8>, Vec<u32>, Vec<u32>) {
-    let kernels = Kernels::new(isa).expect("it is available");
-    let (rows, cols) = (w.rows(), w.cols());
-    let mut buffer = QuantizedBuf::new(tokens, cols);
-    for (t, x) in x.chunks_exact(cols).enumerate() {
-        kernels.quantize(x, buffer.view_mut(tokens).token(t));
+#[derive(Arbitrary, Clone, Copy, Debug)]
+enum Family {
+    Quantize,
+    RmsNorm,
+    SiluMul,
+    Rope,
+    Elementwise,
+    Argmax,
+    SoftmaxBlock,
+    Attention(Element),
+    MatmulF32,
+    MatmulI8,
+}
+
+#[derive(Arbitrary, Clone, Copy, Debug)]
+enum Element {
+    F32,
+    F16,
+    I8,
+}
+
+/// How the pool becomes numbers, over and over where it is short.
+#[derive(Arbitrary, Clone, Copy, Debug)]
+enum Numbers {
+    /// The bits of floats.
+    Bits,
+    /// Integers between −8 and 8, in steps of 2⁻²⁸.
+    Plain,
+    /// Pseudo-random plain numbers, one in 16 of which is the pool's bits.
+    Sparse,
+}
+
+/// The reference, and what is compared with it.
+static KERNELS: LazyLock<(Kernels, Vec<Kernels>)> = LazyLock::new(|| {
+    let mut all = Isa::ALL.into_iter().filter_map(|isa| Kernels::new(isa).ok());
+    (all.next().expect("every CPU has the reference"), all.collect())
+});
+
+impl Input<'_> {
+    /// Number `i` of the pool.
+    fn word(&self, i: usize) -> u32 {
+        match self.pool.len() {
+            0 => 0,
+            n => u32::from_le_bytes([0, 1, 2, 3].map(|k| self.pool[(4 * i + k) % n])),
+        }
     }
-    let quantized = buffer.view(tokens);
-    let mut out = vec![0.0f32; tokens * rows];
-    kernels.matmul_i8(w, 0..rows, &quantized, MatMut::new(&mut out, tokens, rows));
-    let values = (0..tokens).flat_map(|t| quantized.token_values(t).to_vec()).collect();
-    let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect();
-    (values, bits(quantized.scales()), bits(&out))
+
+    /// `n` floats, others for each `salt`.
+    fn floats(&self, n: usize, salt: usize) -> Vec<f32> {
+        let plain = |bits: u32| bits as i32 as f32 / (1 << 28) as f32;
+        let one = |i: usize| {
+            let word = self.word(i);
+            match self.numbers {
+                Numbers::Bits => f32::from_bits(word),
+                Numbers::Plain => plain(word),
+                Numbers::Sparse => match (word ^ i as u32).wrapping_mul(0x9e37_79b1) {
+                    hash if hash >> 28 == 0 => f32::from_bits(word),
+                    hash => plain(hash),
+                },
+            }
+        };
+        (0..n).map(|i| one(i + 1009 * salt)).collect()
+    }
+
+    /// Up to 300, mostly near the whole groups.
+    fn len(&self) -> usize {
+        usize::from(self.shape[0]) + usize::from(self.shape[1] % 46)
+    }
+}
+
+/// What a kernel wrote; NaNs are equal whatever their payload.
+#[derive(Debug, Default, PartialEq)]
+struct Out(Vec<u32>);
+
+impl Out {
+    fn floats(mut self, values: &[f32]) -> Self {
+        self.0.extend(values.iter().map(|v| if v.is_nan() { f32::NAN } else { *v }.to_bits()));
+        self
+    }
+
+    fn integers(mut self, values: impl IntoIterator<Item = impl Into<i64>>) -> Self {
+        self.0.extend(values.into_iter().map(|v| v.into() as u32));
+        self
+    }
+
+    /// What `f` makes of `x`.
+    fn updated(self, x: &[f32], f: impl FnOnce(&mut [f32])) -> Self {
+        let mut x = x.to_vec();
+        f(&mut x);
+        self.floats(&x)
+    }
+
+    /// What `f` makes of one token of `n` values.
+    fn quantized(self, n: usize, f: impl FnOnce(QuantizedRow)) -> Self {
+        let mut buffer = QuantizedBuf::new(1, n);
+        f(buffer.view_mut(1).token(0));
+        let view = buffer.view(1);
+        let outliers = view.outliers().iter();
+        self.integers(view.values().iter().copied())
+            .floats(view.scales())
+            .integers(view.sums().iter().copied())
+            .integers(outliers.clone().flat_map(|outlier| outlier.high))
+            .integers(outliers.map(|outlier| outlier.quad))
+    }
+}
+
+fn run(k: Kernels, input: &Input) -> Out {
+    let out = Out::default();
+    let n = input.len();
+    let [x, y] = [0, 1].map(|salt| input.floats(n, salt));
+    match input.family {
+        Family::Quantize => out.quantized(n, |row| k.quantize(&x, row)),
+        Family::RmsNorm => out
+            .updated(&x, |out| k.rms_norm(&x, &y, 1e-5, out))
+            .quantized(n, |row| k.rms_norm_quantize(&x, &y, 1e-5, row)),
+        Family::SiluMul => out
+            .updated(&x, |out| k.silu_mul(&x, &y, out))
+            .quantized(n, |row| k.silu_mul_quantize(&x, &y, row)),
+        Family::Rope => {
+            let (heads, half) = (usize::from(input.shape[0] % 4), usize::from(input.shape[1] % 70) + 1);
+            let (x, angles) = (input.floats(heads * 2 * half, 0), input.floats(2 * half, 1));
+            out.updated(&x, |x| k.rope(x, &angles[..half], &angles[half..]))
+        }
+        Family::Elementwise => elementwise(k, &x, &y),
+        Family::Argmax => out.integers([k.argmax(&x) as i64]),
+        Family::SoftmaxBlock => {
+            let mut x = x;
+            let (max, sum) = k.softmax_block(&mut x);
+            out.floats(&x).floats(&[max, sum])
+        }
+        Family::Attention(Element::F32) => attention::<f32>(k, input),
+        Family::Attention(Element::F16) => attention::<f16>(k, input),
+        Family::Attention(Element::I8) => attention::<i8>(k, input),
+        Family::MatmulF32 => {
+            let (tokens, rows, cols) = matrix(input);
+            let (w, x) = (input.floats(rows * cols, 0), input.floats(tokens * cols, 1));
+            out.updated(&vec![0.0; tokens * rows], |out| {
+                k.matmul_f32(&w, &x, cols, MatMut::new(out, tokens, rows));
+            })
+        }
+        Family::MatmulI8 => matmul_i8(k, input),
+    }
+}
+
+fn elementwise(k: Kernels, x: &[f32], y: &[f32]) -> Out {
+    let (mut half, mut byte) = (vec![f16::ZERO; x.len()], vec![0i8; x.len()]);
+    k.narrow(x, &mut half);
+    let scale = k.narrow(x, &mut byte);
+    let half: Vec<f32> = half.iter().map(|h| h.to_f32()).collect();
+    Out::default()
+        .updated(x, |x| k.add(x, y))
+        .updated(x, |x| k.mul(x, y))
+        .updated(x, |x| k.scale(x, 0.7))
+        .updated(x, |x| k.attn_merge(x, 0.3, y, 1.7))
+        .floats(&half)
+        .integers(byte)
+        .floats(&[scale])
+}
+
+/// The scores of a few queries with the keys that fill whole columns, and the weighted values of all positions.
+fn attention<T: CacheElement>(k: Kernels, input: &Input) -> Out {
+    let [queries, head_dim, positions] = input.shape.map(usize::from);
+    let (queries, head_dim, positions) = (queries % 6 + 1, head_dim % 70 + 1, positions % (BLOCK + 1));
+    let (q, p) = (input.floats(queries * head_dim, 0), input.floats(queries * BLOCK, 1));
+    let cache = input.floats(positions * head_dim, 2);
+    let mut narrow = vec![T::default(); cache.len()];
+    k.narrow(&cache, &mut narrow);
+    let (p, columns) = (p.as_chunks::<BLOCK>().0, positions / 16 * 16);
+    let mut scores = vec![[0.5; BLOCK]; queries];
+    k.attn_scores(&q, &narrow[..columns * head_dim], &mut scores);
+    let factors: Vec<_> = (0..queries).map(|i| [0.7 + i as f32, 1.3]).collect();
+    let first = (BLOCK - positions).min(7);
+    Out::default()
+        .floats(scores.as_flattened())
+        .updated(&q, |out| k.attn_accumulate(p, first, &narrow, &factors, out))
+        .updated(&cache, |out| k.widen(&narrow, out))
+}
+
+/// Tokens, rows and columns of a product of no more than 2¹⁵ multiplications.
+fn matrix(input: &Input) -> (usize, usize, usize) {
+    let [tokens, rows, cols] = input.shape.map(usize::from);
+    let (tokens, rows) = (tokens % 14, rows % 40);
+    // Whole groups, and rows that begin within one.
+    let cols = if cols < 128 { cols % 5 * GROUP } else { cols };
+    (tokens, rows, cols.min((1 << 15) / (tokens * rows).max(1)))
+}
+
+fn matmul_i8(k: Kernels, input: &Input) -> Out {
+    let (tokens, rows, cols) = matrix(input);
+    let mut x = QuantizedBuf::new(tokens, cols);
+    for t in 0..tokens {
+        k.quantize(&input.floats(cols, t), x.view_mut(tokens).token(t));
+    }
+    let weights: Vec<i8> = (0..rows * cols).map(|i| input.word(i) as i8).collect();
+    let scales = input.floats((rows * cols).div_ceil(GROUP), 3);
+    let w = QMatrix::new(&weights, &scales, rows, cols);
+    let first = rows.min(1);
+    Out::default()
+        .updated(&vec![0.0; tokens * (rows - first)], |out| {
+            k.matmul_i8(&w, first..rows, &x.view(tokens), MatMut::new(out, tokens, rows - first));
+        })
+        .updated(&vec![0.0; cols * first], |out| match first {
+            0 => {}
+            _ => k.dequantize_row(&w, 0, out),
+        })
 }
 
 libfuzzer_sys::fuzz_target!(|input: Input| {
-    let (tokens, rows) = (usize::from(input.tokens % 14) + 1, usize::from(input.rows % 40) + 1);
-    // Whole groups, and rows that begin within one.
-    let cols =
-        if input.cols < 128 { (usize::from(input.cols) % 4 + 1) * GROUP } else { usize::from(input.cols) };
-    let pick = |i: usize| input.activations.get(i % input.activations.len().max(1)).copied().unwrap_or(0);
-    let activation = |i: usize| match input.any_bits {
-        true => f32::from_bits(pick(i)),
-        false => (pick(i) as i32 as f32) * 1e-6,
-    };
-    let x: Vec<f32> = (0..tokens * cols).map(activation).collect();
-    let weight = |i: usize| input.weights.get(i % input.weights.len().max(1)).copied().unwrap_or(0) as i8;
-    let weights: Vec<i8> = (0..rows * cols).map(weight).collect();
-    let scale = |i: usize| match input.scales.get(i % input.scales.len().max(1)) {
-        Some(&u16::MAX) => f32::INFINITY,
-        Some(&s) => f32::from(s) + 0.5,
-        None => 1.0,
-    };
-    let scales: Vec<f32> = (0..(rows * cols).div_ceil(GROUP)).map(scale).collect();
-    let w = QMatrix::new(&weights, &scales, rows, cols);
-    let expected = run(Isa::Scalar, &x, tokens, &w);
-    for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
-        let found = run(isa, &x, tokens, &w);
-        // What NaN and infinity become is not promised; that nothing breaks is.
-        if x.iter().all(|v| v.abs() < 1e30) {
-            assert!(found == expected, "{isa:?}: {tokens} tokens, {rows} x {cols}");
-        }
-    }
+    let (reference, others) = &*KERNELS;
+    let kernels = others[usize::from(input.isa) % others.len()];
+    let (found, expected) = (run(kernels, &input), run(*reference, &input));
+    assert!(found == expected, "{}: {found:?}, and not {expected:?}", kernels.isa());
 });

@@ -27,7 +27,7 @@ pub fn memory_bandwidth(model: &Model, threads: usize) -> Result<f64, Error> {
     let weights = model.file().contents();
     let other;
     let bytes = if weights.len() >= LEAST {
-        &weights[..weights.len().min(MOST)]
+        weights.get(..MOST).unwrap_or(weights)
     } else {
         other = vec![1u8; 2 * LEAST];
         &other[..]

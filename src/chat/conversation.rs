@@ -143,7 +143,7 @@ impl<'m> Chat<'m> {
             (keep, known) = (0, 0);
         }
         self.cached.truncate(keep);
-        let prompt_tokens = tokens[known..].to_vec();
+        let prompt_tokens: Vec<u32> = tokens.into_iter().skip(known).collect();
         let context = [&self.cached[..], &prompt_tokens].concat();
         self.check_room(context.len())?;
         let start = Instant::now();
@@ -199,13 +199,13 @@ impl<'m> Chat<'m> {
 
     /// Feeds all but the last chunk of `context`.
     fn feed_beginning(&mut self, context: &[u32]) -> Result<ControlFlow<()>, Error> {
-        let (start, total) = (self.cached.len(), context.len() - self.cached.len());
-        let chunk = self.session.chunk();
-        while context.len() - self.cached.len() > chunk {
-            let piece = &context[self.cached.len()..][..chunk];
+        let mut rest = context.get(self.cached.len()..).unwrap_or_default();
+        let (chunk, total) = (self.session.chunk(), rest.len());
+        while let Some((piece, after)) = rest.split_at_checked(chunk).filter(|(_, after)| !after.is_empty()) {
             self.session.feed(piece)?;
             self.cached.extend(piece);
-            if (self.on_prompt)(self.cached.len() - start, total).is_break() {
+            rest = after;
+            if (self.on_prompt)(total - rest.len(), total).is_break() {
                 return Ok(ControlFlow::Break(()));
             }
         }
@@ -261,7 +261,7 @@ fn same_text(tokenizer: &Tokenizer, old: &[u32], new: &[u32]) -> (usize, usize) 
             *at += 1;
         }
         let n = left.len().min(right.len());
-        if left[..n] != right[..n] {
+        if left.iter().zip(&right).any(|(a, b)| a != b) {
             return common;
         }
         left.drain(..n);

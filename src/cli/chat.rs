@@ -100,6 +100,9 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             }
             result => result?,
         }
+        if interrupt::happened() {
+            break;
+        }
     }
     Ok(())
 }
@@ -129,6 +132,7 @@ struct Talk<'m> {
 
 impl Talk<'_> {
     /// Says something, and shows the answer as it comes.
+    #[expect(clippy::indexing_slicing, reason = "indexing is how a JSON object gets a member")]
     fn turn(&mut self, text: &str) -> anyhow::Result<()> {
         let mut failed: Option<io::Error> = None;
         let quiet = self.json;
@@ -141,7 +145,7 @@ impl Talk<'_> {
             interrupt::check()
         });
         drop(orderly);
-        interrupt::forget();
+        interrupt::forget_ctrl_c();
         let reply = reply?;
         // Other choices for the same question asked again, and still the same conversation for the same first seed.
         let seed = &mut self.options.sampling.seed;

@@ -71,6 +71,7 @@ pub struct Args {
     run: RunArgs,
 }
 
+#[expect(clippy::indexing_slicing, reason = "indexing is how a JSON object gets a member")]
 pub fn run(args: Args) -> anyhow::Result<()> {
     let grammar = args.sampling.grammar()?;
     let sampling = args.sampling.settings()?;

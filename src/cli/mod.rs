@@ -1,7 +1,5 @@
 //! The command line: one file a subcommand. Results go to stdout, everything else to stderr.
 
-#![warn(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
 mod bench;
 mod chat;
 mod completions;
@@ -10,6 +8,7 @@ mod generate;
 mod input;
 mod inspect;
 mod interrupt;
+#[allow(clippy::indexing_slicing, reason = "shapes of its own making")]
 mod kernels;
 mod machine;
 mod man;
@@ -47,7 +46,7 @@ use torchless::kernels::{Isa, Kernels};
         torchless convert ./Mistral-7B-v0.1 mistral.bin\n  \
         torchless mistral.bin \"Once upon a time\" --debug\n\n\
         Results go to stdout, everything else to stderr; --json gives results for machines.\n\
-        Exit codes: 0 good, 1 the operation failed, 2 wrong usage, 130 interrupted."
+        Exit codes: 0 good, 1 the operation failed, 2 wrong usage, 130 interrupted, 143 terminated."
 )]
 struct Cli {
     #[command(subcommand)]
@@ -100,13 +99,12 @@ pub fn main() -> ExitCode {
         Command::Man(args) => man::run(&args, Cli::command()),
     };
     match result {
-        Ok(()) if interrupt::happened() => ExitCode::from(interrupt::EXIT_CODE),
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => ExitCode::from(interrupt::exit_code()),
         // Whoever read our output has seen enough (`torchless … | head -1`).
         Err(e) if is_broken_pipe(&e) => ExitCode::SUCCESS,
         Err(e) => {
             output::note(format_args!("error: {}", output::one_line(&format!("{e:#}"))));
-            if interrupt::happened() { ExitCode::from(interrupt::EXIT_CODE) } else { ExitCode::FAILURE }
+            if interrupt::happened() { ExitCode::from(interrupt::exit_code()) } else { ExitCode::FAILURE }
         }
     }
 }

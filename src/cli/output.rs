@@ -77,11 +77,10 @@ pub fn one_line(text: &str) -> String {
 
 /// A number of bytes as people read it: `135.2 MB`.
 pub fn bytes(n: usize) -> String {
-    const UNITS: [&str; 5] = ["B", "kB", "MB", "GB", "TB"];
-    let power = (n.max(1).ilog10() / 3).min(UNITS.len() as u32 - 1);
-    match power {
-        0 => format!("{n} B"),
-        _ => format!("{:.1} {}", n as f64 / 1000f64.powi(power as i32), UNITS[power as usize]),
+    const UNITS: [(&str, f64); 4] = [("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)];
+    match UNITS.iter().find(|(_, size)| n as f64 >= *size) {
+        Some((unit, size)) => format!("{:.1} {unit}", n as f64 / size),
+        None => format!("{n} B"),
     }
 }
 

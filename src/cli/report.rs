@@ -16,6 +16,7 @@ pub fn generated(prompt: &[u32], result: &Generated) -> Value {
 }
 
 /// The line `generate --json-lines` prints for a token.
+#[expect(clippy::indexing_slicing, reason = "indexing is how a JSON object gets a member")]
 pub fn piece(piece: &Piece, tokenizer: &Tokenizer) -> Value {
     let mut object = json!({"token": piece.token, "text": piece.text});
     if let Some(logprobs) = logprobs(piece, tokenizer) {
@@ -25,6 +26,7 @@ pub fn piece(piece: &Piece, tokenizer: &Tokenizer) -> Value {
 }
 
 /// How probable a token was, where that was asked for.
+#[expect(clippy::indexing_slicing, reason = "indexing is how a JSON object gets a member")]
 pub fn logprobs(piece: &Piece, tokenizer: &Tokenizer) -> Option<Value> {
     let entry = |id, logprob| json!({"token": id, "piece": tokenizer.piece(id), "logprob": logprob});
     let logprobs = piece.logprobs.as_ref()?;

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use super::grammar::{Constraint, Grammar};
-use super::sampler::{Sampler, Sampling};
+use super::sampler::{Sampler, Sampling, keep_best};
 use super::session::Session;
 use super::stop::StopFilter;
 use crate::Error;
@@ -280,11 +280,19 @@ impl Iterator for Generation<'_, '_> {
 
 impl Generation<'_, '_> {
     /// The tokens chosen so far.
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "the history holds the prompt and what was fed, and only grows"
+    )]
     pub fn tokens(&self) -> &[u32] {
         &self.history[self.prompt..]
     }
 
     /// Tokens of the prompt and the answer that the session holds.
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "the history holds the prompt and what was fed, and only grows"
+    )]
     pub(crate) fn fed(&self) -> &[u32] {
         &self.history[..self.fed]
     }
@@ -304,6 +312,10 @@ impl Generation<'_, '_> {
         }
     }
 
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "the history holds the prompt and what was fed, and only grows"
+    )]
     fn step(&mut self) -> Result<Option<Piece>, Error> {
         let kernels = self.session.kernels();
         let start = *self.start.get_or_insert_with(Instant::now);
@@ -372,14 +384,8 @@ impl Generation<'_, '_> {
 impl Logprobs {
     fn new(logits: &[f32], token: u32, n: usize) -> Self {
         let logprob = log_probabilities(logits);
-        let mut ids: Vec<u32> = (0..logits.len() as u32).collect();
-        let better = |a: &u32, b: &u32| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b));
-        let n = n.min(ids.len());
-        if n > 0 && n < ids.len() {
-            ids.select_nth_unstable_by(n - 1, better);
-        }
-        ids.truncate(n);
-        ids.sort_unstable_by(better);
-        Self { chosen: logprob(token), top: ids.into_iter().map(|id| (id, logprob(id))).collect() }
+        let mut best: Vec<(u32, f32)> = (0..).zip(logits.iter().copied()).collect();
+        keep_best(&mut best, n);
+        Self { chosen: logprob(token), top: best.into_iter().map(|(id, _)| (id, logprob(id))).collect() }
     }
 }

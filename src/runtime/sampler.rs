@@ -78,7 +78,9 @@ impl Sampler {
 
     fn bias(&mut self) -> Result<(), Error> {
         for &(token, bias) in &self.settings.logit_bias {
-            self.logits[token as usize] += bias;
+            if let Some(logit) = self.logits.get_mut(token as usize) {
+                *logit += bias;
+            }
         }
         let forbids = self.settings.logit_bias.iter().any(|(_, bias)| *bias == f32::NEG_INFINITY);
         if forbids && self.logits.iter().all(|&logit| logit == f32::NEG_INFINITY) {
@@ -93,17 +95,23 @@ impl Sampler {
         if (repeat_penalty, frequency_penalty, presence_penalty) == (1.0, 0.0, 0.0) {
             return;
         }
-        let recent = &recent[recent.len().saturating_sub(repeat_last_n)..];
+        let (_, recent) = recent.split_at(recent.len().saturating_sub(repeat_last_n));
         for (i, &id) in recent.iter().enumerate() {
-            let Some(logit) = self.logits.get_mut(id as usize).filter(|_| !recent[..i].contains(&id)) else {
+            let (before, from) = recent.split_at(i);
+            let Some(logit) = self.logits.get_mut(id as usize).filter(|_| !before.contains(&id)) else {
                 continue;
             };
             *logit = if *logit > 0.0 { *logit / repeat_penalty } else { *logit * repeat_penalty };
             if (frequency_penalty, presence_penalty) != (0.0, 0.0) {
-                let times = recent[i..].iter().filter(|&&other| other == id).count();
+                let times = from.iter().filter(|&&other| other == id).count();
                 *logit -= times as f32 * frequency_penalty + presence_penalty;
             }
         }
+    }
+
+    /// The first candidate, which is the best where they are sorted. There is one as long as there is a vocabulary.
+    fn best(&self) -> (u32, f32) {
+        self.candidates.first().copied().unwrap_or_default()
     }
 
     /// Leaves the candidates that may be drawn, sorted.
@@ -115,12 +123,10 @@ impl Sampler {
 
     /// Keeps the `top_k` best, sorted; lower ids first among equals.
     fn top_k(&mut self) {
-        let k = self.settings.top_k;
-        if k > 0 && k < self.candidates.len() {
-            self.candidates.select_nth_unstable_by(k - 1, better);
-            self.candidates.truncate(k);
+        match self.settings.top_k {
+            0 => self.candidates.sort_unstable_by(better),
+            k => keep_best(&mut self.candidates, k),
         }
-        self.candidates.sort_unstable_by(better);
     }
 
     /// Keeps those whose surprise −ln p is nearest to its mean, the entropy.
@@ -128,7 +134,7 @@ impl Sampler {
         if self.settings.typical_p >= 1.0 {
             return;
         }
-        let best = self.candidates[0].1;
+        let (_, best) = self.best();
         // Relative to the best, whose surprise is the same summand everywhere. What is impossible has no surprise.
         let possible = self.candidates.partition_point(|c| weight(best, c.1) > 0.0);
         self.candidates.truncate(possible.max(1));
@@ -142,7 +148,7 @@ impl Sampler {
 
     /// Cuts the sorted candidates where `top_p` is reached, and then where they fall below `min_p` of the best.
     fn top_p_min_p(&mut self) {
-        let best = self.candidates[0].1;
+        let (_, best) = self.best();
         if self.settings.top_p < 1.0 {
             let total: f32 = self.candidates.iter().map(|c| weight(best, c.1)).sum();
             self.keep_mass(best, self.settings.top_p * total);
@@ -153,17 +159,19 @@ impl Sampler {
 
     /// Keeps the first candidates, one at least, until their weights reach `mass`.
     fn keep_mass(&mut self, best: f32, mass: f32) {
-        let (mut reached, mut keep) = (0.0, 0);
-        while keep < self.candidates.len() && (keep == 0 || reached < mass) {
-            reached += weight(best, self.candidates[keep].1);
-            keep += 1;
-        }
-        self.candidates.truncate(keep);
+        let mut reached = 0.0;
+        let needed = self.candidates.iter().take_while(|c| {
+            let needed = reached < mass;
+            reached += weight(best, c.1);
+            needed
+        });
+        let keep = needed.count();
+        self.candidates.truncate(keep.max(1));
     }
 
     /// Draws one of the candidates by its probability at the temperature; returns its surprise in bits as well.
     fn draw(&mut self) -> (u32, f32) {
-        let (best, temperature) = (self.candidates[0].1, self.settings.temperature);
+        let ((first, best), temperature) = (self.best(), self.settings.temperature);
         let weight = |logit: f32| scalar::exp((logit - best) / temperature);
         let total: f32 = self.candidates.iter().map(|c| weight(c.1)).sum();
         let surprise =
@@ -176,12 +184,12 @@ impl Sampler {
             }
         }
         // Rounding can leave a crumb: it belongs to the best.
-        (self.candidates[0].0, surprise(best))
+        (first, surprise(best))
     }
 
     fn draw_mirostat(&mut self, Mirostat { tau, eta }: Mirostat) -> u32 {
         self.candidates.sort_unstable_by(better);
-        let (best, temperature) = (self.candidates[0].1, self.settings.temperature);
+        let ((_, best), temperature) = (self.best(), self.settings.temperature);
         let total: f32 = self.candidates.iter().map(|c| scalar::exp((c.1 - best) / temperature)).sum();
         let least = libm::logf(total) - self.most_surprise * std::f32::consts::LN_2;
         let keep = self.candidates.partition_point(|c| (c.1 - best) / temperature >= least);
@@ -195,6 +203,15 @@ impl Sampler {
 /// Higher logits first, lower ids among equals.
 fn better(a: &(u32, f32), b: &(u32, f32)) -> std::cmp::Ordering {
     b.1.total_cmp(&a.1).then(a.0.cmp(&b.0))
+}
+
+/// Keeps the `n` best, sorted.
+pub(super) fn keep_best(candidates: &mut Vec<(u32, f32)>, n: usize) {
+    if n > 0 && n < candidates.len() {
+        candidates.select_nth_unstable_by(n - 1, better);
+    }
+    candidates.truncate(n);
+    candidates.sort_unstable_by(better);
 }
 
 /// How probable a token is, relative to the best.

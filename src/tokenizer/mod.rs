@@ -3,8 +3,6 @@
 //! [`Kind::Metaspace`] gives SentencePiece's ids (Mistral, Llama 2), [`Kind::ByteLevel`] those of GPT-2's descendants
 //! (SmolLM2, Llama 3, Qwen, Mistral-Nemo).
 
-#![warn(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
-
 mod bpe;
 mod byte_level;
 mod decode;

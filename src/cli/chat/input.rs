@@ -1,6 +1,6 @@
 //! What the user says: lines edited at a terminal, or read from stdin.
 
-use std::io::{BufRead, IsTerminal, stdin};
+use std::io::{BufRead, IsTerminal, Read, stderr, stdin};
 use std::path::PathBuf;
 
 use anyhow::Context;
@@ -8,7 +8,9 @@ use rustyline::config::{Behavior, Config};
 use rustyline::error::ReadlineError;
 use rustyline::{Cmd, DefaultEditor, KeyCode, KeyEvent, Modifiers};
 
-use crate::cli::output::note;
+use crate::cli::input::{MAX_TEXT, check_size, utf8};
+use crate::cli::interrupt;
+use crate::cli::output::{note, note_part};
 
 /// One thing that is said.
 #[derive(Debug, PartialEq)]
@@ -39,6 +41,8 @@ impl Input {
             return Ok(Self::Stdin);
         }
         // The prompt goes to the terminal even where stdout does not.
+        #[cfg(unix)]
+        keep_terminal();
         let config = Config::builder().behavior(Behavior::PreferTerm).auto_add_history(false).build();
         let mut editor = DefaultEditor::with_config(config).context("the terminal")?;
         editor.bind_sequence(KeyEvent(KeyCode::Enter, Modifiers::ALT), Cmd::Newline);
@@ -82,8 +86,10 @@ impl Input {
             },
             Self::Stdin => {
                 let mut bytes = Vec::new();
-                let n = stdin().lock().read_until(b'\n', &mut bytes).context("stdin")?;
-                let text = String::from_utf8(bytes).context("stdin is not UTF-8 text")?;
+                let limit = MAX_TEXT as u64 + 1;
+                let n = stdin().lock().take(limit).read_until(b'\n', &mut bytes).context("stdin")?;
+                check_size(&bytes, "stdin")?;
+                let text = utf8(bytes, "stdin")?;
                 Ok(if n == 0 {
                     Line::End
                 } else {
@@ -92,6 +98,20 @@ impl Input {
             }
         }
     }
+}
+
+/// Has a signal that ends the process leave the terminal as it is now: the editor changes it while a line is typed.
+#[cfg(unix)]
+fn keep_terminal() {
+    use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
+    const NO_BRACKETED_PASTE: &str = "\x1b[?2004l\n";
+    let Ok(before) = tcgetattr(stdin()) else { return };
+    interrupt::at_end(move || {
+        let _ = tcsetattr(stdin(), OptionalActions::Now, &before);
+        if stderr().is_terminal() {
+            note_part(NO_BRACKETED_PASTE);
+        }
+    });
 }
 
 /// Where the lines typed are kept for the next time.
