@@ -368,15 +368,19 @@ fn tile<const N: usize>(
                     add_outlier(&panel.quads[outlier.index()], half, outlier, &mut dots[t]);
                 }
             }
-            for (k, quad) in panel.quads.iter().enumerate() {
-                let (magnitudes, signs) = (load(&quad.magnitudes, half), load(&quad.signs, half));
-                for t in 0..N {
-                    // SAFETY: four of the 64 bytes.
-                    let x = _mm256_set1_epi32(unsafe { values[t].add(k).read_unaligned() });
-                    for i in 0..2 {
-                        // Where w is negative this is −x − 1: |w| is missing, which the sum had from the start.
-                        let x = _mm256_xor_si256(x, signs[i]);
-                        dots[t][i] = _mm256_add_epi32(dots[t][i], add_pairs(_mm256_maddubs_epi16(magnitudes[i], x)));
+            // Two at a time: the loop's own instructions would take a tenth of what the CPU can issue.
+            for (k, quads) in panel.quads.as_chunks::<2>().0.iter().enumerate() {
+                for (i, quad) in quads.iter().enumerate() {
+                    let (magnitudes, signs) = (load(&quad.magnitudes, half), load(&quad.signs, half));
+                    for t in 0..N {
+                        // SAFETY: four of the 64 bytes.
+                        let x = _mm256_set1_epi32(unsafe { values[t].add(2 * k + i).read_unaligned() });
+                        for i in 0..2 {
+                            // Where w is negative this is −x − 1: |w| is missing, which the sum had from the start.
+                            let x = _mm256_xor_si256(x, signs[i]);
+                            let product = add_pairs(_mm256_maddubs_epi16(magnitudes[i], x));
+                            dots[t][i] = _mm256_add_epi32(dots[t][i], product);
+                        }
                     }
                 }
             }
