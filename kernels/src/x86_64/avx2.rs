@@ -1,5 +1,5 @@
-//! AVX2 (with F16C): 16 lanes are two registers. There is no product of bytes that cannot saturate, so the tiles widen
-//! to i16, and the dot products of whole groups move w's sign over to x.
+//! AVX2 (with F16C): 16 lanes are two registers. A product of bytes does not saturate where one side
+//! is |w| and w's sign is moved over to x.
 
 use crate::half::f16;
 use crate::int8::{self, Block, Group, Int8, PANEL_ROWS, Run, Sixteen, any_outlier};
