@@ -1,5 +1,5 @@
-//! AVX2 (with F16C): 16 lanes are two registers. There is no product of bytes that cannot saturate, so the tiles widen
-//! to i16, and the dot products of whole groups move w's sign over to x.
+//! AVX2 (with F16C): 16 lanes are two registers. A product of bytes does not saturate where one side
+//! is |w| and w's sign is moved over to x.
 
 use crate::half::f16;
 use crate::int8::{self, Block, Group, Int8, PANEL_ROWS, Run, Sixteen, any_outlier};
@@ -212,10 +212,24 @@ impl Simd for Avx2 {
     }
 }
 
-/// `[k / 2][row]`: two values of one row, as i16.
+/// One group of 32 rows, for products of an unsigned byte and a signed one.
 #[derive(Clone, Copy)]
 #[repr(align(64))]
-pub(crate) struct Panel([[[i16; 2]; PANEL_ROWS]; GROUP / 2]);
+pub(crate) struct Panel {
+    /// `[k / 4][row]`: four values of one row.
+    quads: [Quad; GROUP / 4],
+    /// `Σ|w|` of the negative values of each row.
+    negative: [i32; PANEL_ROWS],
+}
+
+/// Four values of each row.
+#[derive(Clone, Copy)]
+struct Quad {
+    /// Unsigned: `|−128|` is 128.
+    magnitudes: [[u8; 4]; PANEL_ROWS],
+    /// −1 for negative values, 0 for others.
+    signs: [[i8; 4]; PANEL_ROWS],
+}
 
 // SAFETY: `pack` writes every row of every k.
 unsafe impl Int8 for Avx2 {
@@ -272,9 +286,7 @@ unsafe impl Int8 for Avx2 {
         x: &[Block; N],
         acc: &mut [[f32; PANEL_ROWS]; N],
     ) {
-        for (g, (panel, inverse)) in panel.iter().zip(inverse).enumerate() {
-            isa!(tile_group(panel, inverse, x.map(|x| (&x.values[g], x.scales[g], &x.outliers[g])), acc))
-        }
+        isa!(tile(panel, inverse, x, acc))
     }
 }
 
@@ -297,78 +309,127 @@ fn halves_of<T>(x: &[T; LANES]) -> [&[T; 8]; 2] {
     [low, high]
 }
 
-/// 16 bytes as i16.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn widen(x: &[i8; 16]) -> __m256i {
-    // SAFETY: 16 bytes.
-    _mm256_cvtepi8_epi16(unsafe { _mm_loadu_si128(x.as_ptr().cast()) })
-}
-
-/// 8 × 8 transposes of pairs.
+/// 8 × 8 transposes of quads.
 #[target_feature(enable = "avx2")]
 fn pack(rows: &[&Group; PANEL_ROWS], panel: &mut MaybeUninit<Panel>) {
-    let panel = panel.as_mut_ptr().cast::<f32>();
+    let panel = panel.as_mut_ptr();
     for (i, rows) in rows.as_chunks::<8>().0.iter().enumerate() {
-        for j in 0..GROUP / 16 {
+        let mut negative = _mm256_setzero_si256();
+        for half in 0..2 {
             let mut block = [_mm256_setzero_ps(); 8];
             for (block, row) in block.iter_mut().zip(rows) {
-                *block = _mm256_castsi256_ps(widen(&row.as_chunks().0[j]));
+                // SAFETY: half of the 64 bytes.
+                *block = unsafe { _mm256_loadu_ps(row.as_ptr().add(32 * half).cast()) };
             }
             for (k, column) in transpose(&block).into_iter().enumerate() {
-                // SAFETY: pair 8·j + k of eight of the 32 rows, aligned as Panel is.
-                unsafe { _mm256_store_ps(panel.add((8 * j + k) * PANEL_ROWS + 8 * i), column) };
-            }
-        }
-    }
-}
-
-/// One group of [`Int8::tile`]: 16 rows × `N` tokens at a time.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn tile_group<const N: usize>(
-    panel: &Panel,
-    inverse: &[f32; PANEL_ROWS],
-    x: [(&Group, f32, &Outlier); N],
-    acc: &mut [[f32; PANEL_ROWS]; N],
-) {
-    let mut wide = [[0i16; GROUP]; N];
-    for (wide, (x, _, outlier)) in wide.iter_mut().zip(&x) {
-        for (wide, x) in wide.as_chunks_mut::<16>().0.iter_mut().zip(x.as_chunks::<16>().0) {
-            // SAFETY: 16 values.
-            unsafe { _mm256_storeu_si256(wide.as_mut_ptr().cast(), widen(x)) };
-        }
-        if !outlier.is_none() {
-            wide.as_chunks_mut().0[outlier.index()] = outlier.join(x);
-        }
-    }
-    for half in 0..PANEL_ROWS / 16 {
-        let mut dots = [[_mm256_setzero_si256(); 2]; N];
-        for (k, w) in panel.0.iter().enumerate() {
-            // SAFETY: 16 pairs of this half, aligned as Panel is.
-            let w = unsafe {
-                let w = w.as_ptr().add(16 * half).cast::<__m256i>();
-                [_mm256_load_si256(w), _mm256_load_si256(w.add(1))]
-            };
-            for (dots, x) in dots.iter_mut().zip(&wide) {
-                // SAFETY: two of 64 values.
-                let x = unsafe { _mm256_set1_epi32(x.as_ptr().add(2 * k).cast::<i32>().read_unaligned()) };
-                dots[0] = _mm256_add_epi32(dots[0], _mm256_madd_epi16(w[0], x));
-                dots[1] = _mm256_add_epi32(dots[1], _mm256_madd_epi16(w[1], x));
-            }
-        }
-        for ((acc, dots), (_, x_scale, _)) in acc.iter_mut().zip(dots).zip(x) {
-            for (i, dot) in dots.into_iter().enumerate() {
-                // SAFETY: eight of the 32 rows.
+                let w = _mm256_castps_si256(column);
+                let (magnitudes, signs) = (_mm256_abs_epi8(w), _mm256_cmpgt_epi8(_mm256_setzero_si256(), w));
+                // At most 16 times 2·128.
+                let pairs = _mm256_maddubs_epi16(_mm256_and_si256(magnitudes, signs), _mm256_set1_epi8(1));
+                negative = _mm256_add_epi16(negative, pairs);
+                // SAFETY: quad 8·half + k of eight of the 32 rows, aligned as Panel is.
                 unsafe {
-                    let acc = acc.as_mut_ptr().add(16 * half + 8 * i);
-                    let inverse = _mm256_loadu_ps(inverse.as_ptr().add(16 * half + 8 * i));
-                    let scale = _mm256_mul_ps(inverse, _mm256_set1_ps(x_scale));
-                    let product = _mm256_mul_ps(_mm256_cvtepi32_ps(dot), scale);
-                    _mm256_storeu_ps(acc, _mm256_add_ps(_mm256_loadu_ps(acc), product));
+                    let quad = &raw mut (*panel).quads[8 * half + k];
+                    _mm256_store_si256((&raw mut (*quad).magnitudes).cast::<__m256i>().add(i), magnitudes);
+                    _mm256_store_si256((&raw mut (*quad).signs).cast::<__m256i>().add(i), signs);
                 }
             }
         }
+        let negative = _mm256_madd_epi16(negative, _mm256_set1_epi16(1));
+        // SAFETY: eight of the 32 rows, aligned as Panel is.
+        unsafe { _mm256_store_si256((&raw mut (*panel).negative).cast::<__m256i>().add(i), negative) };
+    }
+}
+
+/// 16 rows at a time, or the sums would not fit the registers.
+#[target_feature(enable = "avx2")]
+fn tile<const N: usize>(
+    panel: &[Panel],
+    inverse: &[[f32; PANEL_ROWS]],
+    x: &[Block; N],
+    acc: &mut [[f32; PANEL_ROWS]; N],
+) {
+    let groups = panel.len();
+    assert_eq!(inverse.len(), groups);
+    for x in x {
+        assert_eq!((x.values.len(), x.scales.len(), x.outliers.len()), (groups, groups, groups));
+    }
+    for g in 0..groups {
+        let (panel, inverse) = (&panel[g], &inverse[g]);
+        let mut values = [std::ptr::null::<i32>(); N];
+        for t in 0..N {
+            values[t] = x[t].values[g].as_ptr().cast();
+        }
+        for half in 0..PANEL_ROWS / 16 {
+            let mut dots = [load(&panel.negative, half); N];
+            if any_outlier(x.iter().map(|x| &x.outliers[g])) {
+                for t in 0..N {
+                    let outlier = &x[t].outliers[g];
+                    add_outlier(&panel.quads[outlier.index()], half, outlier, &mut dots[t]);
+                }
+            }
+            // Two at a time: the loop's own instructions would take a tenth of what the CPU can issue.
+            for (k, quads) in panel.quads.as_chunks::<2>().0.iter().enumerate() {
+                for (i, quad) in quads.iter().enumerate() {
+                    let (magnitudes, signs) = (load(&quad.magnitudes, half), load(&quad.signs, half));
+                    for t in 0..N {
+                        // SAFETY: four of the 64 bytes.
+                        let x = _mm256_set1_epi32(unsafe { values[t].add(2 * k + i).read_unaligned() });
+                        for i in 0..2 {
+                            // Where w is negative this is −x − 1: |w| is missing, which the sum had from the start.
+                            let x = _mm256_xor_si256(x, signs[i]);
+                            let product = add_pairs(_mm256_maddubs_epi16(magnitudes[i], x));
+                            dots[t][i] = _mm256_add_epi32(dots[t][i], product);
+                        }
+                    }
+                }
+            }
+            for t in 0..N {
+                let x_scale = _mm256_set1_ps(x[t].scales[g]);
+                for i in 0..2 {
+                    // SAFETY: eight of the 32 rows.
+                    unsafe {
+                        let acc = acc[t].as_mut_ptr().add(16 * half + 8 * i);
+                        let inverse = _mm256_loadu_ps(inverse.as_ptr().add(16 * half + 8 * i));
+                        let scale = _mm256_mul_ps(inverse, x_scale);
+                        let product = _mm256_mul_ps(_mm256_cvtepi32_ps(dots[t][i]), scale);
+                        _mm256_storeu_ps(acc, _mm256_add_ps(_mm256_loadu_ps(acc), product));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Adds the high parts' products, 128 times, to the sums of half a panel's rows.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn add_outlier(quad: &Quad, half: usize, outlier: &Outlier, dots: &mut [__m256i; 2]) {
+    let high = _mm256_set1_epi32(outlier.high_bits());
+    let (magnitudes, signs) = (load(&quad.magnitudes, half), load(&quad.signs, half));
+    for i in 0..2 {
+        let high = _mm256_sub_epi8(_mm256_xor_si256(high, signs[i]), signs[i]);
+        let products = add_pairs(_mm256_maddubs_epi16(magnitudes[i], high));
+        dots[i] = _mm256_add_epi32(dots[i], _mm256_slli_epi32::<7>(products));
+    }
+}
+
+/// The sums of pairs of i16.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn add_pairs(v: __m256i) -> __m256i {
+    _mm256_madd_epi16(v, _mm256_set1_epi16(1))
+}
+
+/// Four bytes of each of half a panel's rows.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn load<T>(rows: &[T; PANEL_ROWS], half: usize) -> [__m256i; 2] {
+    const { assert!(size_of::<T>() == 4) };
+    // SAFETY: 16 rows.
+    unsafe {
+        let at = rows.as_ptr().add(16 * half).cast::<__m256i>();
+        [_mm256_loadu_si256(at), _mm256_loadu_si256(at.add(1))]
     }
 }
 
@@ -420,7 +481,7 @@ fn group_dot(w: &Group, x: &Group) -> __m256i {
 fn quad_dots(w: __m256i, x: __m256i) -> __m256i {
     // |w| ≤ 128 unsigned times ±x: 2·128·127 fits in i16.
     let products = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
-    _mm256_madd_epi16(products, _mm256_set1_epi16(1))
+    add_pairs(products)
 }
 
 /// Lane `i`: the sum of the lanes of `v[i]`.
