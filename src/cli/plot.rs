@@ -30,6 +30,7 @@ pub const GREY: RGBColor = RGBColor(120, 120, 120);
 pub const PALE: RGBColor = RGBColor(225, 225, 225);
 
 /// The colour of the i-th series.
+#[expect(clippy::indexing_slicing, reason = "a remainder by the length")]
 pub fn colour(i: usize) -> RGBColor {
     COLOURS[i % COLOURS.len()]
 }

@@ -9,13 +9,13 @@
 //! so there the spans are worked out in parallel too.
 
 use std::ops::Range;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use bytemuck::Pod;
 use torchless_kernels::{BLOCK, CacheElement, Kernels, MatMut, scalar};
 
 use super::config::Config;
-use super::fork::{fork, grain};
+use super::fork::{PerThread, fork, grain};
 use crate::runtime::kv_cache::{Block, Cache};
 
 /// Positions of four blocks.
@@ -43,8 +43,7 @@ pub(crate) struct Attention<'a, T> {
 
 /// What the attention writes to beside its output.
 pub(crate) struct Buffers {
-    /// One a thread.
-    tiles: Vec<Mutex<Tile>>,
+    tiles: PerThread<Tile>,
     /// `[n_kv_heads · spans][group · head_dim]`: what each span of a context gives a single token.
     spans: Mutex<Spans>,
 }
@@ -114,10 +113,7 @@ impl Buffers {
             outputs: bytemuck::zeroed_vec(spans * config.head_dim),
             sums: vec![Softmax::EMPTY; spans],
         };
-        Self {
-            tiles: (0..threads).map(|_| Mutex::new(Tile::new(config))).collect(),
-            spans: Mutex::new(spans),
-        }
+        Self { tiles: PerThread::new(threads, || Tile::new(config)), spans: Mutex::new(spans) }
     }
 
     /// Bytes [`Buffers::new`] allocates.
@@ -127,12 +123,6 @@ impl Buffers {
         let tile = size_of::<f32>() * (n * query + 2 * BLOCK * head_dim) + 2 * n * size_of::<Softmax>();
         let span = size_of::<f32>() * head_dim + size_of::<Softmax>();
         threads * tile + config.n_heads * spans(ctx) * span
-    }
-
-    /// This thread's tile: nobody else asks for it.
-    fn tile(&self) -> MutexGuard<'_, Tile> {
-        let thread = rayon::current_thread_index().unwrap_or(0);
-        self.tiles[thread].lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -191,7 +181,7 @@ impl<T: CacheElement + Pod> Attention<'_, T> {
     /// Some tokens and the heads of one head of keys; calls `write(token, heads)` with each token's result.
     fn tile(&self, kv_head: usize, tokens: Range<usize>, mut write: impl FnMut(usize, &[f32])) {
         let (head_dim, group) = (self.config.head_dim, group(self.config));
-        let mut guard = self.buffers.tile();
+        let mut guard = self.buffers.tiles.mine();
         let tile = &mut *guard;
         self.load_queries(kv_head, tokens.clone(), tile);
         tile.output.fill(0.0);
@@ -225,7 +215,7 @@ impl<T: CacheElement + Pod> Attention<'_, T> {
         let outputs = MatMut::new(&mut outputs[..units * group * head_dim], units, group * head_dim);
         let whole = (outputs, MatMut::new(&mut sums[..units * group], units, group));
         fork(whole, 0..units, grain(units, 1), &split_rows, &|(mut outputs, mut sums), units| {
-            let mut tile = self.buffers.tile();
+            let mut tile = self.buffers.tiles.mine();
             for (row, unit) in units.enumerate() {
                 let (kv_head, span) = (unit / spans.len(), spans.start + unit % spans.len());
                 self.load_queries(kv_head, 0..1, &mut tile);

@@ -1,8 +1,24 @@
 //! Splitting work among the threads of the current rayon pool.
 
 use std::ops::Range;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rayon::join;
+
+/// One of something for each thread of a pool.
+pub(crate) struct PerThread<T>(Vec<Mutex<T>>);
+
+impl<T> PerThread<T> {
+    pub fn new(threads: usize, mut make: impl FnMut() -> T) -> Self {
+        Self((0..threads).map(|_| Mutex::new(make())).collect())
+    }
+
+    /// This thread's: nobody else asks for it.
+    pub fn mine(&self) -> MutexGuard<'_, T> {
+        let thread = rayon::current_thread_index().unwrap_or(0);
+        self.0[thread].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 /// Runs `work` on pieces of `whole`, which stands for the indices `range`, in parallel.
 ///

@@ -186,7 +186,7 @@ impl Pass<'_> {
         let grain = rows_grain(n, self.model.config().hidden_size, GROUP).min(blocks.features(tokens));
         // Calls `f(t, gate, up)` for each token.
         let each = |rows: Range<usize>, f: &mut EachGateUp| {
-            let (len, mut blocks) = (rows.len(), blocks.mine());
+            let (len, mut blocks) = (rows.len(), blocks.threads.mine());
             let [gate, up] = &mut *blocks;
             for (w, out) in [(&layer.gate, &mut *gate), (&layer.up, &mut *up)] {
                 let out = MatMut::new(&mut out[..tokens * len], tokens, len);
@@ -213,7 +213,7 @@ impl Pass<'_> {
         let hidden = x.len() / tokens;
         let grain = rows_grain(hidden, w.rows_cols().1, ROWS).min(blocks.features(tokens));
         fork(MatMut::new(x, tokens, hidden), 0..hidden, grain, &MatMut::split_cols, &|mut x, rows| {
-            let (len, mut blocks) = (rows.len(), blocks.mine());
+            let (len, mut blocks) = (rows.len(), blocks.threads.mine());
             let product_of = &mut blocks[0][..tokens * len];
             product(&self.model.file, w, rows, input, self.kernels, MatMut::new(product_of, tokens, len));
             for (t, delta) in product_of.chunks_exact(len).enumerate() {

@@ -1,11 +1,10 @@
 //! Matrix products, parallel over output features.
 
 use std::ops::Range;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use torchless_kernels::{Kernels, MatMut, Quantized, QuantizedBuf, sgemm};
 
-use super::fork::{fork, grain};
+use super::fork::{PerThread, fork, grain};
 use crate::format::bin::{BinFile, Dtype, Matrix, Tensor};
 
 /// The rows a kernel packs together.
@@ -131,8 +130,8 @@ pub(crate) fn product(
 /// Where a thread keeps the products of a block of features until it has done with them what comes next, while they are
 /// still in its cache.
 pub(crate) struct Blocks {
-    /// One a thread, each with two blocks of `len`.
-    threads: Vec<Mutex<[Vec<f32>; 2]>>,
+    /// Two blocks of `len` for each thread.
+    pub threads: PerThread<[Vec<f32>; 2]>,
     len: usize,
 }
 
@@ -147,7 +146,7 @@ impl Blocks {
     pub fn new(chunk: usize, threads: usize) -> Self {
         let len = Self::len(chunk);
         let block = || bytemuck::zeroed_vec(len);
-        Self { threads: (0..threads).map(|_| Mutex::new([block(), block()])).collect(), len }
+        Self { threads: PerThread::new(threads, || [block(), block()]), len }
     }
 
     /// Bytes [`Blocks::new`] allocates.
@@ -162,11 +161,5 @@ impl Blocks {
     /// Features that a block has room for with `tokens` tokens.
     pub fn features(&self, tokens: usize) -> usize {
         self.len / tokens / BLOCK_FEATURES * BLOCK_FEATURES
-    }
-
-    /// This thread's blocks: nobody else asks for them.
-    pub fn mine(&self) -> MutexGuard<'_, [Vec<f32>; 2]> {
-        let thread = rayon::current_thread_index().unwrap_or(0);
-        self.threads[thread].lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

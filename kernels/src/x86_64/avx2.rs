@@ -375,24 +375,24 @@ fn tile<const N: usize>(
                     for t in 0..N {
                         // SAFETY: four of the 64 bytes.
                         let x = _mm256_set1_epi32(unsafe { values[t].add(2 * k + i).read_unaligned() });
-                        for i in 0..2 {
+                        for ((dots, magnitudes), signs) in dots[t].iter_mut().zip(magnitudes).zip(signs) {
                             // Where w is negative this is −x − 1: |w| is missing, which the sum had from the start.
-                            let x = _mm256_xor_si256(x, signs[i]);
-                            let product = add_pairs(_mm256_maddubs_epi16(magnitudes[i], x));
-                            dots[t][i] = _mm256_add_epi32(dots[t][i], product);
+                            let x = _mm256_xor_si256(x, signs);
+                            let product = add_pairs(_mm256_maddubs_epi16(magnitudes, x));
+                            *dots = _mm256_add_epi32(*dots, product);
                         }
                     }
                 }
             }
-            for t in 0..N {
+            for (t, dots) in dots.iter().enumerate() {
                 let x_scale = _mm256_set1_ps(x[t].scales[g]);
-                for i in 0..2 {
+                for (i, dots) in dots.iter().enumerate() {
                     // SAFETY: eight of the 32 rows.
                     unsafe {
                         let acc = acc[t].as_mut_ptr().add(16 * half + 8 * i);
                         let inverse = _mm256_loadu_ps(inverse.as_ptr().add(16 * half + 8 * i));
                         let scale = _mm256_mul_ps(inverse, x_scale);
-                        let product = _mm256_mul_ps(_mm256_cvtepi32_ps(dots[t][i]), scale);
+                        let product = _mm256_mul_ps(_mm256_cvtepi32_ps(*dots), scale);
                         _mm256_storeu_ps(acc, _mm256_add_ps(_mm256_loadu_ps(acc), product));
                     }
                 }

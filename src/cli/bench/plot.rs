@@ -57,6 +57,7 @@ pub struct Plot<'r> {
     by_depth: bool,
 }
 
+#[expect(clippy::indexing_slicing, reason = "there is at least one row")]
 impl<'r> Plot<'r> {
     /// Arranges at least one row.
     pub fn new(rows: &'r [Row<'r>], setting: &'r Setting) -> Self {
@@ -127,8 +128,7 @@ impl<'r> Plot<'r> {
         match self.limited() {
             Some(panel) if self.by_depth => panel.draw_shares(&rest),
             Some(_) => {
-                let what =
-                    "Pale: what the memory's speed allows, by a plain loop over the weights just before";
+                let what = "Pale: what the memory's speed allows, by a plain loop over the same weights";
                 write(&rest, what, (20, 12), font(11.0, GREY), HPos::Left)
             }
             None => Ok(()),

@@ -255,7 +255,7 @@ mod tests {
             (3, 1, 1)
         );
         // Ten times as much is as far again, on both axes.
-        let [a, b, c] = scalar[..] else { unreachable!() };
+        let (a, b, c) = (scalar[0], scalar[1], scalar[2]);
         assert!(b.0 - a.0 > 20.0 && (b.0 - a.0 - (c.0 - b.0)).abs() <= 1.0, "{scalar:?}");
         assert!(a.1 - b.1 > 20.0 && (a.1 - b.1 - (b.1 - c.1)).abs() <= 1.0, "{scalar:?}");
         let texts: Vec<_> = xml.descendants().filter_map(|n| n.text()).map(str::trim).collect();
