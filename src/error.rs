@@ -24,7 +24,7 @@ pub enum Error {
         problem: Malformed,
     },
     /// A progress callback asked to stop.
-    #[error("interrupted: nothing was left behind")]
+    #[error("interrupted")]
     Interrupted,
     /// A logit or a probability came out as NaN.
     #[error("the model computed NaN: its weights are damaged or overflow")]

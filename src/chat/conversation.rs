@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::template::{ChatTemplate, Message, Role};
 use crate::Error;
 use crate::runtime::generate::{FinishReason, GenerateOptions, Generated, Piece};
-use crate::runtime::session::Session;
+use crate::runtime::session::{Progress, Session};
 use crate::tokenizer::{Kind, Tokenizer};
 
 /// A conversation: its messages, and the session whose cache holds them.
@@ -45,7 +45,6 @@ pub struct Chat<'m> {
     messages: Vec<Message>,
     /// The tokens whose keys and values the session holds.
     cached: Vec<u32>,
-    on_prompt: Box<dyn FnMut(usize, usize) -> ControlFlow<()> + Send + 'm>,
 }
 
 /// The model's side of a turn.
@@ -68,13 +67,13 @@ impl<'m> Chat<'m> {
     pub fn new(mut session: Session<'m>, template: ChatTemplate) -> Self {
         session.reset();
         let end_of_turn = template.end_of_turn(session.model().tokenizer());
-        let on_prompt = Box::new(|_, _| ControlFlow::Continue(()));
-        Self { session, template, end_of_turn, messages: Vec::new(), cached: Vec::new(), on_prompt }
+        Self { session, template, end_of_turn, messages: Vec::new(), cached: Vec::new() }
     }
 
-    /// Has `on_prompt(done, total)` called after each chunk of a prompt but the last ([`Session::chunk`]); it may break it off.
-    pub fn on_prompt(&mut self, on_prompt: impl FnMut(usize, usize) -> ControlFlow<()> + Send + 'm) {
-        self.on_prompt = Box::new(on_prompt);
+    /// Has `observer` called as [`Session::observe`] says. It may break off a turn, while the message is read or while it is
+    /// answered.
+    pub fn observe(&mut self, observer: impl FnMut(Progress) -> ControlFlow<()> + Send + 'm) {
+        self.session.observe(observer);
     }
 
     /// The session, to look at.
@@ -200,14 +199,14 @@ impl<'m> Chat<'m> {
     /// Feeds all but the last chunk of `context`.
     fn feed_beginning(&mut self, context: &[u32]) -> Result<ControlFlow<()>, Error> {
         let mut rest = context.get(self.cached.len()..).unwrap_or_default();
-        let (chunk, total) = (self.session.chunk(), rest.len());
+        let chunk = self.session.chunk();
         while let Some((piece, after)) = rest.split_at_checked(chunk).filter(|(_, after)| !after.is_empty()) {
-            self.session.feed(piece)?;
+            match self.session.feed(piece) {
+                Err(Error::Interrupted) => return Ok(ControlFlow::Break(())),
+                fed => fed?,
+            };
             self.cached.extend(piece);
             rest = after;
-            if (self.on_prompt)(total - rest.len(), total).is_break() {
-                return Ok(ControlFlow::Break(()));
-            }
         }
         Ok(ControlFlow::Continue(()))
     }

@@ -79,7 +79,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let template = template(&model, args.chat_template.as_deref())?;
     let session = Session::new(&model, &args.run.session_options(&model, CONTEXT)?)?;
     let mut chat = Chat::new(session, template);
-    chat.on_prompt(|_, _| interrupt::check());
+    chat.observe(|_| interrupt::check());
     chat.set_system(args.system.as_deref().unwrap_or_default());
     let mut talk = Talk { chat, options, json: args.json, last: None };
     let mut input = Input::open()?;

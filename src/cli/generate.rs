@@ -1,6 +1,7 @@
 //! `torchless generate`: a prompt in, text out.
 
 use std::io::{self, IsTerminal};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use anyhow::bail;
@@ -168,7 +169,7 @@ fn report_start(model: &Model, prompt: &[u32], options: &SessionOptions) {
 
 /// Reports layers if `debug`, and ends the process if Ctrl-C was pressed before the prompt's last token is done: then there
 /// is no text yet that could end in an orderly way.
-fn observer(prompt: usize, n_layers: usize, debug: bool) -> impl FnMut(Progress) + Send {
+fn observer(prompt: usize, n_layers: usize, debug: bool) -> impl FnMut(Progress) -> ControlFlow<()> + Send {
     let mut report = report_layer(n_layers);
     move |at| {
         if debug {
@@ -178,6 +179,7 @@ fn observer(prompt: usize, n_layers: usize, debug: bool) -> impl FnMut(Progress)
             note(format_args!("interrupted after {} of the prompt's {prompt} tokens", at.position));
             interrupt::end();
         }
+        ControlFlow::Continue(())
     }
 }
 

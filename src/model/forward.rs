@@ -1,6 +1,6 @@
 //! The forward pass: a chunk of tokens through all layers. Allocates nothing.
 
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 
 use bytemuck::Pod;
 use torchless_kernels::{CacheElement, GROUP, Kernels, MatMut, QuantizedMut, QuantizedRow};
@@ -23,7 +23,8 @@ pub(crate) struct Pass<'a> {
 
 impl Pass<'_> {
     /// Runs `tokens`, the first of which is at position `start`, through all layers; leaves the residual stream in
-    /// `scratch.x` and the keys and values in `cache`. Calls `on_layer` with the number of each layer as it is done.
+    /// `scratch.x` and the keys and values in `cache`. Calls `on_layer` with the number of each layer as it is done, which may
+    /// break it off: then `scratch.x` is of no use.
     ///
     /// There must be at least one token and no more than `scratch.chunk`, all in the vocabulary.
     pub fn layers<T: CacheElement + Pod>(
@@ -32,8 +33,8 @@ impl Pass<'_> {
         scratch: &mut Scratch,
         tokens: &[u32],
         start: usize,
-        on_layer: &mut (dyn FnMut(usize) + Send),
-    ) {
+        on_layer: &mut (dyn FnMut(usize) -> ControlFlow<()> + Send),
+    ) -> ControlFlow<()> {
         let half = self.model.config().head_dim / 2;
         self.embed(tokens, &mut scratch.x);
         for t in 0..tokens.len() {
@@ -43,8 +44,9 @@ impl Pass<'_> {
         for (i, layer) in self.model.weights.layers.iter().enumerate() {
             self.attention(i, layer, cache, scratch, tokens.len(), start);
             self.mlp(layer, scratch, tokens.len());
-            on_layer(i);
+            on_layer(i)?;
         }
+        ControlFlow::Continue(())
     }
 
     /// The logits of up to [`LOGIT_ROWS`] tokens of the chunk, from `first` on: `[count][vocab_size]`.

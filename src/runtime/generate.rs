@@ -65,7 +65,7 @@ pub enum FinishReason {
     Stop,
     /// The wanted number of tokens, or the end of the context, was reached.
     Length,
-    /// The caller broke it off.
+    /// The caller, or the session's observer, broke it off.
     Cancelled,
 }
 
@@ -274,7 +274,10 @@ impl Iterator for Generation<'_, '_> {
         if piece.is_err() {
             self.cancel();
         }
-        piece.transpose()
+        match piece {
+            Err(Error::Interrupted) => None,
+            piece => piece.transpose(),
+        }
     }
 }
 

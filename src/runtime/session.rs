@@ -1,5 +1,6 @@
 //! One sequence of tokens on its way through a model.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
@@ -51,7 +52,7 @@ pub struct Session<'m> {
     position: usize,
     /// The highest position since the last reset: how much of the ring has been overwritten.
     furthest: usize,
-    observer: Box<dyn FnMut(Progress) + Send + 'm>,
+    observer: Box<dyn FnMut(Progress) -> ControlFlow<()> + Send + 'm>,
 }
 
 /// Bytes a session allocates.
@@ -115,7 +116,7 @@ impl<'m> Session<'m> {
             scratch: Scratch::new(model.config(), &model.weights, options.ctx, chunk, options.threads.max(1)),
             position: 0,
             furthest: 0,
-            observer: Box::new(|_| ()),
+            observer: Box::new(|_| ControlFlow::Continue(())),
         })
     }
 
@@ -146,8 +147,9 @@ impl<'m> Session<'m> {
         fitting
     }
 
-    /// Has `observer` called after each layer of each chunk.
-    pub fn observe(&mut self, observer: impl FnMut(Progress) + Send + 'm) {
+    /// Has `observer` called after each layer of each chunk. It may break the work off, which is then
+    /// [`Error::Interrupted`]: the chunks before are kept, see [`Session::position`].
+    pub fn observe(&mut self, observer: impl FnMut(Progress) -> ControlFlow<()> + Send + 'm) {
         self.observer = Box::new(observer);
     }
 
@@ -209,11 +211,12 @@ impl<'m> Session<'m> {
     ///
     /// # Errors
     /// If there are no tokens, one is not in the vocabulary, or they do not fit in the context. Nothing is appended then.
+    /// Or if the [observer](Session::observe) breaks it off.
     pub fn feed(&mut self, tokens: &[u32]) -> Result<&[f32], Error> {
         self.check(tokens)?;
         let mut last = 0;
         for chunk in tokens.chunks(self.scratch.chunk) {
-            self.layers(chunk);
+            self.layers(chunk)?;
             last = chunk.len() - 1;
         }
         Ok(self.logits(last, 1))
@@ -227,7 +230,7 @@ impl<'m> Session<'m> {
         self.check(tokens)?;
         let mut index = 0;
         for chunk in tokens.chunks(self.scratch.chunk) {
-            self.layers(chunk);
+            self.layers(chunk)?;
             for first in (0..chunk.len()).step_by(LOGIT_ROWS) {
                 let count = LOGIT_ROWS.min(chunk.len() - first);
                 let vocab_size = self.model.config().vocab_size;
@@ -247,18 +250,23 @@ impl<'m> Session<'m> {
     }
 
     /// Takes one chunk through the layers.
-    fn layers(&mut self, chunk: &[u32]) {
+    fn layers(&mut self, chunk: &[u32]) -> Result<(), Error> {
         let pass = self.pass();
         let (start, tokens) = (self.position, chunk.len());
+        // Also if it is broken off, it has begun to overwrite.
+        self.furthest = self.furthest.max(start + tokens);
         let Self { cache, scratch, observer, .. } = self;
         let mut on_layer = |i| observer(Progress { position: start, tokens, layers: i + 1 });
-        self.threads.install(|| match cache {
+        let result = self.threads.install(|| match cache {
             KvCache::F32(cache) => pass.layers(cache, scratch, chunk, start, &mut on_layer),
             KvCache::F16(cache) => pass.layers(cache, scratch, chunk, start, &mut on_layer),
             KvCache::Int8(cache) => pass.layers(cache, scratch, chunk, start, &mut on_layer),
         });
+        if result.is_break() {
+            return Err(Error::Interrupted);
+        }
         self.position += tokens;
-        self.furthest = self.furthest.max(self.position);
+        Ok(())
     }
 
     /// The logits of `count` tokens of the last chunk.
