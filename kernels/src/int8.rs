@@ -25,6 +25,9 @@ const RUN_GROUPS: usize = 128;
 /// How far ahead of [`gemv`] the second-level cache is asked to run, in bytes: see DESIGN.md.
 const PREFETCH: usize = 16384;
 
+/// How many scales ahead it asks for these: one cache line of them belongs to 16 of weights.
+const SCALES_AHEAD: usize = 256;
+
 /// The 64 values of a group.
 pub(crate) type Group = [i8; GROUP];
 
@@ -387,6 +390,7 @@ pub(crate) fn scaled_dots<K: Int8>(k: K, run: &Run, products: &mut [[MaybeUninit
     let sixteens = run.values.as_chunks().0.iter().zip(run.scales.as_chunks().0);
     for ((w, scales), products) in sixteens.zip(products) {
         let (x, x_scale) = run.x.sixteen(at);
+        s.prefetch(scales.as_ptr().wrapping_add(SCALES_AHEAD));
         let inverse = s.div(s.splat(1.0), s.load(scales));
         let scaled = s.mul(s.to_f32(k.dots(w, &x)), s.mul(inverse, s.load(x_scale)));
         // SAFETY: 16 floats, to be written.

@@ -256,11 +256,6 @@ fn dots(w: &[Group; LANES], x: &Sixteen) -> __m512i {
     let mut halves = [_mm256_setzero_si256(); 2];
     for (i, half) in halves.iter_mut().enumerate() {
         let mut parts = [_mm256_setzero_si256(); 8];
-        if let Some(outliers) = x.outliers {
-            for ((part, w), outlier) in parts.iter_mut().zip(&w[8 * i..]).zip(&outliers[8 * i..]) {
-                *part = outlier_dot(w, outlier);
-            }
-        }
         for ((part, w), x_values) in parts.iter_mut().zip(&w[8 * i..]).zip(&x.values[8 * i..]) {
             _mm_prefetch::<_MM_HINT_T1>(w.as_ptr().wrapping_add(x.ahead));
             *part = add_dot(*part, w, x_values);
@@ -269,7 +264,10 @@ fn dots(w: &[Group; LANES], x: &Sixteen) -> __m512i {
     }
     let dots = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(halves[0]), halves[1]);
     // SAFETY: 16 sums.
-    let sums = unsafe { _mm512_loadu_si512(x.sums.as_ptr().cast()) };
+    let mut sums = unsafe { _mm512_loadu_si512(x.sums.as_ptr().cast()) };
+    if let Some(outliers) = x.outliers {
+        sums = _mm512_sub_epi32(sums, outlier_dots(w, outliers));
+    }
     // Each w was 128 too large: take 128·Σx off.
     _mm512_sub_epi32(dots, _mm512_slli_epi32::<7>(sums))
 }
@@ -288,15 +286,23 @@ fn add_dot(mut sum: __m256i, w: &Group, x: &Group) -> __m256i {
     sum
 }
 
-/// In lane 0: `128·Σ_j (w[4·quad + j] + 128)·high[j]`. Without a branch: where a token has outliers at all, 16 groups
-/// without one are rare.
+/// Lane `i`: `Σ_j high[j]·(w[i][4·quad + j] + 128)`.
 #[inline]
-#[target_feature(enable = "avx512f,avx512vl,avx512vnni")]
-fn outlier_dot(w: &Group, outlier: &Outlier) -> __m256i {
-    let w = _mm_cvtsi32_si128(i32::from_ne_bytes(outlier.quad_of(w).map(|w| w as u8)));
-    let w = _mm_xor_si128(w, _mm_cvtsi32_si128(i32::from_ne_bytes([128; 4])));
-    let product = _mm_dpbusd_epi32(_mm_setzero_si128(), w, _mm_set1_epi32(outlier.high_bits()));
-    _mm256_zextsi128_si256(_mm_slli_epi32::<7>(product))
+#[target_feature(enable = "avx512f,avx512vnni,avx512bw")]
+fn outlier_dots(w: &[Group; LANES], outliers: &[Outlier; LANES]) -> __m512i {
+    // SAFETY: 16 outliers are twice 16 words.
+    let (first, second) = unsafe {
+        let words = outliers.as_ptr().cast::<i32>();
+        (_mm512_loadu_si512(words.cast()), _mm512_loadu_si512(words.add(LANES).cast()))
+    };
+    let even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    let high = _mm512_permutex2var_epi32(first, even, second);
+    let quad = _mm512_permutex2var_epi32(first, _mm512_or_si512(even, _mm512_set1_epi32(1)), second);
+    let group = _mm512_slli_epi32::<3>(even);
+    let index = _mm512_or_si512(group, _mm512_and_si512(quad, _mm512_set1_epi32(15)));
+    // SAFETY: word 0..16 of each group.
+    let w = unsafe { _mm512_i32gather_epi32::<4>(index, w.as_ptr().cast()) };
+    _mm512_dpbusd_epi32(_mm512_setzero_si512(), _mm512_xor_si512(w, _mm512_set1_epi8(-128)), high)
 }
 
 /// Lane = row: 16 groups of 16 rows, transposed.
