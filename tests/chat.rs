@@ -333,6 +333,18 @@ fn a_full_context_is_said_and_changes_nothing() {
 }
 
 #[test]
+fn a_template_cannot_take_much_memory() {
+    let model = model("llama-int8.bin");
+    let width = |n: usize| {
+        let template =
+            ChatTemplate::new(&format!("{{{{ '%{n}d' | format(1) }}}}"), model.tokenizer()).unwrap();
+        template.render(&[], false).map(|text| text.len())
+    };
+    assert_eq!(width(1_000_000).unwrap(), 1_000_000);
+    assert!(width(150_000_000).is_err());
+}
+
+#[test]
 fn an_answer_that_is_broken_off_stays_as_far_as_it_came() {
     let model = model("llama-int8.bin");
     let mut chat = chat(&model, LINES, 256);

@@ -56,8 +56,9 @@ pub struct ChatTemplate {
     eos: Option<String>,
 }
 
-/// Instructions and 64-byte pieces of text a rendering may cost: far more than any honest template, and an end.
-const FUEL: u64 = 20_000_000;
+/// Instructions and 64-byte pieces of text a rendering may cost: far more than any honest template, and an end, before 128 MB
+/// of text.
+const FUEL: u64 = 2_000_000;
 
 /// Templates of model families, for models whose file brings none: name and source.
 const BUILT_IN: [(&str, &str); 4] = [
