@@ -74,10 +74,6 @@ pub(crate) unsafe trait Int8: Copy {
         }
     }
 
-    /// Asks for a group that is needed soon.
-    #[inline(always)]
-    fn prefetch(self, _: &Group) {}
-
     /// Packs one group of each row: initialises `panel`.
     fn pack(self, rows: &[&Group; PANEL_ROWS], panel: &mut MaybeUninit<Self::Panel>);
 
@@ -440,7 +436,7 @@ pub(crate) fn gemm<K: Int8>(k: K, w: &QMatrix, rows: Range<usize>, x: &Quantized
             for t in (0..x.tokens()).step_by(K::TILE_TOKENS) {
                 for row in ahead..(ahead + share).min(PANEL_ROWS) {
                     for group in block_row(values, groups, (next.0 + row, next.1)) {
-                        k.prefetch(group);
+                        k.lanes().prefetch(group);
                     }
                 }
                 ahead += share;

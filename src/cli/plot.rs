@@ -4,6 +4,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use plotters::chart::MeshStyle;
 use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
@@ -98,6 +99,13 @@ pub fn write(area: &Area, text: &str, at: (i32, i32), style: TextStyle, end: HPo
     let style = style.pos(Pos::new(end, VPos::Center));
     area.draw(&Text::new(text.to_owned(), at, style))?;
     Ok(())
+}
+
+/// Gives a chart's axes, and the lines behind it, the colours and letters that all charts have.
+pub fn plain<'s, 'a, 'b, X: Ranged, Y: Ranged, DB: DrawingBackend>(
+    mesh: &'s mut MeshStyle<'a, 'b, X, Y, DB>,
+) -> &'s mut MeshStyle<'a, 'b, X, Y, DB> {
+    mesh.max_light_lines(1).bold_line_style(PALE).axis_style(GREY).label_style(font(12.0, INK))
 }
 
 /// What is above all pictures.

@@ -269,11 +269,6 @@ unsafe impl Int8 for Avx2 {
     }
 
     #[inline(always)]
-    fn prefetch(self, group: &Group) {
-        isa!(_mm_prefetch::<_MM_HINT_T1>(group.as_ptr()))
-    }
-
-    #[inline(always)]
     fn pack(self, rows: &[&Group; PANEL_ROWS], panel: &mut MaybeUninit<Panel>) {
         isa!(pack(rows, panel))
     }

@@ -215,11 +215,6 @@ unsafe impl Int8 for Avx512Vnni {
     }
 
     #[inline(always)]
-    fn prefetch(self, group: &Group) {
-        isa!(_mm_prefetch::<_MM_HINT_T1>(group.as_ptr()))
-    }
-
-    #[inline(always)]
     fn pack(self, rows: &[&Group; PANEL_ROWS], panel: &mut MaybeUninit<Panel>) {
         isa!(pack(rows, panel))
     }
@@ -258,7 +253,7 @@ fn dots(w: &[Group; LANES], x: &Sixteen) -> __m512i {
         let mut parts = [_mm256_setzero_si256(); 8];
         for ((part, w), x_values) in parts.iter_mut().zip(&w[8 * i..]).zip(&x.values[8 * i..]) {
             _mm_prefetch::<_MM_HINT_T1>(w.as_ptr().wrapping_add(x.ahead));
-            *part = add_dot(*part, w, x_values);
+            *part = group_dot(w, x_values);
         }
         *half = sum_each(&parts);
     }
@@ -272,11 +267,12 @@ fn dots(w: &[Group; LANES], x: &Sixteen) -> __m512i {
     _mm512_sub_epi32(dots, _mm512_slli_epi32::<7>(sums))
 }
 
-/// Adds one group's dot product, 128 added to each w, in eight parts.
+/// One group's dot product, 128 added to each w, in eight parts.
 #[inline]
 #[target_feature(enable = "avx512f,avx512vl,avx512vnni")]
-fn add_dot(mut sum: __m256i, w: &Group, x: &Group) -> __m256i {
+fn group_dot(w: &Group, x: &Group) -> __m256i {
     let flip = _mm256_set1_epi8(-128);
+    let mut sum = _mm256_setzero_si256();
     for (w, x) in w.as_chunks::<32>().0.iter().zip(x.as_chunks::<32>().0) {
         // SAFETY: 32 bytes each.
         let (w, x) =

@@ -5,7 +5,7 @@ use plotters::style::text_anchor::HPos;
 use torchless::bench::Test;
 
 use super::{Row, Setting};
-use crate::cli::plot::{Area, GREY, HEADER, INK, PALE, colour, font, header, number, round_up, write};
+use crate::cli::plot::{Area, GREY, HEADER, INK, PALE, colour, font, header, number, plain, round_up, write};
 
 /// Pixels wide.
 const WIDTH: u32 = 860;
@@ -227,12 +227,7 @@ impl<'r> Panel<'r> {
             .x_label_area_size(40)
             .y_label_area_size(62)
             .build_cartesian_2d(0.0..deepest, 0.0..top)?;
-        chart
-            .configure_mesh()
-            .max_light_lines(1)
-            .bold_line_style(PALE)
-            .axis_style(GREY)
-            .label_style(font(12.0, INK))
+        plain(&mut chart.configure_mesh())
             .axis_desc_style(font(12.0, INK))
             .x_labels(8)
             .y_labels(6)

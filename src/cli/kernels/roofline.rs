@@ -12,7 +12,7 @@ use torchless::bench::bandwidth::read;
 
 use super::measure::{Row, Timer};
 use crate::cli::machine::cpu_name;
-use crate::cli::plot::{Area, GREY, HEADER, INK, PALE, colour, font, header, number, write};
+use crate::cli::plot::{Area, GREY, HEADER, INK, colour, font, header, number, plain, write};
 
 /// Pixels wide and high.
 pub const SIZE: (u32, u32) = (960, 600);
@@ -134,12 +134,7 @@ fn draw_chart(area: &Area, rows: &[&Row], best: &[Best], roofs: &Roofs) -> anyho
         .x_label_area_size(46)
         .y_label_area_size(62)
         .build_cartesian_2d(xs.clone().log_scale(), ys.clone().log_scale())?;
-    chart
-        .configure_mesh()
-        .max_light_lines(1)
-        .bold_line_style(PALE)
-        .axis_style(GREY)
-        .label_style(font(12.0, INK))
+    plain(&mut chart.configure_mesh())
         .axis_desc_style(font(13.0, INK))
         .x_labels(10)
         .y_labels(10)
