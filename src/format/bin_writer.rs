@@ -5,14 +5,12 @@
 //! int8, its scales. Offsets are relative to the start of the payload; `scale_size` is the number of scales. The layout
 //! follows from names and shapes alone, so the header is written first and the weights stream past.
 
-use std::fs::File;
-use std::io::{Seek, SeekFrom, Write};
-
 use serde_json::{Map, Value, json};
 use torchless_kernels::GROUP;
 
 use crate::format::atomic::AtomicFile;
 use crate::format::bin::Dtype;
+use crate::format::pieces::Pieces;
 use crate::model::Config;
 use crate::tokenizer::{Kind, Spec};
 use crate::{Error, Malformed};
@@ -76,10 +74,11 @@ impl Layout {
     }
 }
 
-/// A `.bin` file being written: the header on creation, then the tensors in any order.
+/// A `.bin` file being written: the header on creation, then the tensors in the order of the layout.
 pub struct BinWriter {
-    file: AtomicFile,
-    layout: Layout,
+    file: Pieces,
+    base: u64,
+    places: std::vec::IntoIter<Place>,
 }
 
 impl BinWriter {
@@ -87,27 +86,31 @@ impl BinWriter {
     ///
     /// # Errors
     /// When writing fails.
-    pub fn new(mut file: AtomicFile, layout: Layout) -> Result<Self, Error> {
-        let out = file.file();
-        out.write_all(&(layout.header.len() as u64).to_le_bytes())
-            .and_then(|()| out.write_all(&layout.header))
-            .map_err(Error::io(file.destination()))?;
-        Ok(Self { file, layout })
+    pub fn new(file: AtomicFile, layout: Layout) -> Result<Self, Error> {
+        let base = layout.base();
+        let mut file = Pieces::new(file);
+        file.append(&(layout.header.len() as u64).to_le_bytes())?;
+        file.append(&layout.header)?;
+        Ok(Self { file, base, places: layout.places.into_iter() })
     }
 
-    /// Writes tensor `index`, whose values `read_row(row, out)` delivers row by row; `written(bytes)` is told of every
-    /// chunk that reached the file.
+    /// Writes the next tensor, whose values `read_row(row, out)` delivers row by row; `written(bytes)` is told of every
+    /// chunk.
     ///
     /// # Errors
     /// What `read_row` or `written` returns, or when writing fails.
+    ///
+    /// # Panics
+    /// After the last tensor of the layout.
     pub fn write_tensor(
         &mut self,
-        index: usize,
         mut read_row: impl FnMut(usize, &mut [f32]) -> Result<(), Error>,
         mut written: impl FnMut(u64) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        let place = &self.layout.places[index];
-        let mut chunk = Chunk::new(place, self.layout.base());
+        #[expect(clippy::expect_used, reason = "documented")]
+        let place = self.places.next().expect("a tensor of the layout");
+        self.file.pad_to(self.base + place.offset)?;
+        let mut chunk = Chunk { dtype: place.dtype, data: Vec::new(), scales: Vec::new() };
         let mut values: Vec<f32> = Vec::new();
         for row in 0..place.rows {
             let start = values.len();
@@ -119,16 +122,23 @@ impl BinWriter {
             }
             // A group that runs across the end of this row waits for the rest of its values.
             let ready = if last { values.len() } else { values.len() / GROUP * GROUP };
-            let bytes = chunk
-                .write(self.file.file(), &values[..ready])
-                .map_err(Error::io(self.file.destination()))?;
-            written(bytes)?;
+            chunk.encode(&values[..ready]);
+            self.file.append(&chunk.data)?;
+            written(chunk.data.len() as u64)?;
             values.drain(..ready);
+        }
+        if place.dtype == Dtype::Int8 {
+            self.file.pad_to(self.base + place.scale_offset)?;
+            self.file.append(&chunk.scales)?;
+            written(chunk.scales.len() as u64)?;
         }
         Ok(())
     }
 
     /// Makes the file durable and gives it its name.
+    ///
+    /// # Errors
+    /// When writing fails.
     pub fn finish(self) -> Result<(), Error> {
         self.file.commit()
     }
@@ -298,48 +308,26 @@ fn tokenizer_object(tokenizer: &Spec) -> Result<Value, Malformed> {
     Ok(object)
 }
 
-/// The part of a tensor that is written next.
+/// The part of a tensor that is written next, and all scales up to there.
 struct Chunk {
     dtype: Dtype,
-    /// Where in the file the next data and scales go.
-    data: u64,
-    scales: u64,
-    data_bytes: Vec<u8>,
-    scale_bytes: Vec<u8>,
+    data: Vec<u8>,
+    scales: Vec<u8>,
 }
 
 impl Chunk {
-    fn new(place: &Place, base: u64) -> Self {
-        Self {
-            dtype: place.dtype,
-            data: base + place.offset,
-            scales: base + place.scale_offset,
-            data_bytes: Vec::new(),
-            scale_bytes: Vec::new(),
-        }
-    }
-
-    /// Writes the values that follow those written so far. Returns the number of bytes.
-    fn write(&mut self, out: &mut File, values: &[f32]) -> std::io::Result<u64> {
-        self.data_bytes.clear();
-        self.scale_bytes.clear();
+    /// Takes up the values that follow those of the last chunk.
+    fn encode(&mut self, values: &[f32]) {
+        self.data.clear();
         match self.dtype {
-            Dtype::F32 => self.data_bytes.extend(values.iter().flat_map(|value| value.to_le_bytes())),
+            Dtype::F32 => self.data.extend(values.iter().flat_map(|value| value.to_le_bytes())),
             Dtype::Int8 => {
                 for group in values.chunks(GROUP) {
-                    let scale = quantize_group(group, &mut self.data_bytes);
-                    self.scale_bytes.extend(scale.to_le_bytes());
+                    let scale = quantize_group(group, &mut self.data);
+                    self.scales.extend(scale.to_le_bytes());
                 }
             }
         }
-        for (at, bytes) in [(&mut self.data, &self.data_bytes), (&mut self.scales, &self.scale_bytes)] {
-            if !bytes.is_empty() {
-                out.seek(SeekFrom::Start(*at))?;
-                out.write_all(bytes)?;
-                *at += bytes.len() as u64;
-            }
-        }
-        Ok((self.data_bytes.len() + self.scale_bytes.len()) as u64)
     }
 }
 

@@ -174,7 +174,7 @@ pub(crate) fn write(
     let mut done = 0;
     for (index, (name, _)) in tensors.iter().enumerate() {
         let read_row = |row, out: &mut [f32]| read_row(index, row, out);
-        writer.write_tensor(index, read_row, |bytes| {
+        writer.write_tensor(read_row, |bytes| {
             done = u64::saturating_add(done, bytes);
             report(progress, Progress { step: name, done, total })
         })?;

@@ -7,7 +7,8 @@ use memmap2::Mmap;
 
 use crate::Error;
 
-/// Maps the whole of a regular file, read-only.
+/// Maps the whole of a regular file, read-only: in huge pages where the system has them, since at 4 KiB each the look-up of
+/// a page takes about as long as reading it.
 ///
 /// # Errors
 /// When `path` cannot be opened or is not a regular file (a folder, a pipe, …).
@@ -23,7 +24,12 @@ pub fn map_file(path: &Path) -> Result<Mmap, Error> {
     // SIGBUS, one that is overwritten in place changes the bytes under the reader. Those who read a map bound-check
     // against its length and treat its bytes as untrusted, so that changed bytes mean wrong numbers; text is copied
     // out before it outlives the reading of a header. Our own files are replaced by renaming, never written in place.
-    unsafe { Mmap::map(&file) }.map_err(Error::io(path))
+    let map = unsafe { Mmap::map(&file) }.map_err(Error::io(path))?;
+    // Linux reads a file into huge pages where its file system can hold such (ext4 since 6.16, XFS). What is in its cache
+    // already stays in the pages it came in. Without, it is slower, no more.
+    #[cfg(target_os = "linux")]
+    map.advise(memmap2::Advice::HugePage).ok();
+    Ok(map)
 }
 
 /// Checks that the file which was mapped with `len` bytes still has as many.

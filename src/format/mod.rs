@@ -22,6 +22,8 @@ mod entries;
 pub mod gguf;
 pub mod hf;
 pub mod map;
+#[expect(clippy::arithmetic_side_effects, reason = "lengths of slices and a piece")]
+mod pieces;
 pub mod source;
 #[expect(
     clippy::indexing_slicing,
