@@ -19,11 +19,12 @@ const CACHED_BYTES: usize = 128 << 10;
 /// Groups in a packed panel: 32 rows × 32 groups are 64 KiB of weights, which stay in the second-level cache.
 const PANEL_GROUPS: usize = 32;
 
-/// Groups of a row that [`gemv`] takes at once: the products of twice 16 rows, 16 KiB, stay in the first-level cache.
-const RUN_GROUPS: usize = 128;
+/// Rows of up to so many groups, 8 KiB, are [`Extended`].
+const EXTENDED_GROUPS: usize = 128;
 
 /// How far ahead of [`gemv`] the second-level cache is asked to run, in bytes: see DESIGN.md.
-const PREFETCH: usize = 16384;
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+pub(crate) const PREFETCH: usize = 16384;
 
 /// How many scales ahead it asks for these: one cache line of them belongs to 16 of weights.
 const SCALES_AHEAD: usize = 256;
@@ -48,9 +49,17 @@ pub(crate) unsafe trait Int8: Copy {
     /// The token of the float lanes.
     fn lanes(self) -> Self::Lanes;
 
-    /// Lane `i`: `Σ_k w[i][k]·x[i][k]`, `x` with its outliers. Reads `w` from memory for the first time: this is the
-    /// place to prefetch what follows it.
-    fn dots(self, w: &[Group; LANES], x: &Sixteen) -> <Self::Lanes as Simd>::I32;
+    /// Lane `i`: `Σ_k w[i][k]·x[i][k]`, or what [`Int8::correct`] makes that of. Reads `w` from memory for the first time:
+    /// this is the place to ask for what lies [`PREFETCH`] bytes behind.
+    fn dots(self, w: &[Group; LANES], x: &[Group; LANES]) -> <Self::Lanes as Simd>::I32;
+
+    /// Takes off from `dots` what was added to each weight, and adds what the outliers of `x` add.
+    fn correct(
+        self,
+        dots: <Self::Lanes as Simd>::I32,
+        w: &[Group; LANES],
+        x: &Sixteen,
+    ) -> <Self::Lanes as Simd>::I32;
 
     /// [`gemm`], in a function of its own: a single token should not pay for its stack.
     #[inline(always)]
@@ -58,20 +67,10 @@ pub(crate) unsafe trait Int8: Copy {
         gemm(self, w, rows, x, out);
     }
 
-    /// [`scaled_dots`], in a function of its own: its registers are its own too.
+    /// [`multiply_run`], in a function of its own: its registers are its own too.
     #[inline(always)]
-    fn scaled_dots(self, run: &Run, products: &mut [[MaybeUninit<f32>; LANES]]) {
-        scaled_dots(self, run, products);
-    }
-
-    /// `acc[r] += rows[r·n + g]` for 16 groups `g ≥ from` in order, or as many as there are; `rows` is `[16][n]`.
-    #[inline(always)]
-    fn sum_rows(self, rows: &[f32], n: usize, from: usize, acc: &mut [f32; LANES]) {
-        for g in from..n.min(from + LANES) {
-            for (acc, row) in acc.iter_mut().zip(rows.chunks_exact(n)) {
-                *acc += row[g];
-            }
-        }
+    fn multiply_run(self, run: &Run, out: &mut [f32]) {
+        multiply_run(self, run, out);
     }
 
     /// Packs one group of each row: initialises `panel`.
@@ -87,17 +86,16 @@ pub(crate) unsafe trait Int8: Copy {
     );
 }
 
-/// Sixteen consecutive groups of one token, their scales aside.
+/// Sixteen consecutive groups of one token.
+#[derive(Clone, Copy)]
 pub(crate) struct Sixteen<'a> {
-    pub values: &'a [Group; LANES],
+    values: &'a [Group; LANES],
+    scales: &'a [f32; LANES],
     /// For those who add 128 to the weights.
     #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     pub sums: &'a [i32; LANES],
     /// Unless the token has none.
     pub outliers: Option<&'a [Outlier; LANES]>,
-    /// How many bytes behind a weight that is read those lie that are to be prefetched.
-    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
-    pub ahead: usize,
 }
 
 /// Some consecutive groups of one token.
@@ -134,7 +132,9 @@ impl<'a> Block<'a> {
 
 #[inline(always)]
 pub(crate) fn matmul_i8<K: Int8>(k: K, w: &QMatrix, rows: Range<usize>, x: &Quantized, mut out: MatMut<f32>) {
-    if !w.is_aligned() || w.cols() == 0 || x.tokens() <= K::GEMV_TOKENS && rows.len() < LANES {
+    // A vector is 16 groups.
+    let least = LANES.div_ceil((w.cols() / GROUP).max(1));
+    if !w.is_aligned() || w.cols() == 0 || x.tokens() <= K::GEMV_TOKENS && rows.len() < least {
         scalar::matmul_i8(w, rows, x, out);
     } else if x.tokens() <= K::GEMV_TOKENS {
         let panel_rows = match x.tokens() {
@@ -144,7 +144,7 @@ pub(crate) fn matmul_i8<K: Int8>(k: K, w: &QMatrix, rows: Range<usize>, x: &Quan
         };
         for first in rows.clone().step_by(panel_rows) {
             let end = (first + panel_rows).min(rows.end);
-            let panel = first.min(end - LANES)..end;
+            let panel = first.min(end - least)..end;
             for t in 0..x.tokens() {
                 let out = &mut out.row(t)[panel.start - rows.start..panel.end - rows.start];
                 gemv(k, w, panel.clone(), x, t, out);
@@ -155,136 +155,164 @@ pub(crate) fn matmul_i8<K: Int8>(k: K, w: &QMatrix, rows: Range<usize>, x: &Quan
     }
 }
 
-/// One token: 16 rows at a time, each read from its start to its end. The products of 16 rows are summed while the next
-/// are multiplied: reading does not pause, and the products are in the cache, not on their way.
+/// One token and rows of at least 16 groups in all, which are read from the first to the last.
 #[inline(always)]
 fn gemv<K: Int8>(k: K, w: &QMatrix, rows: Range<usize>, x: &Quantized, token: usize, out: &mut [f32]) {
     let groups = w.cols() / GROUP;
     let x = Block::new(x, token, 0..groups);
     let outliers = any_outlier(x.outliers);
     let mut extended = Extended::ROOM;
-    // Of long rows the same part of the next one comes next.
-    let ahead = if groups > RUN_GROUPS { w.cols() } else { PREFETCH };
-    let x = Token { x: extended.extend(x), groups, outliers, ahead };
-    let all = Run { values: w.values().as_chunks().0, scales: w.scales(), x: &x, x_at: 0 };
-    let mut room = [Products([MaybeUninit::uninit(); LANES * RUN_GROUPS]); 2];
-    let [products, summed] = &mut room;
-    let mut products = products;
-    let mut sums =
-        Sums { products: summed, part: Part { row: 0, from: 0, len: 0 }, at: 0, acc: [0.0; LANES] };
-    let mut part = Some(Part { row: 0, from: 0, len: run_len(groups) });
-    while let Some(this) = part {
-        multiply(k, rows.start, &this, &all, products, &mut sums);
-        sums.finish(k, out);
-        part = this.next(groups, rows.len());
-        // SAFETY: the call has written the products of `this`.
-        products = unsafe { sums.start(products, this) };
+    let x = extended.extend(x);
+    let all = rows.start * groups..rows.end * groups;
+    let (values, scales) = (&w.values().as_chunks().0[all.clone()], &w.scales()[all]);
+    // All rows make a single run, unless 16 groups of x could not be read from any of them on.
+    let together = x.values.len() > groups || groups.is_multiple_of(LANES);
+    let n = if together { rows.len() } else { 1 };
+    let runs = values.chunks_exact(n * groups).zip(scales.chunks_exact(n * groups));
+    for ((values, scales), out) in runs.zip(out.chunks_exact_mut(n)) {
+        k.multiply_run(&Run { values, scales, x, groups, outliers }, out);
     }
-    sums.finish(k, out);
 }
 
-/// Some groups of 16 rows.
-struct Part {
-    /// The first of the rows, counted from the first that [`gemv`] is asked for.
-    row: usize,
-    from: usize,
-    len: usize,
+/// Some whole rows, 16 groups or more, and the token they meet.
+pub(crate) struct Run<'a> {
+    values: &'a [Group],
+    scales: &'a [f32],
+    /// Of several rows that are no multiples of 16 groups: [`Extended`].
+    x: Block<'a>,
+    /// Groups of a row.
+    groups: usize,
+    /// Whether the token has any.
+    outliers: bool,
 }
 
-impl Part {
-    /// What to multiply next: the rest of the rows, or the next 16. If fewer are left, the last 16: some once more.
+impl<'a> Run<'a> {
+    /// Sixteen groups of the token from `at` on.
     #[inline(always)]
-    fn next(&self, groups: usize, rows: usize) -> Option<Self> {
-        let Self { row, from, len } = *self;
-        if from + len < groups {
-            return Some(Self { row, from: from + len, len: run_len(groups - from - len) });
-        }
-        let row = (row + LANES).min(rows - LANES);
-        (row > self.row).then(|| Self { row, from: 0, len: run_len(groups) })
+    fn sixteen(&self, at: usize) -> Sixteen<'a> {
+        let Block { values, scales, sums, outliers } = self.x;
+        let (Some(values), Some(scales)) = (values[at..].first_chunk(), scales[at..].first_chunk()) else {
+            unreachable!("the token is extended")
+        };
+        let (Some(sums), Some(outliers)) = (sums[at..].first_chunk(), outliers[at..].first_chunk()) else {
+            unreachable!("the token is extended")
+        };
+        Sixteen { values, scales, sums, outliers: self.outliers.then_some(outliers) }
     }
 }
 
-/// How many of the `left` groups of a row to take at once: all of them, or so many that 16 or more are left.
+/// The products of a run's rows with its token, 16 groups at a time, straight across the ends of rows.
+///
+/// Three steps overlap, so that none waits for the one before: while 16 groups are multiplied, those before are corrected
+/// (which reads some of them again: by now they are in the cache) and scaled, and those before these are summed.
 #[inline(always)]
-fn run_len(left: usize) -> usize {
-    match left - left.min(RUN_GROUPS) {
-        0 => left,
-        1..LANES => RUN_GROUPS - LANES,
-        LANES.. => RUN_GROUPS,
+pub(crate) fn multiply_run<K: Int8>(k: K, run: &Run, out: &mut [f32]) {
+    let s = k.lanes();
+    let (w, rest) = run.values.as_chunks();
+    let (scales, _) = run.scales.as_chunks();
+    let mut sums = RowSums { out: out.iter_mut(), groups: run.groups, left: run.groups, sum: 0.0 };
+    let mut products = [0.0; LANES];
+    let mut x = run.sixteen(0);
+    let mut dots = k.dots(&w[0], x.values);
+    let mut at = 0;
+    for (i, (this, scales)) in w.iter().zip(scales).enumerate() {
+        at += LANES;
+        while at >= run.groups {
+            at -= run.groups;
+        }
+        let (this_x, this_dots) = (x, dots);
+        if let Some(next) = w.get(i + 1) {
+            x = run.sixteen(at);
+            dots = k.dots(next, x.values);
+        }
+        let scaled = scale(k, k.correct(this_dots, this, &this_x), scales, &this_x);
+        if i > 0 {
+            sums.add(&products);
+        }
+        s.store(scaled, &mut products);
+    }
+    sums.add(&products);
+    if let (false, Some(last), Some(scales)) =
+        (rest.is_empty(), run.values.last_chunk(), run.scales.last_chunk())
+    {
+        // Fewer are left: the last 16, some once more.
+        let x = run.sixteen((run.values.len() - LANES) % run.groups);
+        let dots = k.correct(k.dots(last, x.values), last, &x);
+        s.store(scale(k, dots, scales, &x), &mut products);
+        sums.add(&products[LANES - rest.len()..]);
     }
 }
 
-/// `[16][len]` scaled products of a part.
-#[derive(Clone, Copy)]
-#[repr(align(64))]
-struct Products([MaybeUninit<f32>; LANES * RUN_GROUPS]);
-
-/// The row sums of a part, while they are made.
-struct Sums<'a> {
-    /// Those of `part` are written.
-    products: &'a mut Products,
-    part: Part,
-    /// How many of the part's groups are summed.
-    at: usize,
-    acc: [f32; LANES],
+/// `dots · (1/scale · x_scale)`
+#[inline(always)]
+fn scale<K: Int8>(
+    k: K,
+    dots: <K::Lanes as Simd>::I32,
+    scales: &[f32; LANES],
+    x: &Sixteen,
+) -> <K::Lanes as Simd>::F32 {
+    let s = k.lanes();
+    s.prefetch(scales.as_ptr().wrapping_add(SCALES_AHEAD));
+    let inverse = s.div(s.splat(1.0), s.load(scales));
+    s.mul(s.to_f32(dots), s.mul(inverse, s.load(x.scales)))
 }
 
-impl<'a> Sums<'a> {
-    /// Takes up the next part and gives back the last one's products.
-    ///
-    /// # Safety
-    /// The products of `part` must have been written.
+/// Sums products row by row, groups in ascending order.
+struct RowSums<'a> {
+    out: std::slice::IterMut<'a, f32>,
+    groups: usize,
+    /// Groups of the row that are still to come.
+    left: usize,
+    sum: f32,
+}
+
+impl RowSums<'_> {
+    /// Adds the products that come next.
     #[inline(always)]
-    unsafe fn start(&mut self, products: &'a mut Products, part: Part) -> &'a mut Products {
-        if part.from == 0 {
-            self.acc = [0.0; LANES];
+    fn add(&mut self, products: &[f32]) {
+        if products.len() == LANES && self.left >= LANES {
+            products.iter().for_each(|product| self.sum += product);
+            self.finish(LANES);
+        } else {
+            for product in products {
+                self.sum += product;
+                self.finish(1);
+            }
         }
-        (self.part, self.at) = (part, 0);
-        std::mem::replace(&mut self.products, products)
     }
 
-    /// Sums 16 groups, if so many are left.
+    /// Counts groups that were added; a row's last ends it.
     #[inline(always)]
-    fn step<K: Int8>(&mut self, k: K) {
-        let len = self.part.len;
-        if self.at < len {
-            // SAFETY: `start` was promised that these are written.
-            let products = unsafe { assume_init(&self.products.0[..LANES * len]) };
-            k.sum_rows(products, len, self.at, &mut self.acc);
-            self.at += LANES;
+    fn finish(&mut self, groups: usize) {
+        self.left -= groups;
+        if self.left == 0 {
+            if let Some(out) = self.out.next() {
+                *out = self.sum;
+            }
+            (self.left, self.sum) = (self.groups, 0.0);
         }
-    }
-
-    /// Sums what is left.
-    #[inline(always)]
-    fn finish<K: Int8>(&mut self, k: K, out: &mut [f32]) {
-        while self.at < self.part.len {
-            self.step(k);
-        }
-        out[self.part.row..][..LANES].copy_from_slice(&self.acc);
     }
 }
 
 /// Some groups of a token followed by the first of them, so that 16 can be read from any of them on.
 struct Extended {
-    values: [MaybeUninit<Group>; RUN_GROUPS + LANES],
-    scales: [MaybeUninit<f32>; RUN_GROUPS + LANES],
-    sums: [MaybeUninit<i32>; RUN_GROUPS + LANES],
-    outliers: [MaybeUninit<Outlier>; RUN_GROUPS + LANES],
+    values: [MaybeUninit<Group>; EXTENDED_GROUPS + LANES],
+    scales: [MaybeUninit<f32>; EXTENDED_GROUPS + LANES],
+    sums: [MaybeUninit<i32>; EXTENDED_GROUPS + LANES],
+    outliers: [MaybeUninit<Outlier>; EXTENDED_GROUPS + LANES],
 }
 
 impl Extended {
     const ROOM: Self = Self {
-        values: [const { MaybeUninit::uninit() }; RUN_GROUPS + LANES],
-        scales: [const { MaybeUninit::uninit() }; RUN_GROUPS + LANES],
-        sums: [const { MaybeUninit::uninit() }; RUN_GROUPS + LANES],
-        outliers: [const { MaybeUninit::uninit() }; RUN_GROUPS + LANES],
+        values: [const { MaybeUninit::uninit() }; EXTENDED_GROUPS + LANES],
+        scales: [const { MaybeUninit::uninit() }; EXTENDED_GROUPS + LANES],
+        sums: [const { MaybeUninit::uninit() }; EXTENDED_GROUPS + LANES],
+        outliers: [const { MaybeUninit::uninit() }; EXTENDED_GROUPS + LANES],
     };
 
     #[inline(always)]
     fn extend<'a>(&'a mut self, x: Block<'a>) -> Block<'a> {
-        // Of a longer one parts of rows are read.
-        if x.values.len().is_multiple_of(LANES) || x.values.len() > RUN_GROUPS {
+        if x.values.len().is_multiple_of(LANES) || x.values.len() > EXTENDED_GROUPS {
             return x;
         }
         Block {
@@ -298,7 +326,7 @@ impl Extended {
 
 /// `x`, then its elements again from the first on, 15 of them.
 #[inline(always)]
-fn repeat<'a, T: Copy>(x: &[T], room: &'a mut [MaybeUninit<T>; RUN_GROUPS + LANES]) -> &'a [T] {
+fn repeat<'a, T: Copy>(x: &[T], room: &'a mut [MaybeUninit<T>; EXTENDED_GROUPS + LANES]) -> &'a [T] {
     let room = &mut room[..x.len() + LANES - 1];
     for room in room.chunks_mut(x.len()) {
         for (room, x) in room.iter_mut().zip(x) {
@@ -307,95 +335,6 @@ fn repeat<'a, T: Copy>(x: &[T], room: &'a mut [MaybeUninit<T>; RUN_GROUPS + LANE
     }
     // SAFETY: no chunk is longer than `x`, so each has been written.
     unsafe { assume_init(room) }
-}
-
-/// The products of a part. In between, `sums` takes its steps.
-#[inline(always)]
-fn multiply<K: Int8>(k: K, first: usize, part: &Part, all: &Run, products: &mut Products, sums: &mut Sums) {
-    let groups = all.x.groups;
-    let Part { row, from, len } = *part;
-    // Whole rows lie one after the other and make a single run.
-    let run_len = if len == groups { LANES * len } else { len };
-    for (run, products) in products.0[..LANES * len].chunks_exact_mut(run_len).enumerate() {
-        let run = all.from((first + row + run) * groups + from, run_len, from);
-        for at in (0..run_len).step_by(LANES * LANES) {
-            let len = (run_len - at).min(LANES * LANES) / LANES * LANES;
-            k.scaled_dots(&run.from(at, len, from + at), products[at..].as_chunks_mut().0);
-            sums.step(k);
-        }
-        if !run_len.is_multiple_of(LANES) {
-            // The end of a part of a row: some groups once more.
-            let at = run_len - LANES;
-            k.scaled_dots(&run.from(at, LANES, from + at), products[at..].as_chunks_mut().0);
-        }
-    }
-}
-
-/// Some consecutive groups of a matrix and what they meet.
-#[derive(Clone, Copy)]
-pub(crate) struct Run<'a> {
-    values: &'a [Group],
-    scales: &'a [f32],
-    x: &'a Token<'a>,
-    /// The group of `x` that the first meets. After the last comes the first again.
-    x_at: usize,
-}
-
-impl Run<'_> {
-    #[inline(always)]
-    fn from(&self, at: usize, len: usize, x_at: usize) -> Self {
-        Self {
-            values: &self.values[at..][..len],
-            scales: &self.scales[at..][..len],
-            x_at: x_at % self.x.groups,
-            ..*self
-        }
-    }
-}
-
-/// A token that is [`Extended`].
-struct Token<'a> {
-    x: Block<'a>,
-    groups: usize,
-    /// Whether it has any.
-    outliers: bool,
-    ahead: usize,
-}
-
-impl<'a> Token<'a> {
-    /// Sixteen groups from `at` on, and their scales.
-    #[inline(always)]
-    fn sixteen(&self, at: usize) -> (Sixteen<'a>, &'a [f32; LANES]) {
-        let Block { values, scales, sums, outliers } = self.x;
-        let (Some(values), Some(scales)) = (values[at..].first_chunk(), scales[at..].first_chunk()) else {
-            unreachable!("the token is extended")
-        };
-        let (Some(sums), Some(outliers)) = (sums[at..].first_chunk(), outliers[at..].first_chunk()) else {
-            unreachable!("the token is extended")
-        };
-        let outliers = self.outliers.then_some(outliers);
-        (Sixteen { values, sums, outliers, ahead: self.ahead }, scales)
-    }
-}
-
-/// `dot(w, x) · (1/scale · x_scale)` of each group of a run, 16 at a time.
-#[inline(always)]
-pub(crate) fn scaled_dots<K: Int8>(k: K, run: &Run, products: &mut [[MaybeUninit<f32>; LANES]]) {
-    let s = k.lanes();
-    let mut at = run.x_at;
-    let sixteens = run.values.as_chunks().0.iter().zip(run.scales.as_chunks().0);
-    for ((w, scales), products) in sixteens.zip(products) {
-        let (x, x_scale) = run.x.sixteen(at);
-        s.prefetch(scales.as_ptr().wrapping_add(SCALES_AHEAD));
-        let inverse = s.div(s.splat(1.0), s.load(scales));
-        let scaled = s.mul(s.to_f32(k.dots(w, &x)), s.mul(inverse, s.load(x_scale)));
-        // SAFETY: 16 floats, to be written.
-        s.store(scaled, unsafe { &mut *products.as_mut_ptr().cast() });
-        at += LANES;
-        while at >= run.x.groups {
-            at -= run.x.groups;
-        }
-    }
 }
 
 /// Whether any of some groups has an outlier.

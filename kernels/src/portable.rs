@@ -185,11 +185,16 @@ unsafe impl Int8 for Portable {
     }
 
     #[inline(always)]
-    fn dots(self, w: &[Group; LANES], x: &Sixteen) -> i32x16 {
-        i32x16::new(match x.outliers {
-            Some(outliers) => from_fn(|i| dot(&w[i], &x.values[i]) + outliers[i].dot(&w[i])),
-            None => from_fn(|i| dot(&w[i], &x.values[i])),
-        })
+    fn dots(self, w: &[Group; LANES], x: &[Group; LANES]) -> i32x16 {
+        i32x16::new(from_fn(|i| dot(&w[i], &x[i])))
+    }
+
+    #[inline(always)]
+    fn correct(self, dots: i32x16, w: &[Group; LANES], x: &Sixteen) -> i32x16 {
+        match x.outliers {
+            Some(outliers) => dots + i32x16::new(from_fn(|i| outliers[i].dot(&w[i]))),
+            None => dots,
+        }
     }
 
     #[inline(always)]

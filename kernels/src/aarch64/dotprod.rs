@@ -55,19 +55,23 @@ unsafe impl Int8 for DotProd {
     }
 
     #[inline(always)]
-    fn dots(self, w: &[Group; LANES], x: &Sixteen) -> [int32x4_t; 4] {
-        let mut dots = isa!(neon::outlier_dots(w, x.outliers));
-        let groups = w.as_chunks::<4>().0.iter().zip(x.values.as_chunks::<4>().0);
+    fn dots(self, w: &[Group; LANES], x: &[Group; LANES]) -> [int32x4_t; 4] {
+        let mut dots = isa!([vdupq_n_s32(0); 4]);
+        let groups = w.as_chunks::<4>().0.iter().zip(x.as_chunks::<4>().0);
         for (dots, (w, x)) in dots.iter_mut().zip(groups) {
-            let products = isa!(neon::add_pairs([
+            *dots = isa!(neon::add_pairs([
                 group_dot(&w[0], &x[0]),
                 group_dot(&w[1], &x[1]),
                 group_dot(&w[2], &x[2]),
                 group_dot(&w[3], &x[3]),
             ]));
-            *dots = isa!(vaddq_s32(*dots, products));
         }
         dots
+    }
+
+    #[inline(always)]
+    fn correct(self, dots: [int32x4_t; 4], w: &[Group; LANES], x: &Sixteen) -> [int32x4_t; 4] {
+        isa!(neon::add_outliers(dots, w, x.outliers))
     }
 
     #[inline(always)]
@@ -76,13 +80,8 @@ unsafe impl Int8 for DotProd {
     }
 
     #[inline(always)]
-    fn scaled_dots(self, run: &Run, products: &mut [[MaybeUninit<f32>; LANES]]) {
-        isa!(scaled_dots(self, run, products))
-    }
-
-    #[inline(always)]
-    fn sum_rows(self, rows: &[f32], n: usize, from: usize, acc: &mut [f32; LANES]) {
-        isa!(neon::sum_rows(rows, n, from, acc))
+    fn multiply_run(self, run: &Run, out: &mut [f32]) {
+        isa!(multiply_run(self, run, out))
     }
 
     #[inline(always)]
@@ -117,8 +116,8 @@ fn gemm(k: DotProd, w: &QMatrix, rows: Range<usize>, x: &Quantized, out: MatMut<
 
 #[inline(never)]
 #[target_feature(enable = "neon,dotprod")]
-fn scaled_dots(k: DotProd, run: &Run, products: &mut [[MaybeUninit<f32>; LANES]]) {
-    int8::scaled_dots(k, run, products);
+fn multiply_run(k: DotProd, run: &Run, out: &mut [f32]) {
+    int8::multiply_run(k, run, out);
 }
 
 /// The dot products of 16 rows of a panel with `N` tokens.

@@ -243,19 +243,23 @@ unsafe impl Int8 for Neon {
     }
 
     #[inline(always)]
-    fn dots(self, w: &[Group; LANES], x: &Sixteen) -> I32 {
-        let mut dots = isa!(outlier_dots(w, x.outliers));
-        let groups = w.as_chunks::<4>().0.iter().zip(x.values.as_chunks::<4>().0);
+    fn dots(self, w: &[Group; LANES], x: &[Group; LANES]) -> I32 {
+        let mut dots = isa!([vdupq_n_s32(0); 4]);
+        let groups = w.as_chunks::<4>().0.iter().zip(x.as_chunks::<4>().0);
         for (dots, (w, x)) in dots.iter_mut().zip(groups) {
-            let products = isa!(add_pairs([
+            *dots = isa!(add_pairs([
                 group_dot(&w[0], &x[0]),
                 group_dot(&w[1], &x[1]),
                 group_dot(&w[2], &x[2]),
                 group_dot(&w[3], &x[3]),
             ]));
-            *dots = isa!(vaddq_s32(*dots, products));
         }
         dots
+    }
+
+    #[inline(always)]
+    fn correct(self, dots: I32, w: &[Group; LANES], x: &Sixteen) -> I32 {
+        isa!(add_outliers(dots, w, x.outliers))
     }
 
     #[inline(always)]
@@ -264,13 +268,8 @@ unsafe impl Int8 for Neon {
     }
 
     #[inline(always)]
-    fn scaled_dots(self, run: &Run, products: &mut [[MaybeUninit<f32>; LANES]]) {
-        isa!(scaled_dots(self, run, products))
-    }
-
-    #[inline(always)]
-    fn sum_rows(self, rows: &[f32], n: usize, from: usize, acc: &mut [f32; LANES]) {
-        isa!(sum_rows(rows, n, from, acc))
+    fn multiply_run(self, run: &Run, out: &mut [f32]) {
+        isa!(multiply_run(self, run, out))
     }
 
     #[inline(always)]
@@ -305,25 +304,24 @@ fn gemm(k: Neon, w: &QMatrix, rows: Range<usize>, x: &Quantized, out: MatMut<f32
 
 #[inline(never)]
 #[target_feature(enable = "neon")]
-fn scaled_dots(k: Neon, run: &Run, products: &mut [[MaybeUninit<f32>; LANES]]) {
-    int8::scaled_dots(k, run, products);
+fn multiply_run(k: Neon, run: &Run, out: &mut [f32]) {
+    int8::multiply_run(k, run, out);
 }
 
-/// Lane `i` of the 16: `128·Σ_j w[i][4·quad + j]·high[j]`.
+/// Adds `128·Σ_j w[i][4·quad + j]·high[j]` to lane `i` of the 16.
 #[inline]
 #[target_feature(enable = "neon")]
-pub(super) fn outlier_dots(w: &[Group; LANES], outliers: Option<&[Outlier; LANES]>) -> I32 {
-    let mut lanes = [vdupq_n_s32(0); 4];
-    let Some(outliers) = outliers.filter(|outliers| any_outlier(*outliers)) else { return lanes };
-    let mut dots = [0; LANES];
-    for ((dot, w), outlier) in dots.iter_mut().zip(w).zip(outliers) {
-        *dot = outlier.dot(w);
+pub(super) fn add_outliers(mut dots: I32, w: &[Group; LANES], outliers: Option<&[Outlier; LANES]>) -> I32 {
+    let Some(outliers) = outliers.filter(|outliers| any_outlier(*outliers)) else { return dots };
+    let mut extra = [0; LANES];
+    for ((extra, w), outlier) in extra.iter_mut().zip(w).zip(outliers) {
+        *extra = outlier.dot(w);
     }
-    for (lanes, dots) in lanes.iter_mut().zip(dots.as_chunks::<4>().0) {
+    for (dots, extra) in dots.iter_mut().zip(extra.as_chunks::<4>().0) {
         // SAFETY: four sums.
-        *lanes = unsafe { vld1q_s32(dots.as_ptr()) };
+        *dots = vaddq_s32(*dots, unsafe { vld1q_s32(extra.as_ptr()) });
     }
-    lanes
+    dots
 }
 
 /// Four partial sums of one group's dot product.
@@ -411,34 +409,6 @@ pub(super) fn add_scaled(dots: &[int32x4_t], inverse: &[f32], x_scale: f32, acc:
             let scale = vmulq_f32(vld1q_f32(inverse.as_ptr()), x_scale);
             let product = vmulq_f32(vcvtq_f32_s32(*dots), scale);
             vst1q_f32(acc.as_mut_ptr(), vaddq_f32(vld1q_f32(acc.as_ptr()), product));
-        }
-    }
-}
-
-/// Lane = row: four groups of four rows at a time, transposed.
-#[target_feature(enable = "neon")]
-pub(super) fn sum_rows(rows: &[f32], n: usize, from: usize, acc: &mut [f32; LANES]) {
-    let end = n.min(from + LANES);
-    let whole = from + (end - from) / 4 * 4;
-    for (acc, rows) in acc.as_chunks_mut::<4>().0.iter_mut().zip(rows.chunks_exact(4 * n)) {
-        // SAFETY: four floats.
-        let mut sum = unsafe { vld1q_f32(acc.as_ptr()) };
-        for from in (from..whole).step_by(4) {
-            let mut block = [vdupq_n_f32(0.0); 4];
-            for (block, row) in block.iter_mut().zip(rows.chunks_exact(n)) {
-                // SAFETY: four floats from group `from ≤ n − 4` on.
-                *block = unsafe { vld1q_f32(row[from..].as_ptr()) };
-            }
-            for column in transpose(block) {
-                sum = vaddq_f32(sum, column);
-            }
-        }
-        // SAFETY: four floats.
-        unsafe { vst1q_f32(acc.as_mut_ptr(), sum) };
-        for (acc, row) in acc.iter_mut().zip(rows.chunks_exact(n)) {
-            for product in &row[whole..end] {
-                *acc += product;
-            }
         }
     }
 }

@@ -2,7 +2,7 @@
 //! is |w| and w's sign is moved over to x.
 
 use crate::half::f16;
-use crate::int8::{self, Block, Group, Int8, PANEL_ROWS, Run, Sixteen, any_outlier};
+use crate::int8::{self, Block, Group, Int8, PANEL_ROWS, PREFETCH, Run, Sixteen, any_outlier};
 use crate::mat::MatMut;
 use crate::quant::{GROUP, Outlier, QMatrix, Quantized};
 use crate::scalar::LANES;
@@ -244,13 +244,16 @@ unsafe impl Int8 for Avx2 {
     }
 
     #[inline(always)]
-    fn dots(self, w: &[Group; LANES], x: &Sixteen) -> [__m256i; 2] {
-        let ([w0, w1], [x0, x1]) = (halves_of(w), halves_of(x.values));
-        let [o0, o1] = match x.outliers {
-            Some(outliers) => halves_of(outliers).map(Some),
-            None => [None; 2],
-        };
-        isa!([eight_dots(w0, x0, o0, x.ahead), eight_dots(w1, x1, o1, x.ahead)])
+    fn dots(self, w: &[Group; LANES], x: &[Group; LANES]) -> [__m256i; 2] {
+        let ([w0, w1], [x0, x1]) = (halves_of(w), halves_of(x));
+        isa!([eight_dots(w0, x0), eight_dots(w1, x1)])
+    }
+
+    #[inline(always)]
+    fn correct(self, [d0, d1]: [__m256i; 2], w: &[Group; LANES], x: &Sixteen) -> [__m256i; 2] {
+        let Some(outliers) = x.outliers else { return [d0, d1] };
+        let ([w0, w1], [o0, o1]) = (halves_of(w), halves_of(outliers));
+        isa!([_mm256_add_epi32(d0, outlier_dots(w0, o0)), _mm256_add_epi32(d1, outlier_dots(w1, o1))])
     }
 
     #[inline(always)]
@@ -259,13 +262,8 @@ unsafe impl Int8 for Avx2 {
     }
 
     #[inline(always)]
-    fn scaled_dots(self, run: &Run, products: &mut [[MaybeUninit<f32>; LANES]]) {
-        isa!(scaled_dots(self, run, products))
-    }
-
-    #[inline(always)]
-    fn sum_rows(self, rows: &[f32], n: usize, from: usize, acc: &mut [f32; LANES]) {
-        isa!(sum_rows(rows, n, from, acc))
+    fn multiply_run(self, run: &Run, out: &mut [f32]) {
+        isa!(multiply_run(self, run, out))
     }
 
     #[inline(always)]
@@ -293,8 +291,8 @@ fn gemm(k: Avx2, w: &QMatrix, rows: Range<usize>, x: &Quantized, out: MatMut<f32
 
 #[inline(never)]
 #[target_feature(enable = "avx2,f16c")]
-fn scaled_dots(k: Avx2, run: &Run, products: &mut [[MaybeUninit<f32>; LANES]]) {
-    int8::scaled_dots(k, run, products);
+fn multiply_run(k: Avx2, run: &Run, out: &mut [f32]) {
+    int8::multiply_run(k, run, out);
 }
 
 /// The first eight and the last eight of sixteen.
@@ -431,17 +429,13 @@ fn load<T>(rows: &[T; PANEL_ROWS], half: usize) -> [__m256i; 2] {
 /// The dot products of eight groups.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn eight_dots(w: &[Group; 8], x: &[Group; 8], outliers: Option<&[Outlier; 8]>, ahead: usize) -> __m256i {
+fn eight_dots(w: &[Group; 8], x: &[Group; 8]) -> __m256i {
     let mut parts = [_mm256_setzero_si256(); 8];
     for ((part, w), x) in parts.iter_mut().zip(w).zip(x) {
-        _mm_prefetch::<_MM_HINT_T1>(w.as_ptr().wrapping_add(ahead));
+        _mm_prefetch::<_MM_HINT_T1>(w.as_ptr().wrapping_add(PREFETCH));
         *part = group_dot(w, x);
     }
-    let dots = sum_each(&parts);
-    match outliers {
-        Some(outliers) if any_outlier(outliers) => _mm256_add_epi32(dots, outlier_dots(w, outliers)),
-        _ => dots,
-    }
+    sum_each(&parts)
 }
 
 /// `128·Σ_j w[4·quad + j]·high[j]` of eight groups.
@@ -490,30 +484,6 @@ pub(super) fn sum_each(v: &[__m256i; 8]) -> __m256i {
     let (even, odd) =
         (_mm256_permute2x128_si256::<0x20>(low, high), _mm256_permute2x128_si256::<0x31>(low, high));
     _mm256_add_epi32(even, odd)
-}
-
-/// Lane = row: eight groups of eight rows at a time, transposed.
-#[target_feature(enable = "avx2")]
-fn sum_rows(rows: &[f32], n: usize, from: usize, acc: &mut [f32; LANES]) {
-    for from in (from..n.min(from + LANES)).step_by(8) {
-        // Lanes beyond the last group become +0, which changes no sum: none is ever −0.
-        let left = _mm256_set1_epi32((n - from).min(8) as i32);
-        let mask = _mm256_cmpgt_epi32(left, _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
-        for (acc, rows) in acc.as_chunks_mut::<8>().0.iter_mut().zip(rows.chunks_exact(8 * n)) {
-            let mut block = [_mm256_setzero_ps(); 8];
-            for (block, row) in block.iter_mut().zip(rows.chunks_exact(n)) {
-                // SAFETY: floats of this row from group `from` on; masked lanes are not read.
-                *block = unsafe { _mm256_maskload_ps(row[from..].as_ptr(), mask) };
-            }
-            // SAFETY: eight floats.
-            let mut sum = unsafe { _mm256_loadu_ps(acc.as_ptr()) };
-            for column in transpose(&block) {
-                sum = _mm256_add_ps(sum, column);
-            }
-            // SAFETY: eight floats.
-            unsafe { _mm256_storeu_ps(acc.as_mut_ptr(), sum) };
-        }
-    }
 }
 
 /// Lane `i` of vector `j` becomes lane `j` of vector `i`.

@@ -2,7 +2,7 @@
 
 use super::avx2::sum_each;
 use crate::half::f16;
-use crate::int8::{self, Block, Group, Int8, PANEL_ROWS, Run, Sixteen, any_outlier};
+use crate::int8::{self, Block, Group, Int8, PANEL_ROWS, PREFETCH, Run, Sixteen, any_outlier};
 use crate::mat::MatMut;
 use crate::quant::{Outlier, QMatrix, Quantized};
 use crate::scalar::LANES;
@@ -195,8 +195,13 @@ unsafe impl Int8 for Avx512Vnni {
     }
 
     #[inline(always)]
-    fn dots(self, w: &[Group; LANES], x: &Sixteen) -> __m512i {
+    fn dots(self, w: &[Group; LANES], x: &[Group; LANES]) -> __m512i {
         isa!(dots(w, x))
+    }
+
+    #[inline(always)]
+    fn correct(self, dots: __m512i, w: &[Group; LANES], x: &Sixteen) -> __m512i {
+        isa!(correct(dots, w, x))
     }
 
     #[inline(always)]
@@ -205,13 +210,8 @@ unsafe impl Int8 for Avx512Vnni {
     }
 
     #[inline(always)]
-    fn scaled_dots(self, run: &Run, products: &mut [[MaybeUninit<f32>; LANES]]) {
-        isa!(scaled_dots(self, run, products))
-    }
-
-    #[inline(always)]
-    fn sum_rows(self, rows: &[f32], n: usize, from: usize, acc: &mut [f32; LANES]) {
-        isa!(sum_rows(rows, n, from, acc))
+    fn multiply_run(self, run: &Run, out: &mut [f32]) {
+        isa!(multiply_run(self, run, out))
     }
 
     #[inline(always)]
@@ -239,32 +239,44 @@ fn gemm(k: Avx512Vnni, w: &QMatrix, rows: Range<usize>, x: &Quantized, out: MatM
 
 #[inline(never)]
 #[target_feature(enable = "avx2,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn scaled_dots(k: Avx512Vnni, run: &Run, products: &mut [[MaybeUninit<f32>; LANES]]) {
-    int8::scaled_dots(k, run, products);
+fn multiply_run(k: Avx512Vnni, run: &Run, out: &mut [f32]) {
+    int8::multiply_run(k, run, out);
 }
 
-/// In halves of 32 bytes: half the lanes are half as much to add up, and 512 bits would not multiply faster where one
-/// instruction takes two rounds.
+/// Each w is 128 too large. In halves of 32 bytes: half the lanes are half as much to add up, and 512 bits would not multiply
+/// faster where one instruction takes two rounds.
 #[inline]
-#[target_feature(enable = "avx512f,avx512vl,avx512vnni,avx512bw")]
-fn dots(w: &[Group; LANES], x: &Sixteen) -> __m512i {
+#[target_feature(enable = "avx512f,avx512vl,avx512vnni")]
+fn dots(w: &[Group; LANES], x: &[Group; LANES]) -> __m512i {
     let mut halves = [_mm256_setzero_si256(); 2];
     for (i, half) in halves.iter_mut().enumerate() {
         let mut parts = [_mm256_setzero_si256(); 8];
-        for ((part, w), x_values) in parts.iter_mut().zip(&w[8 * i..]).zip(&x.values[8 * i..]) {
-            _mm_prefetch::<_MM_HINT_T1>(w.as_ptr().wrapping_add(x.ahead));
-            *part = group_dot(w, x_values);
+        for ((part, w), x) in parts.iter_mut().zip(&w[8 * i..]).zip(&x[8 * i..]) {
+            _mm_prefetch::<_MM_HINT_T1>(w.as_ptr().wrapping_add(PREFETCH));
+            *part = group_dot(w, x);
         }
         *half = sum_each(&parts);
     }
-    let dots = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(halves[0]), halves[1]);
+    join(halves)
+}
+
+/// Takes 128·Σx off and puts the outliers in.
+#[inline]
+#[target_feature(enable = "avx512f,avx512vl,avx512vnni,avx512bw")]
+fn correct(dots: __m512i, w: &[Group; LANES], x: &Sixteen) -> __m512i {
     // SAFETY: 16 sums.
     let mut sums = unsafe { _mm512_loadu_si512(x.sums.as_ptr().cast()) };
     if let Some(outliers) = x.outliers {
         sums = _mm512_sub_epi32(sums, outlier_dots(w, outliers));
     }
-    // Each w was 128 too large: take 128·Σx off.
     _mm512_sub_epi32(dots, _mm512_slli_epi32::<7>(sums))
+}
+
+/// Eight lanes and eight more.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn join([low, high]: [__m256i; 2]) -> __m512i {
+    _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high)
 }
 
 /// One group's dot product, 128 added to each w, in eight parts.
@@ -284,7 +296,7 @@ fn group_dot(w: &Group, x: &Group) -> __m256i {
 
 /// Lane `i`: `Σ_j high[j]·(w[i][4·quad + j] + 128)`.
 #[inline]
-#[target_feature(enable = "avx512f,avx512vnni,avx512bw")]
+#[target_feature(enable = "avx512f,avx512vl,avx512vnni,avx512bw")]
 fn outlier_dots(w: &[Group; LANES], outliers: &[Outlier; LANES]) -> __m512i {
     // SAFETY: 16 outliers are twice 16 words.
     let (first, second) = unsafe {
@@ -293,32 +305,20 @@ fn outlier_dots(w: &[Group; LANES], outliers: &[Outlier; LANES]) -> __m512i {
     };
     let even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
     let high = _mm512_permutex2var_epi32(first, even, second);
-    let quad = _mm512_permutex2var_epi32(first, _mm512_or_si512(even, _mm512_set1_epi32(1)), second);
-    let group = _mm512_slli_epi32::<3>(even);
-    let index = _mm512_or_si512(group, _mm512_and_si512(quad, _mm512_set1_epi32(15)));
-    // SAFETY: word 0..16 of each group.
-    let w = unsafe { _mm512_i32gather_epi32::<4>(index, w.as_ptr().cast()) };
+    // One by one: a gather takes three times as long.
+    let quad = |i: usize| i32::from_ne_bytes(outliers[i].quad_of(&w[i]).map(|w| w as u8));
+    let eight = |i: usize| {
+        let quads = _mm256_set1_epi32(quad(i));
+        let quads = _mm256_mask_set1_epi32(quads, 1 << 1, quad(i + 1));
+        let quads = _mm256_mask_set1_epi32(quads, 1 << 2, quad(i + 2));
+        let quads = _mm256_mask_set1_epi32(quads, 1 << 3, quad(i + 3));
+        let quads = _mm256_mask_set1_epi32(quads, 1 << 4, quad(i + 4));
+        let quads = _mm256_mask_set1_epi32(quads, 1 << 5, quad(i + 5));
+        let quads = _mm256_mask_set1_epi32(quads, 1 << 6, quad(i + 6));
+        _mm256_mask_set1_epi32(quads, 1 << 7, quad(i + 7))
+    };
+    let w = join([eight(0), eight(8)]);
     _mm512_dpbusd_epi32(_mm512_setzero_si512(), _mm512_xor_si512(w, _mm512_set1_epi8(-128)), high)
-}
-
-/// Lane = row: 16 groups of 16 rows, transposed.
-#[target_feature(enable = "avx512f")]
-fn sum_rows(rows: &[f32], n: usize, from: usize, acc: &mut [f32; LANES]) {
-    assert!(rows.len() == LANES * n && from < n);
-    // Lanes beyond the last group become +0, which changes no sum: none is ever −0.
-    let mask = 0xffff >> (LANES - LANES.min(n - from));
-    let mut block = [_mm512_setzero_si512(); LANES];
-    for (r, block) in block.iter_mut().enumerate() {
-        // SAFETY: floats of row `r` from group `from` on; masked lanes are not read.
-        *block = unsafe { _mm512_maskz_loadu_epi32(mask, rows.as_ptr().add(r * n + from).cast()) };
-    }
-    // SAFETY: 16 floats.
-    let mut sum = unsafe { _mm512_loadu_ps(acc.as_ptr()) };
-    for column in transpose(block) {
-        sum = _mm512_add_ps(sum, _mm512_castsi512_ps(column));
-    }
-    // SAFETY: 16 floats.
-    unsafe { _mm512_storeu_ps(acc.as_mut_ptr(), sum) };
 }
 
 /// Two transposes of 16 rows × 16 dwords.
