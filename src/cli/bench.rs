@@ -127,6 +127,7 @@ struct Row<'a> {
     /// The most that was in RAM; null where the system does not tell.
     resident_anonymous_bytes: Option<usize>,
     resident_file_bytes: Option<usize>,
+    resident_file_huge_bytes: Option<usize>,
     #[serde(flatten)]
     setting: &'a Setting,
 }
@@ -259,6 +260,7 @@ impl Args {
             samples: measurement.tokens_per_s,
             resident_anonymous_bytes: resident.map(|r| r.anonymous),
             resident_file_bytes: resident.map(|r| r.file),
+            resident_file_huge_bytes: resident.map(|r| r.file_huge),
             setting,
         })
     }

@@ -9,22 +9,29 @@ pub struct Resident {
     pub anonymous: usize,
     /// Of mapped files: the weights. The system can take it back.
     pub file: usize,
+    /// As much of `file` as is mapped in huge pages.
+    pub file_huge: usize,
 }
 
 impl Resident {
     /// As it is now; `None` where the system is not Linux.
     pub fn now() -> Option<Self> {
         let status = fs::read_to_string("/proc/self/status").ok()?;
-        let bytes = |name: &str| {
-            let kilobytes = field(&status, name)?.strip_suffix("kB")?.trim().parse::<usize>().ok()?;
-            kilobytes.checked_mul(1024)
-        };
-        Some(Self { anonymous: bytes("RssAnon")?, file: bytes("RssFile")? })
+        let maps = fs::read_to_string("/proc/self/smaps_rollup").unwrap_or_default();
+        Some(Self {
+            anonymous: bytes(&status, "RssAnon")?,
+            file: bytes(&status, "RssFile")?,
+            file_huge: bytes(&maps, "FilePmdMapped").unwrap_or_default(),
+        })
     }
 
     /// The larger of each.
     pub fn max(self, other: Self) -> Self {
-        Self { anonymous: self.anonymous.max(other.anonymous), file: self.file.max(other.file) }
+        Self {
+            anonymous: self.anonymous.max(other.anonymous),
+            file: self.file.max(other.file),
+            file_huge: self.file_huge.max(other.file_huge),
+        }
     }
 }
 
@@ -38,4 +45,10 @@ pub fn cpu_name() -> Option<String> {
 fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     let mut fields = text.lines().filter_map(|line| line.split_once(':'));
     fields.find(|(key, _)| key.trim() == name).map(|(_, value)| value.trim())
+}
+
+/// The value of the first line `name : value kB`, in bytes.
+fn bytes(text: &str, name: &str) -> Option<usize> {
+    let kilobytes = field(text, name)?.strip_suffix("kB")?.trim().parse::<usize>().ok()?;
+    kilobytes.checked_mul(1024)
 }

@@ -313,6 +313,7 @@ mod tests {
             samples: vec![],
             resident_anonymous_bytes: None,
             resident_file_bytes: None,
+            resident_file_huge_bytes: None,
             setting,
         }
     }

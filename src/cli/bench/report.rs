@@ -93,10 +93,14 @@ impl<'a> Report<'a> {
             memory.iter().map(|(threads, gb)| format!("{gb:.1} GB/s on {threads}")).collect();
         let most = |bytes: fn(&Row) -> Option<usize>| self.rows.iter().filter_map(bytes).max();
         let anonymous = most(|row| row.resident_anonymous_bytes);
+        let huge = most(|row| row.resident_file_huge_bytes).unwrap_or_default();
         let resident = match (anonymous, most(|row| row.resident_file_bytes)) {
-            (Some(own), Some(file)) => {
-                format!("; in RAM: {} of its own, {} of files", bytes(own), bytes(file))
-            }
+            (Some(own), Some(file)) => format!(
+                "; in RAM: {} of its own, {} of files, {} of that in huge pages",
+                bytes(own),
+                bytes(file),
+                bytes(huge)
+            ),
             _ => String::new(),
         };
         let Setting { load_ms, cpu, version, revision, .. } = self.setting;
