@@ -235,7 +235,7 @@ struct Quad {
 unsafe impl Int8 for Avx2 {
     type Lanes = Self;
     type Panel = Panel;
-    const GEMV_TOKENS: usize = 6;
+    const GEMV_TOKENS: usize = 4;
     const TILE_TOKENS: usize = 4;
 
     #[inline(always)]

@@ -186,7 +186,7 @@ pub(crate) struct Panel([[u32; PANEL_ROWS]; 16]);
 unsafe impl Int8 for Avx512Vnni {
     type Lanes = Self;
     type Panel = Panel;
-    const GEMV_TOKENS: usize = 4;
+    const GEMV_TOKENS: usize = 3;
     const TILE_TOKENS: usize = 6;
 
     #[inline(always)]
