@@ -74,6 +74,17 @@ for_element!(i8, attn_scores_i8, attn_accumulate_i8, widen_i8);
 /// Queries in a full tile.
 const TILE: usize = 4;
 
+/// Accumulators of a tile of scores: columns lie `16·head_dim` elements apart, often a multiple of 4 KiB, and several read
+/// side by side get in each other's way in the cache.
+const fn score_accumulators<S: Simd>() -> usize {
+    if S::ACCUMULATORS < TILE { S::ACCUMULATORS } else { TILE }
+}
+
+/// Accumulators of a tile of values: what has to be widened comes more slowly than many could take it up.
+const fn value_accumulators<S: Simd, T>() -> usize {
+    if size_of::<T>() < size_of::<f32>() { score_accumulators::<S>() } else { S::ACCUMULATORS }
+}
+
 /// Calls `$f::<_, _, N>` with as many queries as there are: four at a time, then what is left.
 macro_rules! by_tiles {
     ($rows:expr, $f:ident($($arg:expr),*)) => {
@@ -111,10 +122,10 @@ fn tile_scores<S: Simd, T: Load, const N: usize>(
     let mut at = 0;
     while at < blocks {
         let keys = &keys[at * width..];
-        if N * 4 <= S::ACCUMULATORS && at + 4 <= blocks {
+        if N * 4 <= score_accumulators::<S>() && at + 4 <= blocks {
             scores_columns::<S, T, N, 4>(s, q, width, keys, scores, at);
             at += 4;
-        } else if N * 2 <= S::ACCUMULATORS && at + 2 <= blocks {
+        } else if N * 2 <= score_accumulators::<S>() && at + 2 <= blocks {
             scores_columns::<S, T, N, 2>(s, q, width, keys, scores, at);
             at += 2;
         } else {
@@ -192,10 +203,10 @@ fn tile_accumulate<S: Simd, T: Load, const N: usize>(
     let rows: [&[f32]; N] = std::array::from_fn(|i| &p[i][first..][..m]);
     let mut at = 0;
     while at < width {
-        if N * 4 <= S::ACCUMULATORS && at + 4 * LANES <= width {
+        if N * 4 <= value_accumulators::<S, T>() && at + 4 * LANES <= width {
             accumulate_columns::<S, T, N, 4>(s, &rows, values, width, at, factors, out);
             at += 4 * LANES;
-        } else if N * 2 <= S::ACCUMULATORS && at + 2 * LANES <= width {
+        } else if N * 2 <= value_accumulators::<S, T>() && at + 2 * LANES <= width {
             accumulate_columns::<S, T, N, 2>(s, &rows, values, width, at, factors, out);
             at += 2 * LANES;
         } else if at + LANES <= width {
