@@ -124,13 +124,16 @@ impl BinWriter {
             let ready = if last { values.len() } else { values.len() / GROUP * GROUP };
             chunk.encode(&values[..ready]);
             self.file.append(&chunk.data)?;
-            written(chunk.data.len() as u64)?;
+            let mut bytes = chunk.data.len();
+            if last {
+                if place.dtype == Dtype::Int8 {
+                    self.file.pad_to(self.base + place.scale_offset)?;
+                }
+                self.file.append(&chunk.scales)?;
+                bytes += chunk.scales.len();
+            }
+            written(bytes as u64)?;
             values.drain(..ready);
-        }
-        if place.dtype == Dtype::Int8 {
-            self.file.pad_to(self.base + place.scale_offset)?;
-            self.file.append(&chunk.scales)?;
-            written(chunk.scales.len() as u64)?;
         }
         Ok(())
     }
