@@ -110,7 +110,8 @@ impl BinWriter {
         #[expect(clippy::expect_used, reason = "documented")]
         let place = self.places.next().expect("a tensor of the layout");
         self.file.pad_to(self.base + place.offset)?;
-        let mut chunk = Chunk { dtype: place.dtype, data: Vec::new(), scales: Vec::new() };
+        let scales = Vec::with_capacity(4 * place.scale_count as usize);
+        let mut chunk = Chunk { dtype: place.dtype, data: Vec::new(), scales };
         let mut values: Vec<f32> = Vec::new();
         for row in 0..place.rows {
             let start = values.len();

@@ -3,7 +3,7 @@
 //! Linux keeps what is written in its page cache, in pages as large as the writes (ext4 since 6.16, XFS before). A file
 //! that comes in such pieces is mapped in huge pages as soon as it is written: see [`map_file`](super::map::map_file).
 
-use std::io::{self, Write};
+use std::io::Write;
 
 use super::atomic::AtomicFile;
 use crate::Error;
@@ -56,8 +56,7 @@ impl Pieces {
     }
 
     fn flush(&mut self) -> Result<(), Error> {
-        let all: io::Result<()> = self.file.file().write_all(&self.next);
-        all.map_err(Error::io(self.file.destination()))?;
+        self.file.file().write_all(&self.next).map_err(Error::io(self.file.destination()))?;
         self.written += self.next.len() as u64;
         self.next.clear();
         Ok(())

@@ -307,15 +307,12 @@ fn outlier_dots(w: &[Group; LANES], outliers: &[Outlier; LANES]) -> __m512i {
     let high = _mm512_permutex2var_epi32(first, even, second);
     // One by one: Zen 4 takes a gather apart into many more steps.
     let quad = |i: usize| i32::from_ne_bytes(outliers[i].quad_of(&w[i]).map(|w| w as u8));
-    let eight = |i: usize| {
-        let quads = _mm256_set1_epi32(quad(i));
-        let quads = _mm256_mask_set1_epi32(quads, 1 << 1, quad(i + 1));
-        let quads = _mm256_mask_set1_epi32(quads, 1 << 2, quad(i + 2));
-        let quads = _mm256_mask_set1_epi32(quads, 1 << 3, quad(i + 3));
-        let quads = _mm256_mask_set1_epi32(quads, 1 << 4, quad(i + 4));
-        let quads = _mm256_mask_set1_epi32(quads, 1 << 5, quad(i + 5));
-        let quads = _mm256_mask_set1_epi32(quads, 1 << 6, quad(i + 6));
-        _mm256_mask_set1_epi32(quads, 1 << 7, quad(i + 7))
+    let eight = |first: usize| {
+        let mut quads = _mm256_set1_epi32(quad(first));
+        for i in 1..8 {
+            quads = _mm256_mask_set1_epi32(quads, 1 << i, quad(first + i));
+        }
+        quads
     };
     let w = join([eight(0), eight(8)]);
     _mm512_dpbusd_epi32(_mm512_setzero_si512(), _mm512_xor_si512(w, _mm512_set1_epi8(-128)), high)
