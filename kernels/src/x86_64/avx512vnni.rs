@@ -4,7 +4,7 @@ use super::avx2::sum_each;
 use crate::half::f16;
 use crate::int8::{self, Block, Group, Int8, PANEL_ROWS, PREFETCH, Run, Sixteen, any_outlier};
 use crate::mat::MatMut;
-use crate::quant::{Outlier, QMatrix, Quantized};
+use crate::quant::{GROUP, Outlier, QMatrix, Quantized};
 use crate::scalar::LANES;
 use crate::simd::Simd;
 use std::arch::x86_64::*;
@@ -405,6 +405,10 @@ fn tile<const N: usize>(
         }
         for (k, w) in panel.0.as_chunks::<4>().0.iter().enumerate() {
             for (i, w) in w.iter().enumerate() {
+                // The next group's: from the second-level cache, which the CPU does not foresee well enough.
+                for half in w.as_chunks::<16>().0 {
+                    _mm_prefetch::<_MM_HINT_T0>(half.as_ptr().wrapping_add(GROUP * PANEL_ROWS / 4).cast());
+                }
                 // SAFETY: 32 rows, aligned as Panel is.
                 let w = unsafe {
                     [_mm512_load_si512(w.as_ptr().cast()), _mm512_load_si512(w.as_ptr().add(16).cast())]
