@@ -5,7 +5,7 @@ use crate::aarch64::{dotprod, neon};
 use crate::portable;
 use crate::table::{SCALAR, Table};
 #[cfg(target_arch = "x86_64")]
-use crate::x86_64::{avx2, avx512vnni};
+use crate::x86_64::{avx2, avx512vnni, avxvnni};
 use std::fmt;
 use std::str::FromStr;
 
@@ -21,6 +21,9 @@ pub enum Isa {
     Portable,
     /// x86-64 with AVX2 and F16C: from Haswell and Zen on.
     Avx2,
+    /// That with VNNI on 256 bits: Intel's CPUs without AVX-512 from Alder Lake on, and all that can run
+    /// [`Isa::Avx512Vnni`].
+    AvxVnni,
     /// x86-64 with AVX-512 F, BW, DQ, VL and VNNI: from Ice Lake and Zen 4 on.
     Avx512Vnni,
     /// aarch64 as it began: `smull` and `sadalp`.
@@ -31,8 +34,8 @@ pub enum Isa {
 
 impl Isa {
     /// Every instruction set; among those of one architecture, slowest first.
-    pub const ALL: [Isa; 6] =
-        [Isa::Scalar, Isa::Portable, Isa::Avx2, Isa::Avx512Vnni, Isa::Neon, Isa::DotProd];
+    pub const ALL: [Isa; 7] =
+        [Isa::Scalar, Isa::Portable, Isa::Avx2, Isa::AvxVnni, Isa::Avx512Vnni, Isa::Neon, Isa::DotProd];
 
     /// The name `--isa` takes.
     pub fn name(self) -> &'static str {
@@ -40,6 +43,7 @@ impl Isa {
             Isa::Scalar => "scalar",
             Isa::Portable => "portable",
             Isa::Avx2 => "avx2",
+            Isa::AvxVnni => "avxvnni",
             Isa::Avx512Vnni => "avx512vnni",
             Isa::Neon => "neon",
             Isa::DotProd => "dotprod",
@@ -58,6 +62,8 @@ impl Isa {
             Isa::Portable => Some(&portable::TABLE),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => avx2::is_available().then_some(&avx2::TABLE),
+            #[cfg(target_arch = "x86_64")]
+            Isa::AvxVnni => avxvnni::table(),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512Vnni => avx512vnni::is_available().then_some(&avx512vnni::TABLE),
             #[cfg(target_arch = "aarch64")]

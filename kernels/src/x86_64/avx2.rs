@@ -297,7 +297,7 @@ fn multiply_run(k: Avx2, run: &Run, out: &mut [f32]) {
 
 /// The first eight and the last eight of sixteen.
 #[inline(always)]
-fn halves_of<T>(x: &[T; LANES]) -> [&[T; 8]; 2] {
+pub(super) fn halves_of<T>(x: &[T; LANES]) -> [&[T; 8]; 2] {
     let [low, high] = x.as_chunks().0 else { unreachable!("16 are twice 8") };
     [low, high]
 }
@@ -378,18 +378,31 @@ fn tile<const N: usize>(
                 }
             }
             for (t, dots) in dots.iter().enumerate() {
-                let x_scale = _mm256_set1_ps(x[t].scales[g]);
-                for (i, dots) in dots.iter().enumerate() {
-                    // SAFETY: eight of the 32 rows.
-                    unsafe {
-                        let acc = acc[t].as_mut_ptr().add(16 * half + 8 * i);
-                        let inverse = _mm256_loadu_ps(inverse.as_ptr().add(16 * half + 8 * i));
-                        let scale = _mm256_mul_ps(inverse, x_scale);
-                        let product = _mm256_mul_ps(_mm256_cvtepi32_ps(*dots), scale);
-                        _mm256_storeu_ps(acc, _mm256_add_ps(_mm256_loadu_ps(acc), product));
-                    }
-                }
+                add_scaled(dots, inverse, x[t].scales[g], half, &mut acc[t]);
             }
+        }
+    }
+}
+
+/// `acc[r] += dots[r] · (inverse[r] · x_scale)` for half of a panel's rows.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn add_scaled(
+    dots: &[__m256i; 2],
+    inverse: &[f32; PANEL_ROWS],
+    x_scale: f32,
+    half: usize,
+    acc: &mut [f32; PANEL_ROWS],
+) {
+    let x_scale = _mm256_set1_ps(x_scale);
+    let (inverse, acc) = (&inverse[16 * half..][..16], &mut acc[16 * half..][..16]);
+    for (i, dots) in dots.iter().enumerate() {
+        // SAFETY: eight of the 16 rows.
+        unsafe {
+            let acc = acc.as_mut_ptr().add(8 * i);
+            let scale = _mm256_mul_ps(_mm256_loadu_ps(inverse.as_ptr().add(8 * i)), x_scale);
+            let product = _mm256_mul_ps(_mm256_cvtepi32_ps(*dots), scale);
+            _mm256_storeu_ps(acc, _mm256_add_ps(_mm256_loadu_ps(acc), product));
         }
     }
 }
@@ -417,7 +430,7 @@ fn add_pairs(v: __m256i) -> __m256i {
 /// Four bytes of each of half a panel's rows.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn load<T>(rows: &[T; PANEL_ROWS], half: usize) -> [__m256i; 2] {
+pub(super) fn load<T>(rows: &[T; PANEL_ROWS], half: usize) -> [__m256i; 2] {
     const { assert!(size_of::<T>() == 4) };
     // SAFETY: 16 rows.
     unsafe {
@@ -442,11 +455,20 @@ fn eight_dots(w: &[Group; 8], x: &[Group; 8]) -> __m256i {
 #[inline]
 #[target_feature(enable = "avx2")]
 fn outlier_dots(w: &[Group; 8], outliers: &[Outlier; 8]) -> __m256i {
+    let (w, high) = quads(w, outliers);
+    _mm256_slli_epi32::<7>(quad_dots(w, high))
+}
+
+/// The weights that the outliers of eight groups meet, and the outliers' high parts.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn quads(w: &[Group; 8], outliers: &[Outlier; 8]) -> (__m256i, __m256i) {
     let w = |i: usize| i32::from_ne_bytes(outliers[i].quad_of(&w[i]).map(|w| w as u8));
     let high = |i: usize| outliers[i].high_bits();
-    let w = _mm256_setr_epi32(w(0), w(1), w(2), w(3), w(4), w(5), w(6), w(7));
-    let high = _mm256_setr_epi32(high(0), high(1), high(2), high(3), high(4), high(5), high(6), high(7));
-    _mm256_slli_epi32::<7>(quad_dots(w, high))
+    (
+        _mm256_setr_epi32(w(0), w(1), w(2), w(3), w(4), w(5), w(6), w(7)),
+        _mm256_setr_epi32(high(0), high(1), high(2), high(3), high(4), high(5), high(6), high(7)),
+    )
 }
 
 /// Eight partial sums of one group's dot product.
@@ -489,7 +511,7 @@ pub(super) fn sum_each(v: &[__m256i; 8]) -> __m256i {
 /// Lane `i` of vector `j` becomes lane `j` of vector `i`.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn transpose(v: &[__m256; 8]) -> [__m256; 8] {
+pub(super) fn transpose(v: &[__m256; 8]) -> [__m256; 8] {
     // Lanes 4q + j of rows 0..4 (then 4..8) in half q, for j = 0..4.
     let four = |v: &[__m256]| {
         let (a, b) = (_mm256_unpacklo_ps(v[0], v[1]), _mm256_unpackhi_ps(v[0], v[1]));

@@ -1,0 +1,293 @@
+//! VNNI on 256 bits: `vpdpbusd` multiplies 32 pairs of bytes. Everything but the int8 matmul is [`avx2`](super::avx2)'s.
+//!
+//! The instruction has two encodings: AVX-VNNI, for CPUs without AVX-512 (Intel's from Alder Lake on), and AVX-512's for
+//! vectors of 256 bits. A CPU that has only the latter runs these kernels as well, which is how they are tested on it.
+
+use super::avx2::{self, Avx2, halves_of, sum_each, transpose};
+use crate::int8::{self, Block, Group, Int8, PANEL_ROWS, PREFETCH, Run, Sixteen, any_outlier};
+use crate::mat::MatMut;
+use crate::quant::{Outlier, QMatrix, Quantized};
+use crate::scalar::LANES;
+use crate::table::Table;
+use std::arch::x86_64::*;
+use std::mem::MaybeUninit;
+use std::ops::Range;
+
+/// The kernels in the encoding this CPU has.
+pub(crate) fn table() -> Option<&'static Table> {
+    if !avx2::is_available() {
+        None
+    } else if is_x86_feature_detected!("avxvnni") {
+        Some(&vex::TABLE)
+    } else if is_x86_feature_detected!("avx512vl") && is_x86_feature_detected!("avx512vnni") {
+        Some(&evex::TABLE)
+    } else {
+        None
+    }
+}
+
+/// One of the two encodings; its values exist only on a CPU that has it.
+trait Encoding: Copy {
+    /// The float lanes, which have nothing to do with it.
+    fn lanes(self) -> Avx2;
+
+    /// `vpdpbusd`: adds to each i32 of `sum` the products of four unsigned bytes with four signed ones.
+    fn dot(self, sum: __m256i, unsigned: __m256i, signed: __m256i) -> __m256i;
+
+    /// [`int8::gemm`], compiled for it.
+    fn gemm(self, w: &QMatrix, rows: Range<usize>, x: &Quantized, out: MatMut<f32>);
+
+    /// [`int8::multiply_run`], compiled for it.
+    fn multiply_run(self, run: &Run, out: &mut [f32]);
+}
+
+/// Runs intrinsics.
+macro_rules! isa {
+    ($($body:tt)*) => {
+        // SAFETY: the token proves that the CPU has the features; pointers come from references to whole arrays.
+        unsafe { $($body)* }
+    };
+}
+
+/// Defines an encoding with its table: what has to stand inside functions that carry its features.
+macro_rules! encoding {
+    ($module:ident, $token:ident, $features:literal, $dot:ident) => {
+        mod $module {
+            use super::*;
+
+            /// Exists only on a CPU with the features of [`Self::new`].
+            #[derive(Clone, Copy)]
+            struct $token(Avx2);
+
+            impl $token {
+                #[target_feature(enable = $features)]
+                fn new() -> Self {
+                    Self(Avx2::new())
+                }
+            }
+
+            impl Encoding for $token {
+                #[inline(always)]
+                fn lanes(self) -> Avx2 {
+                    self.0
+                }
+                #[inline(always)]
+                fn dot(self, sum: __m256i, unsigned: __m256i, signed: __m256i) -> __m256i {
+                    isa!($dot(sum, unsigned, signed))
+                }
+                #[inline(always)]
+                fn gemm(self, w: &QMatrix, rows: Range<usize>, x: &Quantized, out: MatMut<f32>) {
+                    isa!(gemm(Vnni(self), w, rows, x, out))
+                }
+                #[inline(always)]
+                fn multiply_run(self, run: &Run, out: &mut [f32]) {
+                    isa!(multiply_run(Vnni(self), run, out))
+                }
+            }
+
+            pub(super) static TABLE: Table = Table { matmul_i8, ..avx2::TABLE };
+
+            #[target_feature(enable = $features)]
+            fn matmul_i8(w: &QMatrix, rows: Range<usize>, x: &Quantized, out: MatMut<f32>) {
+                int8::matmul_i8(Vnni($token::new()), w, rows, x, out);
+            }
+
+            #[inline(never)]
+            #[target_feature(enable = $features)]
+            fn gemm(k: Vnni<$token>, w: &QMatrix, rows: Range<usize>, x: &Quantized, out: MatMut<f32>) {
+                int8::gemm(k, w, rows, x, out);
+            }
+
+            #[inline(never)]
+            #[target_feature(enable = $features)]
+            fn multiply_run(k: Vnni<$token>, run: &Run, out: &mut [f32]) {
+                int8::multiply_run(k, run, out);
+            }
+        }
+    };
+}
+
+encoding!(vex, Vex, "avx2,f16c,avxvnni", _mm256_dpbusd_avx_epi32);
+encoding!(evex, Evex, "avx2,f16c,avx512f,avx512vl,avx512vnni", _mm256_dpbusd_epi32);
+
+/// The int8 matmul in an encoding.
+#[derive(Clone, Copy)]
+struct Vnni<E>(E);
+
+/// `[k / 4][row]`: four bytes of one row, 128 added to each.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+struct Panel([[u32; PANEL_ROWS]; 16]);
+
+// SAFETY: `pack` writes every row of every k.
+unsafe impl<E: Encoding> Int8 for Vnni<E> {
+    type Lanes = Avx2;
+    type Panel = Panel;
+    const GEMV_TOKENS: usize = 3;
+    const TILE_TOKENS: usize = 6;
+
+    #[inline(always)]
+    fn lanes(self) -> Avx2 {
+        self.0.lanes()
+    }
+
+    /// Each w is 128 too large.
+    #[inline(always)]
+    fn dots(self, w: &[Group; LANES], x: &[Group; LANES]) -> [__m256i; 2] {
+        let ([w0, w1], [x0, x1]) = (halves_of(w), halves_of(x));
+        [self.eight_dots(w0, x0), self.eight_dots(w1, x1)]
+    }
+
+    /// Takes 128·Σx off and puts the outliers in.
+    #[inline(always)]
+    fn correct(self, dots: [__m256i; 2], w: &[Group; LANES], x: &Sixteen) -> [__m256i; 2] {
+        let sums = halves_of(x.sums);
+        let mut corrected = dots;
+        for (half, dots) in corrected.iter_mut().enumerate() {
+            isa!({
+                let mut sums = _mm256_loadu_si256(sums[half].as_ptr().cast());
+                if let Some(outliers) = x.outliers {
+                    let outliers = self.outlier_dots(halves_of(w)[half], halves_of(outliers)[half]);
+                    sums = _mm256_sub_epi32(sums, outliers);
+                }
+                *dots = _mm256_sub_epi32(*dots, _mm256_slli_epi32::<7>(sums));
+            })
+        }
+        corrected
+    }
+
+    #[inline(always)]
+    fn gemm(self, w: &QMatrix, rows: Range<usize>, x: &Quantized, out: MatMut<f32>) {
+        self.0.gemm(w, rows, x, out);
+    }
+
+    #[inline(always)]
+    fn multiply_run(self, run: &Run, out: &mut [f32]) {
+        self.0.multiply_run(run, out);
+    }
+
+    #[inline(always)]
+    fn pack(self, rows: &[&Group; PANEL_ROWS], panel: &mut MaybeUninit<Panel>) {
+        isa!(pack(rows, panel))
+    }
+
+    /// 16 rows at a time, or the sums would not fit the registers.
+    #[inline(always)]
+    fn tile<const N: usize>(
+        self,
+        panel: &[Panel],
+        inverse: &[[f32; PANEL_ROWS]],
+        x: &[Block; N],
+        acc: &mut [[f32; PANEL_ROWS]; N],
+    ) {
+        for (g, (panel, inverse)) in panel.iter().zip(inverse).enumerate() {
+            for half in 0..PANEL_ROWS / 16 {
+                let dots = self.sixteen_rows(panel, half, x, g);
+                for (t, dots) in dots.iter().enumerate() {
+                    isa!(avx2::add_scaled(dots, inverse, x[t].scales[g], half, &mut acc[t]));
+                }
+            }
+        }
+    }
+}
+
+impl<E: Encoding> Vnni<E> {
+    /// The dot products of eight groups, 128 added to each w.
+    #[inline(always)]
+    fn eight_dots(self, w: &[Group; 8], x: &[Group; 8]) -> __m256i {
+        let mut parts = isa!([_mm256_setzero_si256(); 8]);
+        for ((part, w), x) in parts.iter_mut().zip(w).zip(x) {
+            isa!(_mm_prefetch::<_MM_HINT_T1>(w.as_ptr().wrapping_add(PREFETCH)));
+            for (w, x) in w.as_chunks::<32>().0.iter().zip(x.as_chunks::<32>().0) {
+                let (w, x) =
+                    isa!((_mm256_loadu_si256(w.as_ptr().cast()), _mm256_loadu_si256(x.as_ptr().cast())));
+                *part = self.0.dot(*part, add_128(w), x);
+            }
+        }
+        isa!(sum_each(&parts))
+    }
+
+    /// Lane `i`: `Σ_j high[j]·(w[i][4·quad + j] + 128)`.
+    #[inline(always)]
+    fn outlier_dots(self, w: &[Group; 8], outliers: &[Outlier; 8]) -> __m256i {
+        let (w, high) = isa!(avx2::quads(w, outliers));
+        self.0.dot(isa!(_mm256_setzero_si256()), add_128(w), high)
+    }
+
+    /// The dot products of 16 of a panel's rows with one group of each token.
+    #[inline(always)]
+    fn sixteen_rows<const N: usize>(
+        self,
+        panel: &Panel,
+        half: usize,
+        x: &[Block; N],
+        g: usize,
+    ) -> [[__m256i; 2]; N] {
+        // Each w is 128 too large: start at −128·Σx, and with what the outliers' high parts add.
+        let mut dots = isa!([[_mm256_setzero_si256(); 2]; N]);
+        if any_outlier(x.iter().map(|x| &x.outliers[g])) {
+            for (dots, x) in dots.iter_mut().zip(x) {
+                *dots = self.start(panel, half, x.sums[g], &x.outliers[g]);
+            }
+        } else {
+            for (dots, x) in dots.iter_mut().zip(x) {
+                *dots = isa!([_mm256_set1_epi32(x.sums[g] * -128); 2]);
+            }
+        }
+        let mut values = [&x[0].values[g]; N];
+        for (values, x) in values.iter_mut().zip(x) {
+            *values = &x.values[g];
+        }
+        for (k, w) in panel.0.iter().enumerate() {
+            let w = isa!(avx2::load(w, half));
+            for (dots, values) in dots.iter_mut().zip(values) {
+                // SAFETY: the k-th four of 64 bytes.
+                let x = unsafe { values.as_ptr().cast::<i32>().add(k).read_unaligned() };
+                let x = isa!(_mm256_set1_epi32(x));
+                for (dots, w) in dots.iter_mut().zip(w) {
+                    *dots = self.0.dot(*dots, w, x);
+                }
+            }
+        }
+        dots
+    }
+
+    /// `128·(Σ_j w[4·quad + j]·high[j] − sum)` of 16 of a panel's rows.
+    #[inline(always)]
+    fn start(self, panel: &Panel, half: usize, sum: i32, outlier: &Outlier) -> [__m256i; 2] {
+        isa!({
+            let (high, sum) = (_mm256_set1_epi32(outlier.high_bits()), _mm256_set1_epi32(-sum));
+            let w = avx2::load(&panel.0[outlier.index()], half);
+            [
+                _mm256_slli_epi32::<7>(self.0.dot(sum, w[0], high)),
+                _mm256_slli_epi32::<7>(self.0.dot(sum, w[1], high)),
+            ]
+        })
+    }
+}
+
+/// −128..127 becomes 0..255.
+#[inline(always)]
+fn add_128(w: __m256i) -> __m256i {
+    isa!(_mm256_xor_si256(w, _mm256_set1_epi8(-128)))
+}
+
+/// 8 × 8 transposes of quads.
+#[target_feature(enable = "avx2")]
+fn pack(rows: &[&Group; PANEL_ROWS], panel: &mut MaybeUninit<Panel>) {
+    let panel = panel.as_mut_ptr().cast::<[u32; PANEL_ROWS]>();
+    for (i, rows) in rows.as_chunks::<8>().0.iter().enumerate() {
+        for half in 0..2 {
+            let mut block = [_mm256_setzero_ps(); 8];
+            for (block, row) in block.iter_mut().zip(rows) {
+                // SAFETY: half of the 64 bytes.
+                *block = unsafe { _mm256_loadu_ps(row.as_ptr().add(32 * half).cast()) };
+            }
+            for (k, column) in transpose(&block).into_iter().enumerate() {
+                let w = add_128(_mm256_castps_si256(column));
+                // SAFETY: quad 8·half + k of eight of the 32 rows, aligned as Panel is.
+                unsafe { _mm256_store_si256(panel.add(8 * half + k).cast::<__m256i>().add(i), w) };
+            }
+        }
+    }
+}
