@@ -1,10 +1,10 @@
 //! AVX-512 with VNNI: 16 lanes are one register, and `vpdpbusd` multiplies 64 pairs of bytes.
 
-use super::avx2::sum_each;
+use super::avxvnni::{Evex, Panel, Vnni};
 use crate::half::f16;
-use crate::int8::{self, Block, Group, Int8, PANEL_ROWS, PREFETCH, Run, Sixteen, any_outlier};
+use crate::int8::{self, Block, Group, Int8, PANEL_ROWS, Run, Sixteen, any_outlier};
 use crate::mat::MatMut;
-use crate::quant::{GROUP, Outlier, QMatrix, Quantized};
+use crate::quant::{Outlier, QMatrix, Quantized};
 use crate::scalar::LANES;
 use crate::simd::Simd;
 use std::arch::x86_64::*;
@@ -177,11 +177,6 @@ impl Simd for Avx512Vnni {
     }
 }
 
-/// `[k / 4][row]`: four bytes of one row, 128 added to each.
-#[derive(Clone, Copy)]
-#[repr(align(64))]
-pub(crate) struct Panel([[u32; PANEL_ROWS]; 16]);
-
 // SAFETY: `pack` writes every row of every k.
 unsafe impl Int8 for Avx512Vnni {
     type Lanes = Self;
@@ -246,18 +241,9 @@ fn multiply_run(k: Avx512Vnni, run: &Run, out: &mut [f32]) {
 /// Each w is 128 too large. In halves of 32 bytes: half the lanes are half as much to add up, and 512 bits would not multiply
 /// faster where one instruction takes two rounds.
 #[inline]
-#[target_feature(enable = "avx512f,avx512vl,avx512vnni")]
+#[target_feature(enable = "avx2,f16c,avx512f,avx512vl,avx512vnni")]
 fn dots(w: &[Group; LANES], x: &[Group; LANES]) -> __m512i {
-    let mut halves = [_mm256_setzero_si256(); 2];
-    for (i, half) in halves.iter_mut().enumerate() {
-        let mut parts = [_mm256_setzero_si256(); 8];
-        for ((part, w), x) in parts.iter_mut().zip(&w[8 * i..]).zip(&x[8 * i..]) {
-            _mm_prefetch::<_MM_HINT_T1>(w.as_ptr().wrapping_add(PREFETCH));
-            *part = group_dot(w, x);
-        }
-        *half = sum_each(&parts);
-    }
-    join(halves)
+    join(Vnni(Evex::new()).dots(w, x))
 }
 
 /// Takes 128·Σx off and puts the outliers in.
@@ -277,21 +263,6 @@ fn correct(dots: __m512i, w: &[Group; LANES], x: &Sixteen) -> __m512i {
 #[target_feature(enable = "avx512f")]
 fn join([low, high]: [__m256i; 2]) -> __m512i {
     _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high)
-}
-
-/// One group's dot product, 128 added to each w, in eight parts.
-#[inline]
-#[target_feature(enable = "avx512f,avx512vl,avx512vnni")]
-fn group_dot(w: &Group, x: &Group) -> __m256i {
-    let flip = _mm256_set1_epi8(-128);
-    let mut sum = _mm256_setzero_si256();
-    for (w, x) in w.as_chunks::<32>().0.iter().zip(x.as_chunks::<32>().0) {
-        // SAFETY: 32 bytes each.
-        let (w, x) =
-            unsafe { (_mm256_loadu_si256(w.as_ptr().cast()), _mm256_loadu_si256(x.as_ptr().cast())) };
-        sum = _mm256_dpbusd_epi32(sum, _mm256_xor_si256(w, flip), x);
-    }
-    sum
 }
 
 /// Lane `i`: `Σ_j high[j]·(w[i][4·quad + j] + 128)`.
@@ -407,7 +378,7 @@ fn tile<const N: usize>(
             for (i, w) in w.iter().enumerate() {
                 // The next group's: from the second-level cache, which the CPU does not foresee well enough.
                 for half in w.as_chunks::<16>().0 {
-                    _mm_prefetch::<_MM_HINT_T0>(half.as_ptr().wrapping_add(GROUP * PANEL_ROWS / 4).cast());
+                    _mm_prefetch::<_MM_HINT_T0>(half.as_ptr().wrapping_byte_add(size_of::<Panel>()).cast());
                 }
                 // SAFETY: 32 rows, aligned as Panel is.
                 let w = unsafe {

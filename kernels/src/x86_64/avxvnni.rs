@@ -27,7 +27,7 @@ pub(crate) fn table() -> Option<&'static Table> {
 }
 
 /// One of the two encodings; its values exist only on a CPU that has it.
-trait Encoding: Copy {
+pub(super) trait Encoding: Copy {
     /// The float lanes, which have nothing to do with it.
     fn lanes(self) -> Avx2;
 
@@ -57,11 +57,11 @@ macro_rules! encoding {
 
             /// Exists only on a CPU with the features of [`Self::new`].
             #[derive(Clone, Copy)]
-            struct $token(Avx2);
+            pub(in super::super) struct $token(Avx2);
 
             impl $token {
                 #[target_feature(enable = $features)]
-                fn new() -> Self {
+                pub(in super::super) fn new() -> Self {
                     Self(Avx2::new())
                 }
             }
@@ -110,14 +110,16 @@ macro_rules! encoding {
 encoding!(vex, Vex, "avx2,f16c,avxvnni", _mm256_dpbusd_avx_epi32);
 encoding!(evex, Evex, "avx2,f16c,avx512f,avx512vl,avx512vnni", _mm256_dpbusd_epi32);
 
+pub(super) use evex::Evex;
+
 /// The int8 matmul in an encoding.
 #[derive(Clone, Copy)]
-struct Vnni<E>(E);
+pub(super) struct Vnni<E>(pub(super) E);
 
 /// `[k / 4][row]`: four bytes of one row, 128 added to each.
 #[derive(Clone, Copy)]
 #[repr(align(64))]
-struct Panel([[u32; PANEL_ROWS]; 16]);
+pub(crate) struct Panel(pub(super) [[u32; PANEL_ROWS]; 16]);
 
 // SAFETY: `pack` writes every row of every k.
 unsafe impl<E: Encoding> Int8 for Vnni<E> {
