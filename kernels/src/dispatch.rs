@@ -5,7 +5,7 @@ use crate::aarch64::{dotprod, neon};
 use crate::portable;
 use crate::table::{SCALAR, Table};
 #[cfg(target_arch = "x86_64")]
-use crate::x86_64::{avx2, avx512vnni, avxvnni};
+use crate::x86_64::{amx, avx2, avx512vnni, avxvnni};
 use std::fmt;
 use std::str::FromStr;
 
@@ -26,6 +26,8 @@ pub enum Isa {
     AvxVnni,
     /// x86-64 with AVX-512 F, BW, DQ, VL and VNNI: from Ice Lake and Zen 4 on.
     Avx512Vnni,
+    /// That with AMX's int8 tiles, on Linux: Intel's Xeons from Sapphire Rapids on.
+    Amx,
     /// aarch64 as it began: `smull` and `sadalp`.
     Neon,
     /// aarch64 with `sdot`: from Cortex-A76, Neoverse N1 and Apple A11 on.
@@ -34,8 +36,16 @@ pub enum Isa {
 
 impl Isa {
     /// Every instruction set; among those of one architecture, slowest first.
-    pub const ALL: [Isa; 7] =
-        [Isa::Scalar, Isa::Portable, Isa::Avx2, Isa::AvxVnni, Isa::Avx512Vnni, Isa::Neon, Isa::DotProd];
+    pub const ALL: [Isa; 8] = [
+        Isa::Scalar,
+        Isa::Portable,
+        Isa::Avx2,
+        Isa::AvxVnni,
+        Isa::Avx512Vnni,
+        Isa::Amx,
+        Isa::Neon,
+        Isa::DotProd,
+    ];
 
     /// The name `--isa` takes.
     pub fn name(self) -> &'static str {
@@ -45,6 +55,7 @@ impl Isa {
             Isa::Avx2 => "avx2",
             Isa::AvxVnni => "avxvnni",
             Isa::Avx512Vnni => "avx512vnni",
+            Isa::Amx => "amx",
             Isa::Neon => "neon",
             Isa::DotProd => "dotprod",
         }
@@ -66,6 +77,8 @@ impl Isa {
             Isa::AvxVnni => avxvnni::table(),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512Vnni => avx512vnni::is_available().then_some(&avx512vnni::TABLE),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Amx => amx::is_available().then_some(&amx::TABLE),
             #[cfg(target_arch = "aarch64")]
             Isa::Neon => neon::is_available().then_some(&neon::TABLE),
             #[cfg(target_arch = "aarch64")]

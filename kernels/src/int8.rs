@@ -374,9 +374,7 @@ pub(crate) fn gemm<K: Int8>(k: K, w: &QMatrix, rows: Range<usize>, x: &Quantized
             let mut ahead = 0;
             for t in (0..x.tokens()).step_by(K::TILE_TOKENS) {
                 for row in ahead..(ahead + share).min(PANEL_ROWS) {
-                    for group in block_row(values, groups, (next.0 + row, next.1)) {
-                        k.lanes().prefetch(group);
-                    }
+                    prefetch_block(k.lanes(), values, groups, PANEL_GROUPS, (next.0 + row, next.1));
                 }
                 ahead += share;
                 let args = (k, panel, &inverse[..block.len()], x, block.clone(), t);
@@ -401,12 +399,19 @@ unsafe fn assume_init<T>(x: &[MaybeUninit<T>]) -> &[T] {
     unsafe { &*(std::ptr::from_ref(x) as *const [T]) }
 }
 
-/// Up to 32 groups from `(row, group)` on, those that lie in the row; none behind the matrix.
+/// Asks for up to `len` groups from `(row, group)` on, those that lie in the row; none behind the matrix.
 #[inline(always)]
-fn block_row(values: &[Group], groups: usize, (row, group): (usize, usize)) -> &[Group] {
-    let len = PANEL_GROUPS.min(groups - group);
+pub(crate) fn prefetch_block(
+    s: impl Simd,
+    values: &[Group],
+    groups: usize,
+    len: usize,
+    (row, group): (usize, usize),
+) {
     let start = row * groups + group;
-    values.get(start..start + len).unwrap_or(&[])
+    for group in values.get(start..start + len.min(groups - group)).unwrap_or(&[]) {
+        s.prefetch(group);
+    }
 }
 
 type TileArgs<'a, K> =

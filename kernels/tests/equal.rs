@@ -489,7 +489,7 @@ fn assert_int8_equal(case: Int8Case) {
     });
 }
 
-/// Rows around 16 and 32, groups around the blocks that a tile and a run take (8, 16, 256), tokens around each tile.
+/// Rows around 16, 32 and 64, groups around the blocks that a tile and a run take (8, 16, 256), tokens around each tile.
 #[test]
 fn matmul_i8_at_every_edge() {
     let plain =
@@ -519,6 +519,17 @@ fn matmul_i8_at_every_edge() {
             assert_int8_equal(Int8Case { rows: 19, cols, tokens, ..plain });
         }
     }
+    // Tiles of 16 tokens, panels of 64 rows and 32 groups in parts of up to 8.
+    for tokens in [16, 23, 24, 25, 31, 32, 33, 48] {
+        for rows in [2, 16, 17, 18, 50, 64, 65, 66, 130] {
+            for cols in [64, 448, 512, 576] {
+                assert_int8_equal(Int8Case { rows, cols, tokens, ..plain });
+            }
+        }
+    }
+    for cols in [17, 31, 32, 33, 65].map(|groups| groups * 64) {
+        assert_int8_equal(Int8Case { rows: 35, cols, tokens: 41, ..plain });
+    }
 }
 
 /// Every tile's remainder, one token and runs of few groups, with an outlier in nearly every group.
@@ -527,7 +538,7 @@ fn matmul_i8_at_every_edge() {
 fn matmul_i8_with_outliers() {
     let x = Floats::Outliers;
     for w in [Bytes::Random, Bytes::All(-128), Bytes::Extremes] {
-        for tokens in 1..=13 {
+        for tokens in (1..=13).chain([24, 33]) {
             for cols in [64, 576, 1024, 1088, 2112, 257 * 64, 1, 2, 3, 65, 100, 127] {
                 assert_int8_equal(Int8Case { rows: 35, cols, tokens, w, scales: Scales::Plain, x });
             }
@@ -543,7 +554,7 @@ fn matmul_i8_with_values_at_the_limits() {
     {
         for scales in [Scales::Plain, Scales::Limits] {
             for &x in FLOATS {
-                for tokens in [1, 9] {
+                for tokens in [1, 9, 33] {
                     for cols in [128, 100] {
                         assert_int8_equal(Int8Case { rows: 35, cols, tokens, w, scales, x });
                     }
@@ -558,7 +569,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn matmul_i8_anywhere(rows in 0usize..80, cols in 0usize..1500, aligned: bool, tokens in 0usize..30) {
+    fn matmul_i8_anywhere(rows in 0usize..80, cols in 0usize..1500, aligned: bool, tokens in 0usize..60) {
         let cols = if aligned { cols / GROUP * GROUP } else { cols };
         let (w, scales, x) = (Bytes::Random, Scales::Limits, Floats::Wide);
         assert_int8_equal(Int8Case { rows, cols, tokens, w, scales, x });
@@ -578,7 +589,7 @@ proptest! {
 #[test]
 #[cfg_attr(miri, ignore = "slow")]
 fn splits_change_nothing() {
-    let (rows, cols, tokens) = (70, 576, 14);
+    let (rows, cols, tokens) = (70, 576, 40);
     let (bytes, scales) = (Bytes::Random.make(rows * cols, 1), Scales::Plain.make(rows * cols / GROUP));
     let w = QMatrix::new(&bytes, &scales, rows, cols);
     for k in all() {
@@ -593,7 +604,7 @@ fn splits_change_nothing() {
         let mut whole = vec![0.0; tokens * rows];
         k.matmul_i8(&w, 0..rows, &quantized(0..tokens).view(tokens), MatMut::new(&mut whole, tokens, rows));
         for row_step in [1, 16, 33] {
-            for token_step in [1, 3, 7] {
+            for token_step in [1, 3, 7, 27] {
                 let mut out = vec![0.0; tokens * rows];
                 for t in (0..tokens).step_by(token_step) {
                     let n = token_step.min(tokens - t);

@@ -310,7 +310,7 @@ fn pack(rows: &[&Group; PANEL_ROWS], panel: &mut MaybeUninit<Panel>) {
 /// Lane `i` of vector `j` becomes lane `j` of vector `i`.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn transpose(v: [__m512i; 16]) -> [__m512i; 16] {
+pub(super) fn transpose(v: [__m512i; 16]) -> [__m512i; 16] {
     let mut a = v;
     for i in (0..16).step_by(2) {
         a[i] = _mm512_unpacklo_epi32(v[i], v[i + 1]);
