@@ -33,17 +33,14 @@ pub(crate) fn is_available() -> bool {
     *AVAILABLE.get_or_init(|| avx512vnni::is_available() && cpu_has_tiles() && permitted())
 }
 
-/// Whether the CPU has int8 tiles and the system saves them.
+/// Whether a CPU with AVX-512 has int8 tiles and the system saves them.
 fn cpu_has_tiles() -> bool {
     const AMX_TILE: u32 = 1 << 24;
     const AMX_INT8: u32 = 1 << 25;
     const TILE_STATE: u64 = 0b11 << 17;
-    if !is_x86_feature_detected!("xsave") || __cpuid(0).eax < 7 {
-        return false;
-    }
-    let features = __cpuid_count(7, 0).edx;
-    // SAFETY: the CPU has xsave, and the system uses it.
-    let saved = unsafe { _xgetbv(0) };
+    // SAFETY: a CPU with AVX-512 has this leaf of `cpuid`; and xsave, which the system uses, or it could not keep the registers.
+    #[allow(unused_unsafe, reason = "cpuid is safe from Rust 1.94 on")]
+    let (features, saved) = unsafe { (__cpuid_count(7, 0).edx, _xgetbv(0)) };
     features & AMX_TILE != 0 && features & AMX_INT8 != 0 && saved & TILE_STATE == TILE_STATE
 }
 
