@@ -278,77 +278,75 @@ impl Part<'_> {
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
     fn multiply(&self, out: &mut MatMut<f32>, columns: Range<usize>) {
-        let len = self.groups.len();
-        let tiles = columns.len().div_ceil(TILE);
-        let values = &self.x.values()[self.token * self.x.cols() + self.groups.start * GROUP..];
-        assert!(values.len() >= (TILE - 1) * self.x.cols() + len * GROUP);
-        assert!(self.offset + len <= PANEL_GROUPS && len <= PART_GROUPS && tiles <= PANEL_TILES);
-        assert!(self.token + TILE <= out.rows() && columns.end <= out.cols());
-        let stride = out.stride();
-        let out = out.as_mut_ptr().wrapping_add(self.token * stride + columns.start);
-        let load_values_of = |(_, g): (usize, usize)| {
-            // SAFETY: asserted above.
-            unsafe { load_values(values.as_ptr().wrapping_add(g * GROUP), self.x.cols()) };
-        };
-        let load_weights_of = |(tile, g): (usize, usize)| {
-            // SAFETY: as many groups of as many tiles are packed.
-            unsafe { load_weights(self.panel.tiles[tile][self.offset + g].as_ptr()) };
-        };
-        let after = |(tile, g): (usize, usize)| if g + 1 < len { (tile, g + 1) } else { (tile + 1, 0) };
-        let mut dots = [const { MaybeUninit::uninit() }; 2];
-        let mut ahead = (0, 0);
-        load_values_of(ahead);
-        load_weights_of(ahead);
-        multiply_tiles();
-        store_products(&mut dots[0]);
-        ahead = after(ahead);
-        if ahead.0 < tiles {
-            load_values_of(ahead);
-            load_weights_of(ahead);
-            multiply_tiles();
+        let (groups, tiles) = (self.groups.len(), columns.len().div_ceil(TILE));
+        self.check(tiles, out, &columns);
+        let after = |(tile, g)| if g + 1 < groups { (tile, g + 1) } else { (tile + 1, 0) };
+        let mut products = [const { MaybeUninit::uninit() }; 2];
+        let mut begun = (0, 0);
+        self.begin(begun);
+        store_products(&mut products[0]);
+        begun = after(begun);
+        if begun.0 < tiles {
+            self.begin(begun);
         }
         let mut turn = 0;
         for tile in 0..tiles {
-            let width = (columns.len() - tile * TILE).min(TILE);
-            let mask = 0xffff >> (TILE - width);
-            let out = out.wrapping_add(tile * TILE);
-            let mut sums = [_mm512_setzero_ps(); TILE];
-            if self.groups.start > 0 {
-                for (t, sum) in sums.iter_mut().enumerate() {
-                    // SAFETY: the mask is of the columns, and the rows are there.
-                    *sum = unsafe { _mm512_maskz_loadu_ps(mask, out.wrapping_add(t * stride)) };
-                }
-            }
-            for g in 0..len {
+            let mut sums = Sums::new(self, out, &columns, tile);
+            for g in 0..groups {
                 // SAFETY: stored in the turn before.
-                let scaling = unsafe { self.scaling(tile, g, dots[turn % 2].as_ptr()) };
+                let scaling = unsafe { self.scaling(tile, g, products[turn % 2].as_ptr()) };
                 turn += 1;
-                let (stored, begun) = (ahead.0 < tiles, after(ahead).0 < tiles);
-                if stored {
-                    ahead = after(ahead);
+                let store = begun.0 < tiles;
+                begun = after(begun);
+                let begin = begun.0 < tiles;
+                if begin {
+                    self.load_values(begun);
                 }
-                if begun {
-                    load_values_of(ahead);
+                scaling.add(&mut sums.0, 0..4);
+                if store {
+                    store_products(&mut products[turn % 2]);
                 }
-                scaling.add(&mut sums, 0..4);
-                if stored {
-                    store_products(&mut dots[turn % 2]);
+                scaling.add(&mut sums.0, 4..10);
+                if begin {
+                    self.load_weights(begun);
                 }
-                scaling.add(&mut sums, 4..10);
-                if begun {
-                    load_weights_of(ahead);
-                }
-                scaling.add(&mut sums, 10..14);
-                if begun {
+                scaling.add(&mut sums.0, 10..14);
+                if begin {
                     multiply_tiles();
                 }
-                scaling.add(&mut sums, 14..16);
+                scaling.add(&mut sums.0, 14..16);
             }
-            for (t, sum) in sums.iter().enumerate().skip(self.done) {
-                // SAFETY: the mask is of the columns, and the rows are there.
-                unsafe { _mm512_mask_storeu_ps(out.wrapping_add(t * stride), mask, *sum) };
-            }
+            sums.store(self, out, &columns, tile);
         }
+    }
+
+    /// What the pointers of this part rest on.
+    fn check(&self, tiles: usize, out: &MatMut<f32>, columns: &Range<usize>) {
+        let last = (self.token + TILE - 1) * self.x.cols() + self.groups.end * GROUP;
+        assert!(last <= self.x.values().len() && self.groups.end * GROUP <= self.x.cols());
+        assert!(self.offset + self.groups.len() <= PANEL_GROUPS && self.groups.len() <= PART_GROUPS);
+        assert!(tiles <= PANEL_TILES && self.token + TILE <= out.rows() && columns.end <= out.cols());
+    }
+
+    /// Begins with the products of a tile and the tokens.
+    #[inline(always)]
+    fn begin(&self, at: (usize, usize)) {
+        self.load_values(at);
+        self.load_weights(at);
+        multiply_tiles();
+    }
+
+    #[inline(always)]
+    fn load_values(&self, (_, g): (usize, usize)) {
+        let at = self.token * self.x.cols() + (self.groups.start + g) * GROUP;
+        // SAFETY: `check` has seen that these tokens and groups are there.
+        unsafe { load_values(self.x.values().as_ptr().wrapping_add(at), self.x.cols()) };
+    }
+
+    #[inline(always)]
+    fn load_weights(&self, (tile, g): (usize, usize)) {
+        // SAFETY: as many groups of as many tiles are packed.
+        unsafe { load_weights(self.panel.tiles[tile][self.offset + g].as_ptr()) };
     }
 
     /// What one tile's products are scaled with.
@@ -373,6 +371,45 @@ impl Part<'_> {
                 outliers: self.prepared.outliers.get_unchecked(g),
             }
         }
+    }
+}
+
+/// The sums of 16 tokens and 16 rows, a token a register.
+struct Sums([__m512; TILE]);
+
+impl Sums {
+    /// Those of the groups before; zeros, if there are none.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn new(part: &Part, out: &mut MatMut<f32>, columns: &Range<usize>, tile: usize) -> Self {
+        let mut sums = [_mm512_setzero_ps(); TILE];
+        if part.groups.start > 0 {
+            let (at, mask) = Self::place(part, out, columns, tile);
+            for (t, sum) in sums.iter_mut().enumerate() {
+                // SAFETY: `check` has seen that the rows are there; the mask is of the columns.
+                *sum = unsafe { _mm512_maskz_loadu_ps(mask, at.wrapping_add(t * out.stride())) };
+            }
+        }
+        Self(sums)
+    }
+
+    /// Stores those of the tokens that are new.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn store(&self, part: &Part, out: &mut MatMut<f32>, columns: &Range<usize>, tile: usize) {
+        let (at, mask) = Self::place(part, out, columns, tile);
+        for (t, sum) in self.0.iter().enumerate().skip(part.done) {
+            // SAFETY: as in `new`.
+            unsafe { _mm512_mask_storeu_ps(at.wrapping_add(t * out.stride()), mask, *sum) };
+        }
+    }
+
+    /// Where the first token's lie, and which of the columns are there.
+    #[inline(always)]
+    fn place(part: &Part, out: &mut MatMut<f32>, columns: &Range<usize>, tile: usize) -> (*mut f32, u16) {
+        let first = columns.start + tile * TILE;
+        let mask = 0xffff >> (TILE - (columns.end - first).min(TILE));
+        (out.as_mut_ptr().wrapping_add(part.token * out.stride() + first), mask)
     }
 }
 
