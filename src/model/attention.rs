@@ -16,6 +16,7 @@ use torchless_kernels::{BLOCK, CacheElement, Kernels, MatMut, scalar};
 
 use super::config::Config;
 use super::fork::{PerThread, fork, grain};
+use super::lines::Lines;
 use crate::runtime::kv_cache::{Block, Cache};
 
 /// Positions of four blocks.
@@ -77,18 +78,19 @@ impl Softmax {
 /// A thread's buffers: `n` is the queries of a full tile.
 struct Tile {
     /// `[n][head_dim]`, multiplied by `1/√head_dim`.
-    queries: Vec<f32>,
+    queries: Lines,
     /// `[n][head_dim]`
-    output: Vec<f32>,
+    output: Lines,
     sums: Vec<Softmax>,
     /// The same for one span.
-    span_output: Vec<f32>,
+    span_output: Lines,
     span_sums: Vec<Softmax>,
-    scores: Vec<[f32; BLOCK]>,
+    /// `[n][BLOCK]`
+    scores: Lines,
     factors: Vec<[f32; 2]>,
     /// A block's keys and values in f32.
-    keys: Vec<f32>,
-    values: Vec<f32>,
+    keys: Lines,
+    values: Lines,
 }
 
 /// Query heads that share a head of keys and values.
@@ -119,8 +121,9 @@ impl Buffers {
     /// Bytes [`Buffers::new`] allocates.
     pub fn bytes(config: &Config, ctx: usize, threads: usize) -> usize {
         let (n, head_dim) = (tile_queries(config), config.head_dim);
-        let query = 3 * head_dim + BLOCK + 2;
-        let tile = size_of::<f32>() * (n * query + 2 * BLOCK * head_dim) + 2 * n * size_of::<Softmax>();
+        let lines =
+            3 * Lines::bytes(n * head_dim) + Lines::bytes(n * BLOCK) + 2 * Lines::bytes(BLOCK * head_dim);
+        let tile = lines + n * (2 * size_of::<Softmax>() + size_of::<[f32; 2]>());
         let span = size_of::<f32>() * head_dim + size_of::<Softmax>();
         threads * tile + config.n_heads * spans(ctx) * span
     }
@@ -130,15 +133,15 @@ impl Tile {
     fn new(config: &Config) -> Self {
         let (n, head_dim) = (tile_queries(config), config.head_dim);
         Self {
-            queries: vec![0.0; n * head_dim],
-            output: vec![0.0; n * head_dim],
+            queries: Lines::zeroed(n * head_dim),
+            output: Lines::zeroed(n * head_dim),
             sums: vec![Softmax::EMPTY; n],
-            span_output: vec![0.0; n * head_dim],
+            span_output: Lines::zeroed(n * head_dim),
             span_sums: vec![Softmax::EMPTY; n],
-            scores: vec![[0.0; BLOCK]; n],
+            scores: Lines::zeroed(n * BLOCK),
             factors: vec![[0.0; 2]; n],
-            keys: vec![0.0; BLOCK * head_dim],
-            values: vec![0.0; BLOCK * head_dim],
+            keys: Lines::zeroed(BLOCK * head_dim),
+            values: Lines::zeroed(BLOCK * head_dim),
         }
     }
 }
@@ -275,7 +278,7 @@ impl<T: CacheElement + Pod> Attention<'_, T> {
         let queries = &queries[at * group * head_dim..][..n * head_dim];
         let output = &mut span_output[at * group * head_dim..][..n * head_dim];
         let sums = &mut span_sums[at * group..][..n];
-        let (scores, factors) = (&mut scores[..n], &mut factors[..n]);
+        let (scores, factors) = (&mut scores.as_chunks_mut().0[..n], &mut factors[..n]);
         let seen = |token| {
             let seen = overlap(&self.visible(token), block * BLOCK, BLOCK);
             seen.start - block * BLOCK..seen.end - block * BLOCK

@@ -5,6 +5,7 @@ use std::ops::Range;
 use torchless_kernels::{Kernels, MatMut, Quantized, QuantizedBuf, sgemm};
 
 use super::fork::{PerThread, fork, grain};
+use super::lines::Lines;
 use crate::format::bin::{BinFile, Dtype, Matrix, Tensor};
 
 /// The rows a kernel packs together.
@@ -131,7 +132,7 @@ pub(crate) fn product(
 /// still in its cache.
 pub(crate) struct Blocks {
     /// Two blocks of `len` for each thread.
-    pub threads: PerThread<[Vec<f32>; 2]>,
+    pub threads: PerThread<[Lines; 2]>,
     len: usize,
 }
 
@@ -145,13 +146,13 @@ impl Blocks {
     /// Blocks for chunks of up to `chunk` tokens.
     pub fn new(chunk: usize, threads: usize) -> Self {
         let len = Self::len(chunk);
-        let block = || bytemuck::zeroed_vec(len);
+        let block = || Lines::zeroed(len);
         Self { threads: PerThread::new(threads, || [block(), block()]), len }
     }
 
     /// Bytes [`Blocks::new`] allocates.
     pub fn bytes(chunk: usize, threads: usize) -> usize {
-        2 * threads * Self::len(chunk) * size_of::<f32>()
+        2 * threads * Lines::bytes(Self::len(chunk))
     }
 
     fn len(chunk: usize) -> usize {

@@ -5,6 +5,7 @@ pub mod config;
 mod fork;
 pub(crate) mod forward;
 pub(crate) mod linear;
+pub(crate) mod lines;
 mod qkv;
 pub(crate) mod rope;
 pub(crate) mod weights;

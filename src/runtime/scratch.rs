@@ -3,6 +3,7 @@
 use crate::model::Config;
 use crate::model::attention;
 use crate::model::linear::{Activations, Blocks, Forms};
+use crate::model::lines::Lines;
 use crate::model::weights::{Layer, Weights};
 
 /// Tokens whose logits are worked out at once where all are wanted.
@@ -13,16 +14,16 @@ pub(crate) struct Scratch {
     /// Tokens a chunk may have.
     pub chunk: usize,
     /// The residual stream, `[tokens][hidden_size]`.
-    pub x: Vec<f32>,
+    pub x: Lines,
     /// Normalised `x`, the input of q/k/v, gate/up and the head.
     pub normed: Activations,
     /// Queries, keys and values side by side, `[tokens][q_dim + 2·kv_dim]`.
-    pub qkv: Vec<f32>,
+    pub qkv: Lines,
     /// `[tokens][head_dim/2]` each.
-    pub cos: Vec<f32>,
-    pub sin: Vec<f32>,
+    pub cos: Lines,
+    pub sin: Lines,
     /// The heads' outputs, `[tokens][q_dim]`.
-    pub heads: Vec<f32>,
+    pub heads: Lines,
     /// `heads` as the input of `o`; its f32 form stays empty, `heads` is that.
     pub heads_quantized: Activations,
     /// Products on their way to `mlp` or `x`.
@@ -30,7 +31,7 @@ pub(crate) struct Scratch {
     /// `silu(gate)·up`, the input of `down`.
     pub mlp: Activations,
     /// `[LOGIT_ROWS][vocab_size]`
-    pub logits: Vec<f32>,
+    pub logits: Lines,
     pub attention: attention::Buffers,
 }
 
@@ -59,7 +60,7 @@ impl Scratch {
     pub fn new(config: &Config, weights: &Weights, ctx: usize, chunk: usize, threads: usize) -> Self {
         let forms = LayerForms::of(weights);
         // Zeroed memory is not touched before it is used: what a short prompt does not need is never paid for.
-        let floats = |a_token: usize| bytemuck::zeroed_vec(chunk * a_token);
+        let floats = |a_token: usize| Lines::zeroed(chunk * a_token);
         Self {
             chunk,
             x: floats(config.hidden_size),
@@ -71,7 +72,7 @@ impl Scratch {
             heads_quantized: Activations::new(chunk, config.q_dim(), forms.heads),
             blocks: Blocks::new(chunk, threads),
             mlp: Activations::new(chunk, config.intermediate_size, forms.mlp),
-            logits: bytemuck::zeroed_vec(LOGIT_ROWS * config.vocab_size),
+            logits: Lines::zeroed(LOGIT_ROWS * config.vocab_size),
             attention: attention::Buffers::new(config, ctx, threads),
         }
     }
@@ -79,11 +80,14 @@ impl Scratch {
     /// Bytes [`Scratch::new`] allocates.
     pub fn bytes(config: &Config, weights: &Weights, ctx: usize, chunk: usize, threads: usize) -> usize {
         let forms = LayerForms::of(weights);
-        let floats = config.hidden_size + 2 * config.q_dim() + 2 * config.kv_dim() + config.head_dim;
+        let qkv = config.q_dim() + 2 * config.kv_dim();
+        let half = config.head_dim / 2;
+        let floats = [config.hidden_size, qkv, half, half, config.q_dim()];
         Activations::bytes(chunk.max(LOGIT_ROWS), config.hidden_size, forms.normed)
             + Activations::bytes(chunk, config.q_dim(), forms.heads)
             + Activations::bytes(chunk, config.intermediate_size, forms.mlp)
-            + 4 * (chunk * floats + LOGIT_ROWS * config.vocab_size)
+            + floats.map(|a_token| Lines::bytes(chunk * a_token)).iter().sum::<usize>()
+            + Lines::bytes(LOGIT_ROWS * config.vocab_size)
             + Blocks::bytes(chunk, threads)
             + attention::Buffers::bytes(config, ctx, threads)
     }
