@@ -160,6 +160,22 @@ impl<'a> Quantized<'a> {
         self.tokens
     }
 
+    /// Only these tokens.
+    ///
+    /// # Panics
+    /// If there are not so many.
+    pub fn part(&self, tokens: Range<usize>) -> Self {
+        let groups = tokens.start * self.groups()..tokens.end * self.groups();
+        Self {
+            values: &self.values[tokens.start * self.cols..tokens.end * self.cols],
+            scales: &self.scales[groups.clone()],
+            sums: &self.sums[groups.clone()],
+            outliers: &self.outliers[groups],
+            tokens: tokens.len(),
+            cols: self.cols,
+        }
+    }
+
     /// Values a token.
     pub fn cols(&self) -> usize {
         self.cols

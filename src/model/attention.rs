@@ -15,7 +15,7 @@ use bytemuck::Pod;
 use torchless_kernels::{BLOCK, CacheElement, Kernels, MatMut, scalar};
 
 use super::config::Config;
-use super::fork::{PerThread, fork, grain};
+use super::fork::{PerThread, fork, fork2, grain};
 use super::lines::Lines;
 use crate::runtime::kv_cache::{Block, Cache};
 
@@ -157,14 +157,11 @@ impl<T: CacheElement + Pod> Attention<'_, T> {
         let width = group * self.config.head_dim;
         let least = grain(out.rows() * self.config.n_kv_heads, 1).div_ceil(self.config.n_kv_heads);
         let tokens = least.min(tile_queries(self.config) / group);
-        let features = 0..out.cols();
-        fork(out, features, width, &MatMut::split_cols, &|out, features| {
-            let range = 0..out.rows();
-            fork(out, range, tokens, &MatMut::split_rows, &|mut out, tokens| {
-                let first = tokens.start;
-                self.tile(features.start / width, tokens, |token, heads| {
-                    out.row(token - first).copy_from_slice(heads);
-                });
+        let (ranges, grain) = ([0..out.cols(), 0..out.rows()], [width, tokens]);
+        fork2(out, ranges, grain, &MatMut::split_cols, &MatMut::split_rows, &|mut out, features, tokens| {
+            let first = tokens.start;
+            self.tile(features.start / width, tokens, |token, heads| {
+                out.row(token - first).copy_from_slice(heads);
             });
         });
     }

@@ -42,6 +42,21 @@ pub(crate) fn fork<P: Send>(
     );
 }
 
+/// [`fork`] in two directions: pieces of `grain[0]` of the indices `ranges[0]`, and of these pieces of `grain[1]` of the
+/// indices `ranges[1]`.
+pub(crate) fn fork2<P: Send>(
+    whole: P,
+    [outer, inner]: [Range<usize>; 2],
+    grain: [usize; 2],
+    split_outer: &(impl Fn(P, usize) -> (P, P) + Sync),
+    split_inner: &(impl Fn(P, usize) -> (P, P) + Sync),
+    work: &(impl Fn(P, Range<usize>, Range<usize>) + Sync),
+) {
+    fork(whole, outer, grain[0], split_outer, &|part, outer| {
+        fork(part, inner.clone(), grain[1], split_inner, &|piece, inner| work(piece, outer.clone(), inner));
+    });
+}
+
 /// How many of `n` indices a piece should have: a few pieces a thread, so that a thread which is held up loses little,
 /// but no piece smaller than `least`, of which it is a multiple.
 pub(crate) fn grain(n: usize, least: usize) -> usize {

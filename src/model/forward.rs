@@ -7,8 +7,8 @@ use torchless_kernels::{CacheElement, GROUP, Kernels, MatMut, QuantizedMut, Quan
 
 use super::Model;
 use super::attention::Attention;
-use super::fork::{fork, grain};
-use super::linear::{Activations, Blocks, Forms, Input, ROWS, matmul, product, rows_grain};
+use super::fork::{fork, fork2, grain};
+use super::linear::{Activations, Blocks, Forms, Input, ROWS, matmul, product, rows_grain, tokens_grain};
 use super::weights::Layer;
 use crate::format::bin::{Matrix, Tensor};
 use crate::runtime::kv_cache::{Cache, HeadsMut};
@@ -185,9 +185,13 @@ impl Pass<'_> {
     /// all steps.
     fn gate_up(&self, layer: &Layer, input: Input, mlp: &mut Activations, blocks: &Blocks, tokens: usize) {
         let n = self.model.config().intermediate_size;
-        let grain = rows_grain(n, self.model.config().hidden_size, GROUP).min(blocks.features(tokens));
-        // Calls `f(t, gate, up)` for each token.
-        let each = |rows: Range<usize>, f: &mut EachGateUp| {
+        let hidden = self.model.config().hidden_size;
+        let part = tokens_grain(tokens, 2 * n * hidden);
+        let features = rows_grain(n, hidden, GROUP).min(blocks.features(part));
+        let (ranges, grain) = ([0..tokens, 0..n], [part, features]);
+        // Calls `f(t, gate, up)` for the `t`-th of `part`.
+        let each = |part: Range<usize>, rows: Range<usize>, f: &mut EachGateUp| {
+            let (input, tokens) = (input.part(part.clone(), tokens), part.len());
             let (len, mut blocks) = (rows.len(), blocks.threads.mine());
             let [gate, up] = &mut *blocks;
             for (w, out) in [(&layer.gate, &mut *gate), (&layer.up, &mut *up)] {
@@ -199,13 +203,14 @@ impl Pass<'_> {
         };
         let forms = Forms::of([&layer.down]);
         if let Some(out) = mlp.int8.as_mut().filter(|_| forms.int8) {
-            fork(out.view_mut(tokens), 0..n, grain, &QuantizedMut::split_cols, &|mut out, rows| {
-                each(rows, &mut |t, gate, up| self.kernels.silu_mul_quantize(gate, up, out.token(t)));
+            let split = (&QuantizedMut::split_tokens, &QuantizedMut::split_cols);
+            fork2(out.view_mut(tokens), ranges, grain, split.0, split.1, &|mut out, part, rows| {
+                each(part, rows, &mut |t, gate, up| self.kernels.silu_mul_quantize(gate, up, out.token(t)));
             });
         } else if let Some(out) = mlp.f32.as_mut() {
             let out = MatMut::new(&mut out[..tokens * n], tokens, n);
-            fork(out, 0..n, grain, &MatMut::split_cols, &|mut out, rows| {
-                each(rows, &mut |t, gate, up| self.kernels.silu_mul(gate, up, out.row(t)));
+            fork2(out, ranges, grain, &MatMut::split_rows, &MatMut::split_cols, &|mut out, part, rows| {
+                each(part, rows, &mut |t, gate, up| self.kernels.silu_mul(gate, up, out.row(t)));
             });
         }
     }
@@ -213,8 +218,12 @@ impl Pass<'_> {
     /// `x += w · input`, each thread a block of features.
     fn add_product(&self, w: &Tensor, input: Input, x: &mut [f32], blocks: &Blocks, tokens: usize) {
         let hidden = x.len() / tokens;
-        let grain = rows_grain(hidden, w.rows_cols().1, ROWS).min(blocks.features(tokens));
-        fork(MatMut::new(x, tokens, hidden), 0..hidden, grain, &MatMut::split_cols, &|mut x, rows| {
+        let cols = w.rows_cols().1;
+        let part = tokens_grain(tokens, hidden * cols);
+        let grain = [part, rows_grain(hidden, cols, ROWS).min(blocks.features(part))];
+        let (x, ranges) = (MatMut::new(x, tokens, hidden), [0..tokens, 0..hidden]);
+        fork2(x, ranges, grain, &MatMut::split_rows, &MatMut::split_cols, &|mut x, part, rows| {
+            let (input, tokens) = (input.part(part.clone(), tokens), part.len());
             let (len, mut blocks) = (rows.len(), blocks.threads.mine());
             let product_of = &mut blocks[0][..tokens * len];
             product(&self.model.file, w, rows, input, self.kernels, MatMut::new(product_of, tokens, len));

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use torchless_kernels::{Kernels, MatMut, Quantized, QuantizedBuf, sgemm};
 
-use super::fork::{PerThread, fork, grain};
+use super::fork::{PerThread, fork2, grain};
 use super::lines::Lines;
 use crate::format::bin::{BinFile, Dtype, Matrix, Tensor};
 
@@ -82,6 +82,30 @@ pub(crate) struct Input<'a> {
     pub f32: Option<&'a [f32]>,
 }
 
+impl Input<'_> {
+    /// Only `tokens` of all `n`.
+    pub fn part(&self, tokens: Range<usize>, n: usize) -> Self {
+        Self {
+            int8: self.int8.map(|x| x.part(tokens.clone())),
+            f32: self.f32.map(|x| &x[x.len() / n * tokens.start..x.len() / n * tokens.end]),
+        }
+    }
+}
+
+/// Fewest tokens that products are split into: each part packs the weights anew.
+const PART_TOKENS: usize = 256;
+
+/// Most values of weights that are read by several parts of the tokens: more would come from memory each time.
+const PART_WEIGHTS: usize = 4 << 20;
+
+/// How many of `tokens` go through products with so many values of weights together. Threads that keep to tokens of their
+/// own find them in their caches, and do not write into each other's cache lines.
+pub(crate) fn tokens_grain(tokens: usize, weights: usize) -> usize {
+    let most = if weights > PART_WEIGHTS { 1 } else { rayon::current_num_threads() };
+    let parts = (tokens / PART_TOKENS).clamp(1, most);
+    tokens.div_ceil(parts).next_multiple_of(16).min(tokens)
+}
+
 /// `out[t] = (weights[0] · x[t], weights[1] · x[t], …)`: the features of several matrices side by side, `out` being
 /// `[tokens][features of all]`.
 ///
@@ -89,9 +113,11 @@ pub(crate) struct Input<'a> {
 /// If `x` lacks a form that the weights need.
 pub(crate) fn matmul(file: &BinFile, weights: &[Tensor], x: Input, kernels: Kernels, out: MatMut<f32>) {
     let cols = weights.first().map_or(1, |w| w.rows_cols().1);
-    let grain = rows_grain(out.cols(), cols, ROWS);
-    let features = 0..out.cols();
-    fork(out, features, grain, &MatMut::split_cols, &|out, features| {
+    let n = out.rows();
+    let grain = [tokens_grain(n, out.cols() * cols), rows_grain(out.cols(), cols, ROWS)];
+    let ranges = [0..n, 0..out.cols()];
+    fork2(out, ranges, grain, &MatMut::split_rows, &MatMut::split_cols, &|out, tokens, features| {
+        let x = x.part(tokens, n);
         let (mut rest, mut first) = (out, 0);
         for tensor in weights {
             let rows = tensor.rows_cols().0;
