@@ -200,7 +200,7 @@ fn attention<T: CacheElement>(k: Kernels, input: &Input) -> Out {
 /// Tokens, rows and columns of a product of no more than 2¹⁵ multiplications.
 fn matrix(input: &Input) -> (usize, usize, usize) {
     let [tokens, rows, cols] = input.shape.map(usize::from);
-    let (tokens, rows) = (tokens % 14, rows % 40);
+    let (tokens, rows) = (tokens % 40, rows % 40);
     // Whole groups, and rows that begin within one.
     let cols = if cols < 128 { cols % 5 * GROUP } else { cols };
     (tokens, rows, cols.min((1 << 15) / (tokens * rows).max(1)))
