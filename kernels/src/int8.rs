@@ -357,13 +357,7 @@ pub(crate) fn gemm<K: Int8>(k: K, w: &QMatrix, rows: Range<usize>, x: &Quantized
         for from in (0..groups).step_by(PANEL_GROUPS) {
             let block = from..(from + PANEL_GROUPS).min(groups);
             for (i, g) in block.clone().enumerate() {
-                // Loops, since the closures of `array::from_fn` would be called one by one.
-                let mut group_of = [&values[0]; PANEL_ROWS];
-                for (r, (group, scale)) in group_of.iter_mut().zip(&mut inverse[i]).enumerate() {
-                    // A panel that is not full repeats its last row, whose results are then dropped.
-                    let index = (first + r.min(n - 1)) * groups + g;
-                    (*group, *scale) = (&values[index], w.scales()[index]);
-                }
+                let group_of = group_of_rows(w, first..rows.end, g, &mut inverse[i]);
                 k.pack(&group_of, &mut panel[i]);
                 inverse[i].iter_mut().for_each(|scale| *scale = 1.0 / *scale);
             }
@@ -389,6 +383,25 @@ pub(crate) fn gemm<K: Int8>(k: K, w: &QMatrix, rows: Range<usize>, x: &Quantized
             }
         }
     }
+}
+
+/// Group `g` of each of the first `N` of `rows`, and its stored scale. Where there are fewer the last row is repeated, and
+/// the results are then dropped.
+#[inline(always)]
+pub(crate) fn group_of_rows<'a, const N: usize>(
+    w: &QMatrix<'a>,
+    rows: Range<usize>,
+    g: usize,
+    scales: &mut [f32; N],
+) -> [&'a Group; N] {
+    let (groups, values) = (w.cols() / GROUP, w.values().as_chunks().0);
+    // A loop, since the closures of `array::from_fn` would be called one by one.
+    let mut group_of = [&values[0]; N];
+    for (r, (group, scale)) in group_of.iter_mut().zip(scales).enumerate() {
+        let index = (rows.start + r).min(rows.end - 1) * groups + g;
+        (*group, *scale) = (&values[index], w.scales()[index]);
+    }
+    group_of
 }
 
 /// # Safety

@@ -1,8 +1,8 @@
 //! AMX: one `tdpbsud` multiplies a group of 16 tokens with one of 16 rows. Everything but the int8 matmul of many tokens is
 //! [`avx512vnni`](super::avx512vnni)'s.
 
-use super::avx512vnni::{self, Avx512Vnni, transpose};
-use crate::int8::{self, Group, prefetch_block};
+use super::avx512vnni::{self, Avx512Vnni, pack_sixteen, transpose};
+use crate::int8::{self, group_of_rows, prefetch_block};
 use crate::mat::MatMut;
 use crate::quant::{GROUP, QMatrix, Quantized};
 use crate::table::Table;
@@ -147,17 +147,10 @@ fn gemm(w: &QMatrix, rows: Range<usize>, x: &Quantized, mut out: MatMut<f32>) {
 impl Panel {
     #[target_feature(enable = "avx512f,avx512bw")]
     fn pack(&mut self, w: &QMatrix, rows: Range<usize>, block: Range<usize>) {
-        let groups = w.cols() / GROUP;
-        let values = w.values().as_chunks::<GROUP>().0;
         for (tile, first) in rows.clone().step_by(TILE).enumerate() {
             for (i, g) in block.clone().enumerate() {
-                let mut group_of = [&values[0]; TILE];
-                for (r, (group, scale)) in group_of.iter_mut().zip(&mut self.inverse[tile][i]).enumerate() {
-                    // A tile that is not full repeats its last row, whose results are then dropped.
-                    let index = (first + r).min(rows.end - 1) * groups + g;
-                    (*group, *scale) = (&values[index], w.scales()[index]);
-                }
-                self.tiles[tile][i].write(pack(&group_of));
+                let group_of = group_of_rows(w, first..rows.end, g, &mut self.inverse[tile][i]);
+                self.tiles[tile][i].write(pack_sixteen(&group_of));
             }
             // In a loop of its own: what has just been written in pieces cannot be read as a whole at once.
             for inverse in &mut self.inverse[tile][..block.len()] {
@@ -208,17 +201,6 @@ impl Panel {
             }
         }
     }
-}
-
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw")]
-fn pack(rows: &[&Group; TILE]) -> Tile {
-    let mut v = [_mm512_setzero_si512(); TILE];
-    for (v, row) in v.iter_mut().zip(rows) {
-        // SAFETY: the 64 bytes of a group.
-        *v = _mm512_xor_si512(unsafe { _mm512_loadu_si512(row.as_ptr().cast()) }, _mm512_set1_epi8(-128));
-    }
-    transpose(v)
 }
 
 impl Prepared {

@@ -289,22 +289,28 @@ fn outlier_dots(w: &[Group; LANES], outliers: &[Outlier; LANES]) -> __m512i {
     _mm512_dpbusd_epi32(_mm512_setzero_si512(), _mm512_xor_si512(w, _mm512_set1_epi8(-128)), high)
 }
 
-/// Two transposes of 16 rows × 16 dwords.
 #[target_feature(enable = "avx512f,avx512bw")]
 fn pack(rows: &[&Group; PANEL_ROWS], panel: &mut MaybeUninit<Panel>) {
     let panel = panel.as_mut_ptr().cast::<u32>();
-    let flip = _mm512_set1_epi8(-128);
-    for half in 0..2 {
-        let mut v = [_mm512_setzero_si512(); 16];
-        for (v, row) in v.iter_mut().zip(&rows[16 * half..]) {
-            // SAFETY: the 64 bytes of a group.
-            *v = _mm512_xor_si512(unsafe { _mm512_loadu_si512(row.as_ptr().cast()) }, flip);
-        }
-        for (k, v) in transpose(v).into_iter().enumerate() {
+    for (half, rows) in rows.as_chunks().0.iter().enumerate() {
+        for (k, v) in pack_sixteen(rows).into_iter().enumerate() {
             // SAFETY: dword k of half of the 32 rows, aligned as Panel is.
             unsafe { _mm512_store_si512(panel.add(k * PANEL_ROWS + 16 * half).cast(), v) };
         }
     }
+}
+
+/// `[k / 4][row]`: four bytes of one row, 128 added to each.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+pub(super) fn pack_sixteen(rows: &[&Group; 16]) -> [__m512i; 16] {
+    let flip = _mm512_set1_epi8(-128);
+    let mut v = [_mm512_setzero_si512(); 16];
+    for (v, row) in v.iter_mut().zip(rows) {
+        // SAFETY: the 64 bytes of a group.
+        *v = _mm512_xor_si512(unsafe { _mm512_loadu_si512(row.as_ptr().cast()) }, flip);
+    }
+    transpose(v)
 }
 
 /// Lane `i` of vector `j` becomes lane `j` of vector `i`.
