@@ -30,6 +30,7 @@ pub mod scalar;
 mod sgemm;
 mod simd;
 mod table;
+mod team;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 
@@ -39,6 +40,7 @@ pub use mat::MatMut;
 pub use quant::{GROUP, Outlier, QMatrix, QUAD, Quantized, QuantizedBuf, QuantizedMut, QuantizedRow, TINY};
 pub use scalar::BLOCK;
 pub use sgemm::sgemm;
+pub use team::Team;
 
 use half::f16;
 use std::ops::Range;

@@ -12,11 +12,12 @@ use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 use bytemuck::Pod;
-use torchless_kernels::{BLOCK, CacheElement, Kernels, MatMut, scalar};
+use torchless_kernels::{BLOCK, CacheElement, Kernels, MatMut, Team, scalar};
 
 use super::config::Config;
-use super::fork::{PerThread, fork, fork2, grain};
+use super::fork::{Split, fork, fork2, grain};
 use super::lines::Lines;
+use super::threads::PerThread;
 use crate::runtime::kv_cache::{Block, Cache};
 
 /// Positions of four blocks.
@@ -25,12 +26,16 @@ const SPAN: usize = 4 * BLOCK;
 /// Queries of a full tile.
 const TILE: usize = 64;
 
+/// Tiles for each thread at the least, smaller ones if need be: the later ones look at more than the earlier ones.
+const TILES_A_THREAD: usize = 4;
+
 /// Fewest queries for which a block's keys and values are widened once instead of by every four of them.
 const WIDEN: usize = 5;
 
 /// The attention of one layer over one chunk.
 pub(crate) struct Attention<'a, T> {
     pub kernels: Kernels,
+    pub team: &'a Team,
     pub config: &'a Config,
     pub cache: &'a Cache<T>,
     pub layer: usize,
@@ -155,10 +160,11 @@ impl<T: CacheElement + Pod> Attention<'_, T> {
         }
         let group = group(self.config);
         let width = group * self.config.head_dim;
-        let least = grain(out.rows() * self.config.n_kv_heads, 1).div_ceil(self.config.n_kv_heads);
-        let tokens = least.min(tile_queries(self.config) / group);
+        let tiles = (TILES_A_THREAD * self.team.members() / self.config.n_kv_heads).max(1);
+        let tokens = out.rows().div_ceil(tiles).min(tile_queries(self.config) / group);
         let (ranges, grain) = ([0..out.cols(), 0..out.rows()], [width, tokens]);
-        fork2(out, ranges, grain, &MatMut::split_cols, &MatMut::split_rows, &|mut out, features, tokens| {
+        let split: [&Split<_>; 2] = [&MatMut::split_cols, &MatMut::split_rows];
+        fork2(self.team, out, ranges, grain, split, &|mut out, features, tokens| {
             let first = tokens.start;
             self.tile(features.start / width, tokens, |token, heads| {
                 out.row(token - first).copy_from_slice(heads);
@@ -214,7 +220,7 @@ impl<T: CacheElement + Pod> Attention<'_, T> {
         let Spans { outputs, sums } = &mut *guard;
         let outputs = MatMut::new(&mut outputs[..units * group * head_dim], units, group * head_dim);
         let whole = (outputs, MatMut::new(&mut sums[..units * group], units, group));
-        fork(whole, 0..units, grain(units, 1), &split_rows, &|(mut outputs, mut sums), units| {
+        fork(self.team, whole, 0..units, grain(units, 1), &split_rows, &|(mut outputs, mut sums), units| {
             let mut tile = self.buffers.tiles.mine();
             for (row, unit) in units.enumerate() {
                 let (kv_head, span) = (unit / spans.len(), spans.start + unit % spans.len());

@@ -3,11 +3,11 @@
 use std::ops::{ControlFlow, Range};
 
 use bytemuck::Pod;
-use torchless_kernels::{CacheElement, GROUP, Kernels, MatMut, QuantizedMut, QuantizedRow};
+use torchless_kernels::{CacheElement, GROUP, Kernels, MatMut, QuantizedMut, QuantizedRow, Team};
 
 use super::Model;
 use super::attention::Attention;
-use super::fork::{fork, fork2, grain};
+use super::fork::{Split, fork, fork2, grain};
 use super::linear::{Activations, Blocks, Forms, Input, ROWS, matmul, product, rows_grain, tokens_grain};
 use super::weights::Layer;
 use crate::format::bin::{Matrix, Tensor};
@@ -19,6 +19,7 @@ use crate::runtime::scratch::{LOGIT_ROWS, Scratch};
 pub(crate) struct Pass<'a> {
     pub model: &'a Model,
     pub kernels: Kernels,
+    pub team: &'a Team,
 }
 
 impl Pass<'_> {
@@ -59,7 +60,7 @@ impl Pass<'_> {
         self.norm(x, &self.model.weights.norm, normed, Forms::of(head));
         let logits = &mut logits[..count * config.vocab_size];
         let out = MatMut::new(logits, count, config.vocab_size);
-        matmul(&self.model.file, head, normed.view(count), self.kernels, out);
+        matmul(&self.model.file, head, normed.view(count), self.kernels, self.team, out);
         logits
     }
 
@@ -83,12 +84,12 @@ impl Pass<'_> {
         let hidden = weight.len();
         let tokens = x.len() / hidden;
         if let Some(out) = out.int8.as_mut().filter(|_| forms.int8) {
-            each_token_quantized(out.view_mut(tokens), |t, out| {
+            each_token_quantized(self.team, out.view_mut(tokens), |t, out| {
                 self.kernels.rms_norm_quantize(&x[t * hidden..][..hidden], weight, eps, out);
             });
         }
         if let Some(out) = out.f32.as_mut().filter(|_| forms.f32) {
-            each_token(MatMut::new(&mut out[..x.len()], tokens, hidden), |t, out| {
+            each_token(self.team, MatMut::new(&mut out[..x.len()], tokens, hidden), |t, out| {
                 self.kernels.rms_norm(&x[t * hidden..][..hidden], weight, eps, out);
             });
         }
@@ -113,10 +114,10 @@ impl Pass<'_> {
         self.norm(x, &layer.attn_norm, normed, Forms::of(&layer.qkv));
         let qkv = &mut qkv[..tokens * stride];
         let out = MatMut::new(qkv, tokens, stride);
-        matmul(&self.model.file, &layer.qkv, normed.view(tokens), self.kernels, out);
+        matmul(&self.model.file, &layer.qkv, normed.view(tokens), self.kernels, self.team, out);
 
         let half = config.head_dim / 2;
-        each_token(MatMut::new(qkv, tokens, stride), |t, qkv| {
+        each_token(self.team, MatMut::new(qkv, tokens, stride), |t, qkv| {
             let angles = t * half..(t + 1) * half;
             self.finish_qkv(layer, qkv, &cos[angles.clone()], &sin[angles]);
         });
@@ -124,6 +125,7 @@ impl Pass<'_> {
         let heads = &mut heads[..tokens * q_dim];
         Attention {
             kernels: self.kernels,
+            team: self.team,
             config,
             cache,
             layer: i,
@@ -135,7 +137,7 @@ impl Pass<'_> {
         .run(MatMut::new(heads, tokens, q_dim));
 
         if let Some(quantized) = &mut heads_quantized.int8 {
-            each_token_quantized(quantized.view_mut(tokens), |t, out| {
+            each_token_quantized(self.team, quantized.view_mut(tokens), |t, out| {
                 self.kernels.quantize(&heads[t * q_dim..][..q_dim], out);
             });
         }
@@ -143,7 +145,9 @@ impl Pass<'_> {
         self.add_product(&layer.o, input, x, blocks, tokens);
         if let Some(bias) = &layer.o_bias {
             let bias = self.model.file.vector(bias);
-            each_token(MatMut::new(x, tokens, config.hidden_size), |_, x| self.kernels.add(x, bias));
+            each_token(self.team, MatMut::new(x, tokens, config.hidden_size), |_, x| {
+                self.kernels.add(x, bias)
+            });
         }
     }
 
@@ -160,7 +164,7 @@ impl Pass<'_> {
         let (head_dim, kv_dim) = (self.model.config().head_dim, self.model.config().kv_dim());
         let all = 0..self.model.config().n_kv_heads;
         let grain = if tokens < TOKENS { all.len() } else { 1 };
-        fork(heads, all, grain, &HeadsMut::split, &|mut heads, range| {
+        fork(self.team, heads, all, grain, &HeadsMut::split, &|mut heads, range| {
             for t in 0..tokens {
                 for (i, head) in range.clone().enumerate() {
                     let key = t * stride + head * head_dim;
@@ -203,13 +207,14 @@ impl Pass<'_> {
         };
         let forms = Forms::of([&layer.down]);
         if let Some(out) = mlp.int8.as_mut().filter(|_| forms.int8) {
-            let split = (&QuantizedMut::split_tokens, &QuantizedMut::split_cols);
-            fork2(out.view_mut(tokens), ranges, grain, split.0, split.1, &|mut out, part, rows| {
+            let split: [&Split<_>; 2] = [&QuantizedMut::split_tokens, &QuantizedMut::split_cols];
+            fork2(self.team, out.view_mut(tokens), ranges, grain, split, &|mut out, part, rows| {
                 each(part, rows, &mut |t, gate, up| self.kernels.silu_mul_quantize(gate, up, out.token(t)));
             });
         } else if let Some(out) = mlp.f32.as_mut() {
             let out = MatMut::new(&mut out[..tokens * n], tokens, n);
-            fork2(out, ranges, grain, &MatMut::split_rows, &MatMut::split_cols, &|mut out, part, rows| {
+            let split: [&Split<_>; 2] = [&MatMut::split_rows, &MatMut::split_cols];
+            fork2(self.team, out, ranges, grain, split, &|mut out, part, rows| {
                 each(part, rows, &mut |t, gate, up| self.kernels.silu_mul(gate, up, out.row(t)));
             });
         }
@@ -222,7 +227,8 @@ impl Pass<'_> {
         let part = tokens_grain(tokens, hidden * cols);
         let grain = [part, rows_grain(hidden, cols, ROWS).min(blocks.features(part))];
         let (x, ranges) = (MatMut::new(x, tokens, hidden), [0..tokens, 0..hidden]);
-        fork2(x, ranges, grain, &MatMut::split_rows, &MatMut::split_cols, &|mut x, part, rows| {
+        let split: [&Split<_>; 2] = [&MatMut::split_rows, &MatMut::split_cols];
+        fork2(self.team, x, ranges, grain, split, &|mut x, part, rows| {
             let (input, tokens) = (input.part(part.clone(), tokens), part.len());
             let (len, mut blocks) = (rows.len(), blocks.threads.mine());
             let product_of = &mut blocks[0][..tokens * len];
@@ -238,10 +244,10 @@ impl Pass<'_> {
 type EachGateUp<'a> = dyn FnMut(usize, &[f32], &[f32]) + 'a;
 
 /// Calls `f(t, row t)` for each token, in parallel where there are many.
-fn each_token(whole: MatMut<f32>, f: impl Fn(usize, &mut [f32]) + Sync) {
+fn each_token(team: &Team, whole: MatMut<f32>, f: impl Fn(usize, &mut [f32]) + Sync) {
     let tokens = 0..whole.rows();
     let grain = grain(tokens.len(), TOKENS);
-    fork(whole, tokens, grain, &MatMut::split_rows, &|mut part, tokens| {
+    fork(team, whole, tokens, grain, &MatMut::split_rows, &|mut part, tokens| {
         for (row, t) in tokens.enumerate() {
             f(t, part.row(row));
         }
@@ -249,10 +255,10 @@ fn each_token(whole: MatMut<f32>, f: impl Fn(usize, &mut [f32]) + Sync) {
 }
 
 /// [`each_token`] for quantised activations.
-fn each_token_quantized(whole: QuantizedMut, f: impl Fn(usize, QuantizedRow) + Sync) {
+fn each_token_quantized(team: &Team, whole: QuantizedMut, f: impl Fn(usize, QuantizedRow) + Sync) {
     let tokens = 0..whole.tokens();
     let grain = grain(tokens.len(), TOKENS);
-    fork(whole, tokens, grain, &QuantizedMut::split_tokens, &|mut part, tokens| {
+    fork(team, whole, tokens, grain, &QuantizedMut::split_tokens, &|mut part, tokens| {
         for (row, t) in tokens.enumerate() {
             f(t, part.token(row));
         }

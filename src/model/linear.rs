@@ -2,10 +2,11 @@
 
 use std::ops::Range;
 
-use torchless_kernels::{Kernels, MatMut, Quantized, QuantizedBuf, sgemm};
+use torchless_kernels::{Kernels, MatMut, Quantized, QuantizedBuf, Team, sgemm};
 
-use super::fork::{PerThread, fork2, grain};
+use super::fork::{Split, fork2, grain};
 use super::lines::Lines;
+use super::threads::PerThread;
 use crate::format::bin::{BinFile, Dtype, Matrix, Tensor};
 
 /// The rows a kernel packs together.
@@ -111,12 +112,20 @@ pub(crate) fn tokens_grain(tokens: usize, weights: usize) -> usize {
 ///
 /// # Panics
 /// If `x` lacks a form that the weights need.
-pub(crate) fn matmul(file: &BinFile, weights: &[Tensor], x: Input, kernels: Kernels, out: MatMut<f32>) {
+pub(crate) fn matmul(
+    file: &BinFile,
+    weights: &[Tensor],
+    x: Input,
+    kernels: Kernels,
+    team: &Team,
+    out: MatMut<f32>,
+) {
     let cols = weights.first().map_or(1, |w| w.rows_cols().1);
     let n = out.rows();
     let grain = [tokens_grain(n, out.cols() * cols), rows_grain(out.cols(), cols, ROWS)];
     let ranges = [0..n, 0..out.cols()];
-    fork2(out, ranges, grain, &MatMut::split_rows, &MatMut::split_cols, &|out, tokens, features| {
+    let split: [&Split<_>; 2] = [&MatMut::split_rows, &MatMut::split_cols];
+    fork2(team, out, ranges, grain, split, &|out, tokens, features| {
         let x = x.part(tokens, n);
         let (mut rest, mut first) = (out, 0);
         for tensor in weights {

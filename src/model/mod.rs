@@ -8,6 +8,7 @@ pub(crate) mod linear;
 pub(crate) mod lines;
 mod qkv;
 pub(crate) mod rope;
+pub(crate) mod threads;
 pub(crate) mod weights;
 
 use std::path::Path;

@@ -4,13 +4,13 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
-use torchless_kernels::Kernels;
+use torchless_kernels::{Kernels, Team};
 
 use super::kv_cache::{KvCache, KvType};
 use super::memory;
 use super::scratch::{LOGIT_ROWS, Scratch};
 use crate::Error;
-use crate::model::{Model, forward::Pass};
+use crate::model::{Model, forward::Pass, threads::together};
 
 /// How a session runs. Nothing here changes the logits of an int8 model, except [`SessionOptions::kv`].
 #[derive(Debug, Clone)]
@@ -47,6 +47,7 @@ pub struct Session<'m> {
     kernels: Kernels,
     ctx: usize,
     threads: Arc<ThreadPool>,
+    team: Team,
     cache: KvCache,
     scratch: Scratch,
     position: usize,
@@ -112,6 +113,7 @@ impl<'m> Session<'m> {
             kernels: options.kernels,
             ctx: options.ctx,
             threads: Arc::new(thread_pool(options.threads)?),
+            team: Team::new(options.threads.max(1)),
             cache: KvCache::new(model.config(), options.kv, options.ctx, chunk)?,
             scratch: Scratch::new(model.config(), &model.weights, options.ctx, chunk, options.threads.max(1)),
             position: 0,
@@ -251,16 +253,18 @@ impl<'m> Session<'m> {
 
     /// Takes one chunk through the layers.
     fn layers(&mut self, chunk: &[u32]) -> Result<(), Error> {
-        let pass = self.pass();
         let (start, tokens) = (self.position, chunk.len());
         // Also if it is broken off, it has begun to overwrite.
         self.furthest = self.furthest.max(start + tokens);
-        let Self { cache, scratch, observer, .. } = self;
+        let Self { model, kernels, team, cache, scratch, observer, .. } = self;
+        let pass = Pass { model, kernels: *kernels, team };
         let mut on_layer = |i| observer(Progress { position: start, tokens, layers: i + 1 });
-        let result = self.threads.install(|| match cache {
-            KvCache::F32(cache) => pass.layers(cache, scratch, chunk, start, &mut on_layer),
-            KvCache::F16(cache) => pass.layers(cache, scratch, chunk, start, &mut on_layer),
-            KvCache::Int8(cache) => pass.layers(cache, scratch, chunk, start, &mut on_layer),
+        let result = self.threads.install(|| {
+            together(team, || match cache {
+                KvCache::F32(cache) => pass.layers(cache, scratch, chunk, start, &mut on_layer),
+                KvCache::F16(cache) => pass.layers(cache, scratch, chunk, start, &mut on_layer),
+                KvCache::Int8(cache) => pass.layers(cache, scratch, chunk, start, &mut on_layer),
+            })
         });
         if result.is_break() {
             return Err(Error::Interrupted);
@@ -271,13 +275,9 @@ impl<'m> Session<'m> {
 
     /// The logits of `count` tokens of the last chunk.
     fn logits(&mut self, first: usize, count: usize) -> &[f32] {
-        let pass = self.pass();
-        let scratch = &mut self.scratch;
-        self.threads.install(|| pass.logits(scratch, first, count))
-    }
-
-    fn pass(&self) -> Pass<'m> {
-        Pass { model: self.model, kernels: self.kernels }
+        let Self { model, kernels, team, scratch, .. } = self;
+        let pass = Pass { model, kernels: *kernels, team };
+        self.threads.install(|| together(team, || pass.logits(scratch, first, count)))
     }
 
     fn check(&self, tokens: &[u32]) -> Result<(), Error> {
