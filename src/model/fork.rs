@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use arrayvec::ArrayVec;
 use crossbeam_utils::CachePadded;
@@ -163,15 +163,25 @@ impl<P> Share<P> {
         CachePadded::new(Self { any, left: Mutex::new(Left { one: None, others: part }) })
     }
 
+    /// Fills an empty share; others may take from it at once.
+    fn put(&self, part: Part<P>) {
+        *self.lock() = Left { one: None, others: Some(part) };
+        self.any.store(true, Relaxed);
+    }
+
     /// Takes something from what is left, if there is anything.
     fn take(&self, how: impl FnOnce(&mut Left<P>) -> Option<Part<P>>) -> Option<Part<P>> {
         if !self.any.load(Relaxed) {
             return None;
         }
-        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut left = self.lock();
         let taken = how(&mut left);
         self.any.store(left.one.is_some() || left.others.is_some(), Relaxed);
         taken
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Left<P>> {
+        self.left.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -182,14 +192,8 @@ fn next<P>(shares: &[CachePadded<Share<P>>], cuts: &Cuts<P>) -> Option<Part<P>> 
     own.take(|left| cuts.first(left)).or_else(|| {
         let mut others = shares[me..].iter().chain(&shares[..me]).skip(1);
         let half = others.find_map(|share| share.take(|left| cuts.half(left)))?;
-        let mut left = own.left.lock().unwrap_or_else(PoisonError::into_inner);
-        *left = match cuts.direction(&half) {
-            OUTER => Left { one: None, others: Some(half) },
-            _ => Left { one: Some(half), others: None },
-        };
-        let piece = cuts.first(&mut left);
-        own.any.store(left.one.is_some() || left.others.is_some(), Relaxed);
-        piece
+        own.put(half);
+        own.take(|left| cuts.first(left))
     })
 }
 
