@@ -344,6 +344,9 @@ pub(crate) fn any_outlier<'a>(outliers: impl IntoIterator<Item = &'a Outlier>) -
     outliers.into_iter().fold(0, |any, outlier| any | outlier.high_bits()) != 0
 }
 
+/// Most tokens that are done with a panel before the next one has come, if it is asked for only then.
+const EARLY_TOKENS: usize = 32;
+
 /// Many tokens: panels of 32 rows × up to 32 groups are packed, and each meets every token.
 #[inline(always)]
 pub(crate) fn gemm<K: Int8>(k: K, w: &QMatrix, rows: Range<usize>, x: &Quantized, mut out: MatMut<f32>) {
@@ -351,26 +354,32 @@ pub(crate) fn gemm<K: Int8>(k: K, w: &QMatrix, rows: Range<usize>, x: &Quantized
     let values = w.values().as_chunks::<GROUP>().0;
     let mut panel = [const { MaybeUninit::uninit() }; PANEL_GROUPS];
     let mut inverse = [[0.0; PANEL_ROWS]; PANEL_GROUPS];
+    let early = x.tokens() <= EARLY_TOKENS;
     for first in rows.clone().step_by(PANEL_ROWS) {
         let n = PANEL_ROWS.min(rows.end - first);
         let columns = first - rows.start..first - rows.start + n;
         for from in (0..groups).step_by(PANEL_GROUPS) {
             let block = from..(from + PANEL_GROUPS).min(groups);
+            let next = if block.end < groups { (first, block.end) } else { (first + PANEL_ROWS, 0) };
+            let ask = |row| prefetch_block(k.lanes(), values, groups, PANEL_GROUPS, (next.0 + row, next.1));
+            let mut ahead = 0;
             for (i, g) in block.clone().enumerate() {
+                if early {
+                    let until = (i + 1) * PANEL_ROWS / block.len();
+                    (ahead..until).for_each(ask);
+                    ahead = until;
+                }
                 let group_of = group_of_rows(w, first..rows.end, g, &mut inverse[i]);
                 k.pack(&group_of, &mut panel[i]);
                 inverse[i].iter_mut().for_each(|scale| *scale = 1.0 / *scale);
             }
             // SAFETY: these have just been packed.
             let panel = unsafe { assume_init(&panel[..block.len()]) };
-            let next = if block.end < groups { (first, block.end) } else { (first + PANEL_ROWS, 0) };
             let share = PANEL_ROWS.div_ceil(x.tokens().div_ceil(K::TILE_TOKENS));
-            let mut ahead = 0;
             for t in (0..x.tokens()).step_by(K::TILE_TOKENS) {
-                for row in ahead..(ahead + share).min(PANEL_ROWS) {
-                    prefetch_block(k.lanes(), values, groups, PANEL_GROUPS, (next.0 + row, next.1));
-                }
-                ahead += share;
+                let until = (ahead + share).min(PANEL_ROWS);
+                (ahead..until).for_each(ask);
+                ahead = until;
                 let args = (k, panel, &inverse[..block.len()], x, block.clone(), t);
                 match K::TILE_TOKENS.min(x.tokens() - t) {
                     6 if K::TILE_TOKENS >= 6 => tile::<K, 6>(args, &mut out, columns.clone()),
