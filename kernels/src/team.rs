@@ -40,6 +40,8 @@ pub struct Team {
     notice: CachePadded<Notice>,
     /// Of each member, whether it may be looking at a region's work.
     busy: Box<[CachePadded<AtomicBool>]>,
+    /// Whether there is a region, from its announcement until the last call has returned.
+    running: AtomicBool,
 }
 
 /// What all look at while they wait.
@@ -54,7 +56,11 @@ impl Team {
     /// A team of up to `members` threads, the leader among them.
     pub fn new(members: usize) -> Self {
         let notice = Notice { work: AtomicPtr::new(ptr::null_mut()), open: AtomicBool::new(false) };
-        Self { notice: notice.into(), busy: (0..members).map(|_| AtomicBool::new(false).into()).collect() }
+        Self {
+            notice: notice.into(),
+            busy: (0..members).map(|_| AtomicBool::new(false).into()).collect(),
+            running: AtomicBool::new(false),
+        }
     }
 
     /// How many threads may be members.
@@ -74,12 +80,13 @@ impl Team {
     ///
     /// Within a region, another is this thread's alone. Allocates nothing.
     pub fn run(&self, work: Work) {
-        let pointer = (&raw const work).cast_mut().cast::<Work<'static>>();
-        if self.notice.work.compare_exchange(ptr::null_mut(), pointer, SeqCst, SeqCst).is_err() {
+        if self.running.swap(true, SeqCst) {
+            // Within a region. Another would wait until this member is not busy, which it is until it returns.
             work();
             return;
         }
         let _ended = Ended(self);
+        self.notice.work.store((&raw const work).cast_mut().cast(), SeqCst);
         work();
     }
 
@@ -119,6 +126,7 @@ impl Drop for Ended<'_> {
                 wait.pause();
             }
         }
+        self.0.running.store(false, SeqCst);
     }
 }
 

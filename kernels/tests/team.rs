@@ -1,6 +1,7 @@
 //! A team's regions: all who attend take part, nobody is waited for who does not, and a region is over when it says so.
 
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -106,6 +107,37 @@ fn a_region_within_a_region_is_done_alone() {
             assert_eq!(inner.load(SeqCst), 10);
         }
     });
+}
+
+#[test]
+fn a_member_may_begin_a_region_when_the_leader_has_done_its_part() {
+    // Not scoped: a team that does not come to an end fails the test, and is left behind.
+    let done = Arc::new(AtomicUsize::new(0));
+    let leader = {
+        let done = Arc::clone(&done);
+        move || {
+            let team = Team::new(2);
+            let leader = thread::current().id();
+            let (begun, called) = (AtomicBool::new(false), AtomicBool::new(false));
+            with_members(&team, || {
+                team.run(&|| {
+                    if thread::current().id() == leader {
+                        return soon(|| begun.load(SeqCst));
+                    }
+                    if !called.swap(true, SeqCst) {
+                        begun.store(true, SeqCst);
+                        // The leader now waits for this call.
+                        thread::sleep(Duration::from_millis(50));
+                        team.run(&|| done.fetch_add(1, SeqCst) == 0);
+                    }
+                    false
+                });
+            });
+            done.fetch_add(10, SeqCst);
+        }
+    };
+    thread::spawn(leader);
+    assert!(soon(|| done.load(SeqCst) == 11), "{}", done.load(SeqCst));
 }
 
 #[test]
