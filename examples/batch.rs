@@ -4,8 +4,8 @@
 
 use std::thread;
 
-use torchless::runtime::generate::GenerateOptions;
-use torchless::runtime::session::{Session, SessionOptions};
+use torchless::runtime::GenerateOptions;
+use torchless::runtime::{Session, SessionOptions};
 use torchless::{Error, Model};
 
 fn answer(model: &Model, prompt: &str) -> Result<String, Error> {

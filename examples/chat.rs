@@ -7,8 +7,8 @@ use std::ops::ControlFlow;
 
 use torchless::Model;
 use torchless::chat::{Chat, ChatTemplate};
-use torchless::runtime::generate::GenerateOptions;
-use torchless::runtime::session::{Session, SessionOptions};
+use torchless::runtime::GenerateOptions;
+use torchless::runtime::{Session, SessionOptions};
 
 fn main() -> anyhow::Result<()> {
     let Some(path) = std::env::args().nth(1) else { anyhow::bail!("usage: chat MODEL") };

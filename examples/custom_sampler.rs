@@ -3,7 +3,7 @@
 //!     cargo run --release --example custom_sampler -- model.bin "A lipogram is"
 
 use torchless::Model;
-use torchless::runtime::session::{Session, SessionOptions};
+use torchless::runtime::{Session, SessionOptions};
 
 fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

@@ -5,9 +5,9 @@
 use std::io::{Write, stdout};
 
 use torchless::Model;
-use torchless::runtime::generate::GenerateOptions;
-use torchless::runtime::sampler::Sampling;
-use torchless::runtime::session::{Session, SessionOptions};
+use torchless::runtime::GenerateOptions;
+use torchless::runtime::{Session, SessionOptions};
+use torchless::sampling::Sampling;
 
 fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

@@ -3,15 +3,15 @@
 //! Weights are int8 or f32 straight from a memory-mapped `.bin` file. With int8 weights the logits are the same bits on
 //! every CPU, at every thread count, and however the prompt was split into batches.
 //!
-//! A [`Model`] is a file and its tokenizer. A [`Session`](runtime::session::Session) is a sequence of tokens on its way
-//! through the model: tokens in, logits out; [`generate`](runtime::session::Session::generate) makes it an iterator of
+//! A [`Model`] is a file and its tokenizer. A [`Session`](runtime::Session) is a sequence of tokens on its way
+//! through the model: tokens in, logits out; [`generate`](runtime::Session::generate) makes it an iterator of
 //! tokens and text.
 //!
 //! ```
 //! use torchless::Model;
-//! use torchless::runtime::generate::GenerateOptions;
-//! use torchless::runtime::sampler::Sampling;
-//! use torchless::runtime::session::{Session, SessionOptions};
+//! use torchless::runtime::GenerateOptions;
+//! use torchless::sampling::Sampling;
+//! use torchless::runtime::{Session, SessionOptions};
 //!
 //! # let model_path = "tests/fixtures/models/llama-int8.bin";
 //! let model = Model::open(model_path)?;
@@ -33,7 +33,7 @@
 //! ```
 //! use std::sync::Arc;
 //! # use torchless::Model;
-//! # use torchless::runtime::session::{Session, SessionOptions};
+//! # use torchless::runtime::{Session, SessionOptions};
 //!
 //! # let model_path = "tests/fixtures/models/llama-int8.bin";
 //! let model = Arc::new(Model::open(model_path)?);
@@ -66,19 +66,28 @@
     clippy::indexing_slicing
 )]
 
+pub mod arch;
 pub mod bench;
 pub mod chat;
 pub mod error;
 pub mod format;
+#[expect(
+    clippy::indexing_slicing,
+    reason = "layers, heads and positions of the forward pass, for which `Cache::new` made room"
+)]
+pub mod kv;
 #[allow(
     clippy::indexing_slicing,
     clippy::expect_used,
     reason = "sizes of a configuration that was checked, and tensors of those sizes"
 )]
 pub mod model;
+#[allow(clippy::indexing_slicing, reason = "shares and buffers, one for each thread")]
+mod parallel;
 pub mod perplexity;
 pub mod pull;
 pub mod runtime;
+pub mod sampling;
 pub mod tokenizer;
 
 pub use error::{Error, Malformed};

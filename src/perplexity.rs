@@ -1,26 +1,8 @@
 //! How well a model predicts a text.
 
-use torchless_kernels::scalar;
-
 use crate::Error;
-use crate::runtime::session::Session;
-
-/// The natural logarithm of the probability that `logits` give the token `id`.
-///
-/// # Panics
-/// If `id` is out of range.
-pub fn log_probability(logits: &[f32], id: u32) -> f64 {
-    log_probabilities(logits)(id)
-}
-
-/// [`log_probability`] for several tokens.
-#[expect(clippy::indexing_slicing, reason = "callers check the ids")]
-pub(crate) fn log_probabilities(logits: &[f32]) -> impl Fn(u32) -> f64 {
-    let max = logits.iter().fold(f32::NEG_INFINITY, |max, &l| max.max(l));
-    let sum: f64 = logits.iter().map(|l| f64::from(scalar::exp(l - max))).sum();
-    let total = libm::log(sum);
-    move |id| f64::from(logits[id as usize] - max) - total
-}
+use crate::runtime::Session;
+use crate::sampling::log_probability;
 
 /// How well a sequence was predicted.
 #[derive(Debug, Clone, Default, PartialEq)]

@@ -14,7 +14,7 @@ use zip::ZipArchive;
 
 use crate::Error;
 use crate::format::convert::{OnProgress, Progress, Quant, convert, report};
-use crate::format::temporary;
+use crate::format::fs::temporary;
 
 /// How the names of the temporary folders begin.
 const PREFIX: &str = ".pull.";

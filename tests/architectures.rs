@@ -6,10 +6,10 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
+use torchless::Model;
 use torchless::format::convert::{Quant, convert};
-use torchless::model::Model;
-use torchless::perplexity::log_probability;
-use torchless::runtime::session::{Session, SessionOptions};
+use torchless::runtime::{Session, SessionOptions};
+use torchless::sampling::log_probability;
 use torchless_kernels::{Isa, Kernels};
 
 #[derive(serde::Deserialize)]

@@ -7,11 +7,11 @@ use std::path::Path;
 use flate2::read::GzDecoder;
 use proptest::prelude::*;
 use serde::Deserialize;
+use torchless::Model;
 use torchless::chat::{Chat, ChatTemplate, Message, Reply, Role};
-use torchless::model::Model;
-use torchless::runtime::generate::{FinishReason, GenerateOptions};
-use torchless::runtime::sampler::Sampling;
-use torchless::runtime::session::{Session, SessionOptions};
+use torchless::runtime::{FinishReason, GenerateOptions};
+use torchless::runtime::{Session, SessionOptions};
+use torchless::sampling::Sampling;
 use torchless::tokenizer::{Spec, Tokenizer};
 
 #[path = "fixtures/tokenizer/load.rs"]

@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use torchless::model::Model;
-use torchless::perplexity::log_probability;
-use torchless::runtime::generate::{GenerateOptions, generate};
-use torchless::runtime::sampler::Sampling;
-use torchless::runtime::session::{Session, SessionOptions};
+use torchless::Model;
+use torchless::runtime::{GenerateOptions, generate};
+use torchless::runtime::{Session, SessionOptions};
+use torchless::sampling::Sampling;
+use torchless::sampling::log_probability;
 use torchless_kernels::{Isa, Kernels};
 
 #[derive(serde::Deserialize)]

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use torchless::Error;
-use torchless::model::Model;
-use torchless::runtime::generate::{GenerateOptions, generate};
-use torchless::runtime::sampler::Sampling;
-use torchless::runtime::session::{Session, SessionOptions};
+use torchless::Model;
+use torchless::runtime::{GenerateOptions, generate};
+use torchless::runtime::{Session, SessionOptions};
+use torchless::sampling::Sampling;
 
 fn fixture(name: &str) -> Vec<u8> {
     std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models").join(name)).unwrap()

@@ -3,10 +3,10 @@
 use std::path::Path;
 
 use proptest::prelude::*;
+use torchless::Model;
 use torchless::kernels::Kernels;
-use torchless::model::Model;
-use torchless::runtime::sampler::{Sampler, Sampling};
-use torchless::runtime::session::{Session, SessionOptions};
+use torchless::runtime::{Session, SessionOptions};
+use torchless::sampling::{Sampler, Sampling};
 
 /// No step that cuts candidates.
 fn open(seed: u64) -> Sampling {

@@ -5,9 +5,9 @@
 mod common;
 
 use common::{long_model, tokens};
-use torchless::model::Model;
-use torchless::runtime::KvType;
-use torchless::runtime::session::{Session, SessionOptions};
+use torchless::Model;
+use torchless::kv::KvType;
+use torchless::runtime::{Session, SessionOptions};
 use torchless_kernels::{Isa, Kernels};
 
 /// The bits of all logits of a sequence.

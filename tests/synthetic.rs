@@ -7,8 +7,8 @@ use torchless::Error;
 use torchless::format::bin::{Matrix, Tensor};
 use torchless::format::convert::Quant;
 use torchless::format::synthetic::{SHAPES, shape, write_synthetic};
-use torchless::model::{Config, Model};
-use torchless::runtime::session::{Session, SessionOptions};
+use torchless::runtime::{Session, SessionOptions};
+use torchless::{Model, arch::Config};
 
 fn small() -> Config {
     Config {
@@ -59,7 +59,12 @@ fn weights_are_those_that_everyone_has() {
     for (tensor, row, expected) in golden {
         let tensor = &model.file().tensors()[tensor];
         let found = &values(&model, tensor)[row * tensor.rows_cols().1..][..4];
-        assert_eq!(found, expected.map(|sum| sum as f32 * (0.02 / 37_837.23)), "{}, row {row}", tensor.name);
+        assert_eq!(
+            found,
+            expected.map(|sum| sum as f32 * (0.02 / 37_837.23)),
+            "{}, row {row}",
+            tensor.name()
+        );
     }
 }
 
@@ -69,15 +74,15 @@ fn weights_are_a_bell_curve_and_logits_are_finite() {
     let file = folder.path().join("model.bin");
     write(&small(), Quant::F32, &file).unwrap();
     let model = Model::open(&file).unwrap();
-    for tensor in model.file().tensors().iter().filter(|t| t.shape.len() == 2) {
+    for tensor in model.file().tensors().iter().filter(|t| t.shape().len() == 2) {
         let values = values(&model, tensor);
         let n = values.len() as f64;
         let moment = |power| values.iter().map(|&x| f64::from(x / 0.02).powi(power)).sum::<f64>() / n;
         // The kurtosis of a sum of four even distributions is 3 − 1.2 / 4; tolerances are some five deviations wide.
         let tolerance = 5.0 / n.sqrt();
-        assert!(moment(1).abs() < tolerance, "{}: {}", tensor.name, moment(1));
-        assert!((moment(2) - 1.0).abs() < 2.0 * tolerance, "{}: {}", tensor.name, moment(2));
-        assert!((moment(4) - 2.7).abs() < 10.0 * tolerance, "{}: {}", tensor.name, moment(4));
+        assert!(moment(1).abs() < tolerance, "{}: {}", tensor.name(), moment(1));
+        assert!((moment(2) - 1.0).abs() < 2.0 * tolerance, "{}: {}", tensor.name(), moment(2));
+        assert!((moment(4) - 2.7).abs() < 10.0 * tolerance, "{}: {}", tensor.name(), moment(4));
     }
     let options = SessionOptions { ctx: 40, ..SessionOptions::new(&model) };
     let mut session = Session::new(&model, &options).unwrap();

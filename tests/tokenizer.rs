@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use std::sync::LazyLock;
-use torchless::tokenizer::{EncodeOptions, Kind, Spec, Tokenizer, spm};
+use torchless::tokenizer::{EncodeOptions, Kind, Spec, Tokenizer, merges_from_scores};
 
 #[path = "fixtures/tokenizer/load.rs"]
 mod load;
@@ -342,7 +342,7 @@ proptest! {
         vocab.push(("▁a".to_owned(), vocab.len() as u32));
         let tokens: Vec<String> = vocab.iter().map(|(piece, _)| piece.clone()).collect();
         let scores: Vec<f32> = (0..tokens.len()).map(|i| ((i * 7919) % 1009) as f32).collect();
-        let merges = spm::merges_from_scores(&tokens, &scores);
+        let merges = merges_from_scores(&tokens, &scores);
         let tokenizer = Tokenizer::new(Spec { vocab, merges, ..Spec::default() }).unwrap();
         let ids = tokenizer.encode(&text, PLAIN);
         let pieces: Vec<&str> = ids.iter().map(|&id| tokenizer.piece(id).unwrap()).collect();

@@ -6,8 +6,8 @@ use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 use std::alloc::System;
 
 use common::{long_model, tokens};
-use torchless::runtime::KvType;
-use torchless::runtime::session::{Session, SessionOptions};
+use torchless::kv::KvType;
+use torchless::runtime::{Session, SessionOptions};
 
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;

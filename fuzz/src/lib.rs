@@ -7,9 +7,9 @@ use std::sync::LazyLock;
 
 use torchless::format::convert::{Quant, convert};
 use torchless::kernels::{Isa, Kernels};
-use torchless::model::Model;
-use torchless::runtime::generate::{GenerateOptions, generate};
-use torchless::runtime::session::{Session, SessionOptions};
+use torchless::Model;
+use torchless::runtime::{GenerateOptions, generate};
+use torchless::runtime::{Session, SessionOptions};
 
 /// The folder of this process, on tmpfs where there is one.
 pub static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {

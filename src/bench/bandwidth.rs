@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use crate::Error;
 use crate::model::Model;
-use crate::runtime::session::thread_pool;
+use crate::parallel::threads::thread_pool;
 
 /// Models smaller than this may stay in a cache, so that other memory has to be read.
 const LEAST: usize = 128 << 20;

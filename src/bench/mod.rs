@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use crate::Error;
 use crate::model::Model;
-use crate::runtime::session::{Session, SessionOptions};
+use crate::runtime::{Session, SessionOptions};
 
 /// What is timed: a prompt, then tokens one at a time, behind others that are in the cache already.
 ///

@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use super::template::{ChatTemplate, Message, Role};
 use crate::Error;
-use crate::runtime::generate::{FinishReason, GenerateOptions, Generated, Piece};
-use crate::runtime::session::{Progress, Session};
+use crate::runtime::{ChunkProgress, Session};
+use crate::runtime::{FinishReason, GenerateOptions, Generated, Piece};
 use crate::tokenizer::{Kind, Tokenizer};
 
 /// A conversation: its messages, and the session whose cache holds them.
@@ -18,8 +18,8 @@ use crate::tokenizer::{Kind, Tokenizer};
 /// use std::ops::ControlFlow;
 /// use torchless::Model;
 /// use torchless::chat::{Chat, ChatTemplate};
-/// use torchless::runtime::generate::GenerateOptions;
-/// use torchless::runtime::session::{Session, SessionOptions};
+/// use torchless::runtime::GenerateOptions;
+/// use torchless::runtime::{Session, SessionOptions};
 ///
 /// # let model_path = "tests/fixtures/models/llama-int8.bin";
 /// let model = Model::open(model_path)?;
@@ -72,7 +72,7 @@ impl<'m> Chat<'m> {
 
     /// Has `observer` called as [`Session::observe`] says. It may break off a turn, while the message is read or while it is
     /// answered.
-    pub fn observe(&mut self, observer: impl FnMut(Progress) -> ControlFlow<()> + Send + 'm) {
+    pub fn observe(&mut self, observer: impl FnMut(ChunkProgress) -> ControlFlow<()> + Send + 'm) {
         self.session.observe(observer);
     }
 

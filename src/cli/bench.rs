@@ -13,10 +13,10 @@ use clap::CommandFactory;
 use clap::error::ErrorKind;
 use indicatif::ProgressBar;
 use serde::Serialize;
+use torchless::Model;
 use torchless::bench::{Test, bandwidth::memory_bandwidth, measure};
 use torchless::kernels::Kernels;
-use torchless::model::Model;
-use torchless::runtime::session::SessionOptions;
+use torchless::runtime::SessionOptions;
 
 use super::machine::{Resident, cpu_name};
 use super::model::{Kv, ModelArgs};
@@ -151,7 +151,7 @@ impl Setting {
         Self {
             model: super::output::one_line(&name.to_string_lossy()),
             model_bytes: tensors.iter().map(|t| t.bytes()).sum(),
-            model_params: tensors.iter().map(|t| t.shape.iter().product::<usize>()).sum(),
+            model_params: tensors.iter().map(|t| t.shape().iter().product::<usize>()).sum(),
             load_ms,
             cpu: cpu_name(),
             version: env!("CARGO_PKG_VERSION"),

@@ -7,10 +7,10 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use anyhow::Context;
+use torchless::Model;
 use torchless::chat::{Chat, ChatTemplate, Message, Reply, Role};
-use torchless::model::Model;
-use torchless::runtime::generate::GenerateOptions;
-use torchless::runtime::session::Session;
+use torchless::runtime::GenerateOptions;
+use torchless::runtime::Session;
 
 use self::input::{Input, Said};
 use super::input::read_file;

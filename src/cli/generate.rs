@@ -5,9 +5,9 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use anyhow::bail;
-use torchless::model::Model;
-use torchless::runtime::generate::{GenerateOptions, Generated};
-use torchless::runtime::session::{Progress, Session, SessionOptions};
+use torchless::Model;
+use torchless::runtime::{ChunkProgress, Session, SessionOptions};
+use torchless::runtime::{GenerateOptions, Generated};
 use torchless::tokenizer::EncodeOptions;
 
 use super::input::{read_file, read_stdin};
@@ -169,7 +169,11 @@ fn report_start(model: &Model, prompt: &[u32], options: &SessionOptions) {
 
 /// Reports layers if `debug`, and ends the process if Ctrl-C was pressed before the prompt's last token is done: then there
 /// is no text yet that could end in an orderly way.
-fn observer(prompt: usize, n_layers: usize, debug: bool) -> impl FnMut(Progress) -> ControlFlow<()> + Send {
+fn observer(
+    prompt: usize,
+    n_layers: usize,
+    debug: bool,
+) -> impl FnMut(ChunkProgress) -> ControlFlow<()> + Send {
     let mut report = report_layer(n_layers);
     move |at| {
         if debug {
@@ -184,7 +188,7 @@ fn observer(prompt: usize, n_layers: usize, debug: bool) -> impl FnMut(Progress)
 }
 
 /// On a terminal a line that is rewritten after each layer, elsewhere one line a chunk.
-fn report_layer(n_layers: usize) -> impl FnMut(Progress) + Send {
+fn report_layer(n_layers: usize) -> impl FnMut(ChunkProgress) + Send {
     let live = io::stderr().is_terminal();
     move |at| {
         let positions = at.position..at.position + at.tokens;

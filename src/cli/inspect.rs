@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use serde_json::{Value, json};
+use torchless::Model;
 use torchless::format::bin::Tensor;
-use torchless::model::Model;
-use torchless::runtime::session::{Memory, Session};
+use torchless::runtime::{Memory, Session};
 use torchless::tokenizer::Kind;
 
 use super::model::{ModelArgs, RunArgs};
@@ -46,7 +46,7 @@ pub fn run(mut args: Args) -> anyhow::Result<()> {
 fn bytes_by_dtype(tensors: &[Tensor]) -> BTreeMap<&'static str, usize> {
     let mut by_dtype = BTreeMap::new();
     for tensor in tensors {
-        *by_dtype.entry(tensor.dtype.name()).or_default() += tensor.bytes();
+        *by_dtype.entry(tensor.dtype().name()).or_default() += tensor.bytes();
     }
     by_dtype
 }
@@ -61,8 +61,7 @@ fn kind_name(kind: Kind) -> &'static str {
 fn to_json(model: &Model, ctx: usize, memory: Memory) -> Value {
     let (config, tokenizer, file) = (model.config(), model.tokenizer(), model.file());
     let spec = tokenizer.spec();
-    let tensor =
-        |t: &Tensor| json!({"name": t.name, "dtype": t.dtype.name(), "shape": t.shape, "bytes": t.bytes()});
+    let tensor = |t: &Tensor| json!({"name": t.name(), "dtype": t.dtype().name(), "shape": t.shape(), "bytes": t.bytes()});
     json!({
         "file": file.path().display().to_string(),
         "bytes": file.bytes(),
@@ -176,9 +175,9 @@ fn to_text(model: &Model, ctx: usize, memory: Memory) -> String {
     }
     text.push('\n');
     for tensor in file.tensors() {
-        let shape: Vec<_> = tensor.shape.iter().map(usize::to_string).collect();
-        let (dtype, size) = (tensor.dtype.name(), bytes(tensor.bytes()));
-        let _ = writeln!(text, "{dtype:<5} {:>14} {size:>10}  {}", shape.join(" x "), tensor.name);
+        let shape: Vec<_> = tensor.shape().iter().map(usize::to_string).collect();
+        let (dtype, size) = (tensor.dtype().name(), bytes(tensor.bytes()));
+        let _ = writeln!(text, "{dtype:<5} {:>14} {size:>10}  {}", shape.join(" x "), tensor.name());
     }
     text
 }

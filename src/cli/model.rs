@@ -4,9 +4,9 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::Context;
-use torchless::model::Model;
-use torchless::runtime::KvType;
-use torchless::runtime::session::SessionOptions;
+use torchless::Model;
+use torchless::kv::KvType;
+use torchless::runtime::SessionOptions;
 use torchless::{kernels::Kernels, pull};
 
 use super::output::note;

@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use serde_json::json;
-use torchless::model::Model;
+use torchless::Model;
 use torchless::perplexity::Perplexity;
-use torchless::runtime::session::Session;
+use torchless::runtime::Session;
 
 use super::input::read_file;
 use super::model::{ModelArgs, RunArgs};

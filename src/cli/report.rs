@@ -1,7 +1,7 @@
 //! What a generation came to, for people and for machines.
 
 use serde_json::{Value, json};
-use torchless::runtime::generate::{FinishReason, Generated, Piece, Timings};
+use torchless::runtime::{FinishReason, Generated, Piece, Timings};
 use torchless::tokenizer::Tokenizer;
 
 /// The object `generate --json` prints.

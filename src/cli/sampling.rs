@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use torchless::runtime::grammar::Grammar;
-use torchless::runtime::sampler::{Mirostat, Sampling};
+use torchless::sampling::Grammar;
+use torchless::sampling::{Mirostat, Sampling};
 
 use super::input::read_file;
 

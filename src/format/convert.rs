@@ -8,13 +8,13 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::str::FromStr;
 
-use crate::format::atomic::AtomicFile;
+use crate::arch::Config;
 use crate::format::bin::Dtype;
-use crate::format::bin_writer::{BinWriter, Layout, TensorInfo};
-use crate::format::map::map_file;
-use crate::format::source::Source;
+use crate::format::bin::writer::{BinWriter, Layout, TensorInfo};
+use crate::format::fs::AtomicFile;
+use crate::format::fs::map_file;
+use crate::format::source::{Source, SourceTensor};
 use crate::format::{gguf, hf};
-use crate::model::Config;
 use crate::tokenizer::{Spec, Tokenizer};
 use crate::{Error, Malformed};
 
@@ -105,10 +105,7 @@ pub fn convert(src: &Path, dst: &Path, quant: Quant, progress: &mut OnProgress) 
     {
         return Err(Error::file(dst, "is the source: give the result another name"));
     }
-    let mut source = open(src)?;
-    // What could not be opened is not written.
-    Tokenizer::new(source.tokenizer.clone()).map_err(Malformed::in_file(src))?;
-    let tensors = source.take_tensors().map_err(Malformed::in_file(src))?;
+    let (source, tensors) = open_whole(src)?;
     let shapes: Vec<_> = tensors.iter().map(|(name, t)| (name.clone(), t.shape().to_vec())).collect();
     let read_row = |index: usize, row, out: &mut [f32]| {
         let (name, tensor) = &tensors[index];
@@ -118,6 +115,23 @@ pub fn convert(src: &Path, dst: &Path, quant: Quant, progress: &mut OnProgress) 
     let layout = layout(config, tokenizer, &shapes, quant).map_err(Malformed::in_file(src))?;
     let report = write(layout, &shapes, dst, read_row, progress)?;
     Ok(Report { notes: notes.clone(), ..report })
+}
+
+/// Checks that `src` is a model that can be converted, as far as that shows without reading its weights.
+///
+/// # Errors
+/// As [`convert`], of the source.
+pub fn check(src: &Path) -> Result<(), Error> {
+    open_whole(src).map(drop)
+}
+
+/// Opens a source, and takes out its tensors in the order a forward pass reads them.
+fn open_whole(src: &Path) -> Result<(Source, Vec<(String, SourceTensor)>), Error> {
+    let mut source = open(src)?;
+    // What could not be opened is not written.
+    Tokenizer::new(source.tokenizer.clone()).map_err(Malformed::in_file(src))?;
+    let tensors = source.take_tensors().map_err(Malformed::in_file(src))?;
+    Ok((source, tensors))
 }
 
 /// Opens a source: a folder is Hugging Face's, a file must be GGUF.

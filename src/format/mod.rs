@@ -2,33 +2,24 @@
 
 #![warn(clippy::arithmetic_side_effects)]
 
-pub mod atomic;
 pub mod bin;
-mod bin_header;
-#[expect(
-    clippy::indexing_slicing,
-    clippy::arithmetic_side_effects,
-    reason = "sizes that `lay_out` has bounded"
-)]
-pub mod bin_writer;
 pub mod convert;
 #[expect(
     clippy::indexing_slicing,
     clippy::arithmetic_side_effects,
     reason = "blocks of a length asserted once"
 )]
-pub mod dequant;
+mod dequant;
 mod entries;
-pub mod gguf;
-pub mod hf;
-pub mod map;
-#[expect(clippy::arithmetic_side_effects, reason = "lengths of slices and a piece")]
-mod pieces;
-pub mod source;
+pub(crate) mod fs;
+mod gguf;
+mod hf;
+mod source;
 #[expect(
     clippy::indexing_slicing,
     clippy::arithmetic_side_effects,
     reason = "sizes of a configuration that was checked"
 )]
 pub mod synthetic;
-pub(crate) mod temporary;
+
+pub use fs::AtomicFile;

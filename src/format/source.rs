@@ -7,9 +7,9 @@ use std::sync::Arc;
 use memmap2::Mmap;
 
 use crate::Malformed;
-use crate::format::dequant::Encoding;
-use crate::model::Config;
-use crate::model::weights::Weights;
+use crate::arch::Config;
+use crate::arch::tensors::Tensors;
+use crate::format::dequant::SourceType;
 use crate::tokenizer::Spec;
 
 /// A model as its source file describes it. Nothing of the weights has been read yet.
@@ -19,40 +19,31 @@ pub struct Source {
     /// The tokenizer.
     pub tokenizer: Spec,
     /// Every tensor the source holds, by Hugging Face's name.
-    pub tensors: HashMap<String, Tensor>,
+    pub tensors: HashMap<String, SourceTensor>,
     /// What the user should know about the conversion, one line each.
     pub notes: Vec<String>,
 }
 
 impl Source {
-    /// Takes out the tensors, in the order a forward pass reads them, after checking that all are there, that none is left over
-    /// (what it would have computed would be missing), and that their shapes fit the configuration.
-    pub fn take_tensors(&mut self) -> Result<Vec<(String, Tensor)>, Malformed> {
+    /// The tensors of the model, in the order a forward pass reads them.
+    ///
+    /// # Errors
+    /// As [`Tensors::take_from`].
+    pub fn take_tensors(&mut self) -> Result<Vec<(String, SourceTensor)>, Malformed> {
+        let found = std::mem::take(&mut self.tensors);
+        let found = found.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
         let mut ordered = Vec::new();
-        Weights::gather(&self.config, |name, shape| {
-            let Some(tensor) = self.tensors.remove(name) else {
-                return Err(Malformed(format!("tensor {name} is missing")));
-            };
-            if tensor.shape != shape {
-                return Err(Malformed(format!(
-                    "tensor {name} has shape {:?}, the configuration asks for {shape:?}",
-                    tensor.shape
-                )));
-            }
-            ordered.push((name.to_owned(), tensor));
-            Ok(())
-        })?;
-        match self.tensors.keys().min() {
-            Some(name) => Err(unsupported_tensor(name)),
-            None => Ok(ordered),
-        }
+        Tensors::take_from(
+            &self.config,
+            found,
+            |tensor: &&SourceTensor| tensor.shape(),
+            |name, tensor| {
+                ordered.push((name.to_owned(), tensor.clone()));
+                Ok(())
+            },
+        )?;
+        Ok(ordered)
     }
-}
-
-/// The refusal of a tensor that the model does not have.
-fn unsupported_tensor(name: &str) -> Malformed {
-    let what = if name.ends_with(".bias") { "biases are" } else { "it is" };
-    Malformed(format!("tensor {name}: {what} not part of the Mistral and Llama models that are supported"))
 }
 
 /// The width of a head where the source does not give it.
@@ -64,10 +55,11 @@ pub fn head_dim(hidden_size: usize, n_heads: usize) -> Result<usize, Malformed> 
 }
 
 /// One tensor of a source: a range of a mapped file and how to read it.
-pub struct Tensor {
+#[derive(Clone)]
+pub struct SourceTensor {
     bytes: Arc<dyn AsRef<[u8]> + Send + Sync>,
     range: Range<usize>,
-    encoding: Encoding,
+    encoding: SourceType,
     shape: Vec<usize>,
     /// Bytes of one row.
     row_bytes: usize,
@@ -75,7 +67,7 @@ pub struct Tensor {
     interleaved: Option<usize>,
 }
 
-impl Tensor {
+impl SourceTensor {
     /// A tensor of `shape` (`[rows, cols]`, or `[n]`: one row) that fills `range` of `map`.
     ///
     /// # Errors
@@ -83,7 +75,7 @@ impl Tensor {
     pub fn new(
         map: Arc<Mmap>,
         range: Range<usize>,
-        encoding: Encoding,
+        encoding: SourceType,
         shape: Vec<usize>,
     ) -> Result<Self, Malformed> {
         let (rows, cols) = match shape[..] {
@@ -113,7 +105,7 @@ impl Tensor {
             range: 0..bytes.len(),
             row_bytes: bytes.len(),
             bytes: Arc::new(bytes),
-            encoding: Encoding::F32,
+            encoding: SourceType::F32,
             shape: vec![values.len()],
             interleaved: None,
         }

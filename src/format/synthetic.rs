@@ -4,9 +4,9 @@ use std::path::Path;
 
 use rayon::prelude::*;
 
+use crate::arch::Config;
+use crate::arch::tensors::Tensors;
 use crate::format::convert::{OnProgress, Quant, Report, layout, write};
-use crate::model::Config;
-use crate::model::weights::Weights;
 use crate::tokenizer::{Kind, Spec};
 use crate::{Error, Malformed};
 
@@ -90,7 +90,7 @@ pub fn write_synthetic(
 ) -> Result<Report, Error> {
     config.check().map_err(Malformed::in_file(dst))?;
     let mut tensors = Vec::new();
-    Weights::gather(config, |name, shape| {
+    Tensors::for_each_tensor(config, |name, shape| {
         tensors.push((name.to_owned(), shape.to_vec()));
         Ok(())
     })

@@ -6,13 +6,13 @@ use bytemuck::Pod;
 use torchless_kernels::{CacheElement, GROUP, Kernels, MatMut, QuantizedMut, QuantizedRow, Team};
 
 use super::Model;
-use super::attention::Attention;
-use super::fork::{Split, fork, fork2, grain};
+use super::attention::over_cache::Attention;
 use super::linear::{Activations, Blocks, Forms, Input, ROWS, matmul, product, rows_grain, tokens_grain};
 use super::weights::Layer;
+use super::workspace::{LOGIT_ROWS, Scratch};
 use crate::format::bin::{Matrix, Tensor};
-use crate::runtime::kv_cache::{Cache, HeadsMut};
-use crate::runtime::scratch::{LOGIT_ROWS, Scratch};
+use crate::kv::{Cache, HeadsMut};
+use crate::parallel::fork::{Split, fork, fork2, grain};
 
 /// One model's pass with one set of kernels.
 #[derive(Clone, Copy)]

@@ -4,10 +4,10 @@ use std::ops::Range;
 
 use torchless_kernels::{Kernels, MatMut, Quantized, QuantizedBuf, Team, sgemm};
 
-use super::fork::{Split, fork2, grain};
-use super::lines::Lines;
-use super::threads::PerThread;
 use crate::format::bin::{BinFile, Dtype, Matrix, Tensor};
+use crate::parallel::aligned::Lines;
+use crate::parallel::fork::{Split, fork2, grain};
+use crate::parallel::threads::PerThread;
 
 /// The rows a kernel packs together.
 pub(crate) const ROWS: usize = 32;
@@ -41,8 +41,8 @@ pub(crate) struct Forms {
 impl Forms {
     pub fn of<'a>(weights: impl IntoIterator<Item = &'a Tensor>) -> Self {
         weights.into_iter().fold(Self::default(), |forms, w| Self {
-            int8: forms.int8 || w.dtype == Dtype::Int8,
-            f32: forms.f32 || w.dtype == Dtype::F32,
+            int8: forms.int8 || w.dtype() == Dtype::Int8,
+            f32: forms.f32 || w.dtype() == Dtype::F32,
         })
     }
 

@@ -1,24 +1,18 @@
-//! The transformer: its configuration, its weights as views into the file, and the forward pass.
+//! What a model computes: its weights as views into the file, and the forward pass.
 
-pub(crate) mod attention;
-pub mod config;
-mod fork;
+mod attention;
 pub(crate) mod forward;
-pub(crate) mod linear;
-pub(crate) mod lines;
-mod qkv;
-pub(crate) mod rope;
-pub(crate) mod threads;
-pub(crate) mod weights;
+mod linear;
+mod weights;
+pub(crate) mod workspace;
 
 use std::path::Path;
 
-pub use config::Config;
-
-use crate::format::bin::BinFile;
+use crate::arch::Config;
+use crate::arch::rope::Rope;
+use crate::format::bin::{BinFile, Tensor};
 use crate::tokenizer::Tokenizer;
 use crate::{Error, Malformed};
-use rope::Rope;
 use weights::Weights;
 
 /// An open model: weights in a mapped file, and the tokenizer. Shared by any number of sessions.
@@ -37,21 +31,20 @@ impl Model {
     /// If the file cannot be read, is damaged, or is of a kind that is not supported.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
         let path = path.as_ref();
-        let mut file = BinFile::open(path)?;
-        let weights = Weights::find(&file).map_err(Malformed::in_file(path))?;
-        let tokenizer =
-            Tokenizer::new(std::mem::take(&mut file.tokenizer)).map_err(|Malformed(problem)| {
-                Error::file(path, format!("{problem}; convert the model again from its source"))
-            })?;
+        let (file, tokenizer) = BinFile::open(path)?;
+        let weights = weights::find(&file).map_err(Malformed::in_file(path))?;
+        let tokenizer = Tokenizer::new(tokenizer).map_err(|Malformed(problem)| {
+            Error::file(path, format!("{problem}; convert the model again from its source"))
+        })?;
         let factors = weights.rope_factors.as_ref().map(|factors| file.vector(factors));
-        let rope = Rope::new(file.config.rope_theta, file.config.head_dim, factors)
+        let rope = Rope::new(file.config().rope_theta, file.config().head_dim, factors)
             .map_err(Malformed::in_file(path))?;
         Ok(Self { file, weights, rope, tokenizer })
     }
 
     /// The hyper-parameters.
     pub fn config(&self) -> &Config {
-        &self.file.config
+        self.file.config()
     }
 
     /// The tokenizer.
@@ -71,13 +64,8 @@ impl Model {
 
     /// Bytes of weights that working out one token reads: all matrices once, and one row of the embedding.
     pub fn bytes_a_token(&self) -> usize {
-        let layer = |l: &weights::Layer| {
-            let always = l.qkv.iter().chain([&l.attn_norm, &l.o, &l.mlp_norm, &l.gate, &l.up, &l.down]);
-            let optional = l.qkv_bias.iter().flatten().chain(l.qk_norm.iter().flatten()).chain(&l.o_bias);
-            always.chain(optional).map(|t| t.bytes()).sum::<usize>()
-        };
-        let layers: usize = self.weights.layers.iter().map(layer).sum();
-        layers
+        let layers = self.weights.layers.iter().flat_map(weights::Layer::all);
+        layers.map(Tensor::bytes).sum::<usize>()
             + self.weights.norm.bytes()
             + self.weights.head.bytes()
             + self.weights.embed.bytes() / self.config().vocab_size

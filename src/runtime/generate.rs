@@ -3,19 +3,16 @@
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
-use super::grammar::{Constraint, Grammar};
-use super::sampler::{Sampler, Sampling, keep_best};
 use super::session::Session;
-use super::stop::StopFilter;
 use crate::Error;
-use crate::perplexity::log_probabilities;
+use crate::sampling::{Constraint, Grammar, Logprobs, Sampler, Sampling, StopFilter};
 use crate::tokenizer::Decoder;
 
 /// What to generate.
 ///
 /// ```
-/// use torchless::runtime::generate::GenerateOptions;
-/// use torchless::runtime::sampler::Sampling;
+/// use torchless::runtime::GenerateOptions;
+/// use torchless::sampling::Sampling;
 ///
 /// let options = GenerateOptions {
 ///     max_tokens: 100,
@@ -133,15 +130,6 @@ pub struct Piece {
     pub logprobs: Option<Logprobs>,
 }
 
-/// Natural logarithms of probabilities, as the logits have them: at temperature 1, before anything is penalised or cut.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Logprobs {
-    /// The chosen token's.
-    pub chosen: f64,
-    /// The most probable tokens and theirs, best first, the lower id first among equals.
-    pub top: Vec<(u32, f64)>,
-}
-
 /// Feeds `prompt` to the session and generates what follows, calling `on_text` with each piece of text as soon as it
 /// is complete. Neither half a character nor the beginning of a stop string is ever shown.
 ///
@@ -172,8 +160,8 @@ impl<'m> Session<'m> {
     ///
     /// ```
     /// # use torchless::Model;
-    /// # use torchless::runtime::generate::{FinishReason, GenerateOptions};
-    /// # use torchless::runtime::session::{Session, SessionOptions};
+    /// # use torchless::runtime::{FinishReason, GenerateOptions};
+    /// # use torchless::runtime::{Session, SessionOptions};
     /// # let model = Model::open("tests/fixtures/models/llama-int8.bin")?;
     /// # let mut session = Session::new(&model, &SessionOptions::new(&model))?;
     /// let options = GenerateOptions { max_tokens: 5, ignore_eos: true, ..GenerateOptions::default() };
@@ -381,14 +369,5 @@ impl Generation<'_, '_> {
             self.finish_reason = if stopped { Some(FinishReason::Stop) } else { reason };
         }
         text
-    }
-}
-
-impl Logprobs {
-    fn new(logits: &[f32], token: u32, n: usize) -> Self {
-        let logprob = log_probabilities(logits);
-        let mut best: Vec<(u32, f32)> = (0..).zip(logits.iter().copied()).collect();
-        keep_best(&mut best, n);
-        Self { chosen: logprob(token), top: best.into_iter().map(|(id, _)| (id, logprob(id))).collect() }
     }
 }

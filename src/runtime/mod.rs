@@ -1,17 +1,8 @@
-//! What a generation needs beside the model: scratch memory, the KV cache, sampling, and the session that ties them.
+//! What a generation needs beside the model: the session, which is one sequence on its way through it, and its text.
 
-pub mod generate;
-pub mod grammar;
-#[expect(
-    clippy::indexing_slicing,
-    reason = "layers, heads and positions of the forward pass, for which `Cache::new` made room"
-)]
-pub(crate) mod kv_cache;
+mod generate;
 mod memory;
-pub(crate) mod pages;
-pub mod sampler;
-pub(crate) mod scratch;
-pub mod session;
-pub mod stop;
+mod session;
 
-pub use kv_cache::KvType;
+pub use generate::{FinishReason, GenerateOptions, Generated, Generation, Piece, Timings, generate};
+pub use session::{ChunkProgress, Memory, Session, SessionOptions};

@@ -3,14 +3,16 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use rayon::{ThreadPool, ThreadPoolBuilder};
+use rayon::ThreadPool;
 use torchless_kernels::{Kernels, Team};
 
-use super::kv_cache::{KvCache, KvType};
 use super::memory;
-use super::scratch::{LOGIT_ROWS, Scratch};
 use crate::Error;
-use crate::model::{Model, forward::Pass, threads::together};
+use crate::kv::{KvCache, KvType};
+use crate::model::Model;
+use crate::model::forward::Pass;
+use crate::model::workspace::{LOGIT_ROWS, Scratch};
+use crate::parallel::threads::{thread_pool, together};
 
 /// How a session runs. Nothing here changes the logits of an int8 model, except [`SessionOptions::kv`].
 #[derive(Debug, Clone)]
@@ -53,7 +55,7 @@ pub struct Session<'m> {
     position: usize,
     /// The highest position since the last reset: how much of the ring has been overwritten.
     furthest: usize,
-    observer: Box<dyn FnMut(Progress) -> ControlFlow<()> + Send + 'm>,
+    observer: Box<dyn FnMut(ChunkProgress) -> ControlFlow<()> + Send + 'm>,
 }
 
 /// Bytes a session allocates.
@@ -74,25 +76,13 @@ impl Memory {
 
 /// How far a chunk of tokens has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Progress {
+pub struct ChunkProgress {
     /// The chunk's first position.
     pub position: usize,
     /// Tokens in the chunk.
     pub tokens: usize,
     /// Layers that are done.
     pub layers: usize,
-}
-
-/// A pool of `threads` threads (at least one).
-pub(crate) fn thread_pool(threads: usize) -> Result<ThreadPool, Error> {
-    let pool = ThreadPoolBuilder::new()
-        .num_threads(threads.max(1))
-        .thread_name(|i| format!("torchless-{i}"))
-        .build()
-        .map_err(|e| Error::Request(format!("{threads} threads cannot be started: {e}")))?;
-    // What a thread allocates for itself it does when it first takes work: now rather than in a forward pass.
-    pool.broadcast(|_| ());
-    Ok(pool)
 }
 
 impl<'m> Session<'m> {
@@ -151,7 +141,7 @@ impl<'m> Session<'m> {
 
     /// Has `observer` called after each layer of each chunk. It may break the work off, which is then
     /// [`Error::Interrupted`]: the chunks before are kept, see [`Session::position`].
-    pub fn observe(&mut self, observer: impl FnMut(Progress) -> ControlFlow<()> + Send + 'm) {
+    pub fn observe(&mut self, observer: impl FnMut(ChunkProgress) -> ControlFlow<()> + Send + 'm) {
         self.observer = Box::new(observer);
     }
 
@@ -258,7 +248,7 @@ impl<'m> Session<'m> {
         self.furthest = self.furthest.max(start + tokens);
         let Self { model, kernels, team, cache, scratch, observer, .. } = self;
         let pass = Pass { model, kernels: *kernels, team };
-        let mut on_layer = |i| observer(Progress { position: start, tokens, layers: i + 1 });
+        let mut on_layer = |i| observer(ChunkProgress { position: start, tokens, layers: i + 1 });
         let result = self.threads.install(|| {
             together(team, || match cache {
                 KvCache::F32(cache) => pass.layers(cache, scratch, chunk, start, &mut on_layer),

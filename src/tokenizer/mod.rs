@@ -9,12 +9,13 @@ mod decode;
 mod metaspace;
 mod pretokenize;
 pub mod spec;
-pub mod spm;
+mod spm;
 mod vocab;
 mod written;
 
 pub use decode::Decoder;
 pub use spec::{Kind, Spec};
+pub use spm::merges_from_scores;
 
 use crate::Malformed;
 use unicode_normalization::{UnicodeNormalization, is_nfc};

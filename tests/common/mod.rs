@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use torchless::model::Model;
+use torchless::Model;
 
 /// A fixture with room for 999 positions and, where one is given, another sliding window.
 ///

@@ -2,7 +2,6 @@
 //! with a source. The fixtures come from `tests/fixtures/convert/make.py`.
 
 mod bin_file;
-mod dequant;
 mod gguf;
 mod gguf_file;
 mod hf;

@@ -71,7 +71,7 @@ fn conversions_to_one_file_at_the_same_time_do_not_meet() {
         runs.into_iter().for_each(|run| assert!(run.join().is_ok()));
     });
     assert_eq!(names(folder.path()), ["model.bin"]);
-    torchless::model::Model::open(&dst).unwrap();
+    torchless::Model::open(&dst).unwrap();
 }
 
 #[test]

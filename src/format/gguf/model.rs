@@ -7,10 +7,10 @@ use memmap2::Mmap;
 
 use super::Gguf;
 use crate::Malformed;
-use crate::format::source::{Source, Tensor, head_dim};
-use crate::model::Config;
-use crate::model::weights::ROPE_FACTORS;
-use crate::tokenizer::{Kind, Spec, spm};
+use crate::arch::Config;
+use crate::arch::tensors::ROPE_FACTORS;
+use crate::format::source::{Source, SourceTensor, head_dim};
+use crate::tokenizer::{Kind, Spec, merges_from_scores};
 
 /// Opens a mapped GGUF file.
 ///
@@ -28,7 +28,7 @@ pub fn open(map: Mmap) -> Result<Source, Malformed> {
     let tokenizer = tokenizer(&gguf, config.vocab_size)?;
     let mut tensors = tensors(&gguf, &map, &config)?;
     if let Some(factor) = linear_rope_scaling(&gguf, &config.architecture)? {
-        let factors = Tensor::of(&vec![factor; config.head_dim / 2]);
+        let factors = SourceTensor::of(&vec![factor; config.head_dim / 2]);
         if tensors.insert(ROPE_FACTORS.to_owned(), factors).is_some() {
             return Err(Malformed(
                 "rope scaling by rope_freqs.weight and a factor at once: not supported".into(),
@@ -187,12 +187,16 @@ fn linear_rope_scaling(gguf: &Gguf<'_>, architecture: &str) -> Result<Option<f32
 }
 
 /// The tensors under Hugging Face's names; those without one keep theirs, to be refused by it.
-fn tensors(gguf: &Gguf<'_>, map: &Arc<Mmap>, config: &Config) -> Result<HashMap<String, Tensor>, Malformed> {
+fn tensors(
+    gguf: &Gguf<'_>,
+    map: &Arc<Mmap>,
+    config: &Config,
+) -> Result<HashMap<String, SourceTensor>, Malformed> {
     // llama.cpp rotates neighbours in Llama's heads and halves in Qwen's.
     let interleaved = matches!(config.architecture.as_str(), "llama" | "mistral");
     let mut tensors = HashMap::new();
     for info in &gguf.tensors {
-        let tensor = Tensor::new(map.clone(), info.range.clone(), info.encoding, info.shape.clone())
+        let tensor = SourceTensor::new(map.clone(), info.range.clone(), info.encoding, info.shape.clone())
             .map_err(|problem| Malformed(format!("tensor {} {problem}", info.name)))?;
         let name = hugging_face_name(info.name);
         let rotated = name.contains(".q_proj.") || name.contains(".k_proj.");
@@ -329,7 +333,7 @@ fn sentencepiece(gguf: &Gguf<'_>, tokens: &[String], types: &[i64]) -> Result<Sp
         .filter(|&(_, &kind)| mergeable(kind))
         .map(|((token, score), _)| (token.clone(), score))
         .unzip();
-    Ok(Spec { kind: Kind::Metaspace, merges: spm::merges_from_scores(&pieces, &scores), ..Spec::default() })
+    Ok(Spec { kind: Kind::Metaspace, merges: merges_from_scores(&pieces, &scores), ..Spec::default() })
 }
 
 /// A byte-level BPE tokenizer.

@@ -4,8 +4,8 @@ use serde_json::Value;
 
 use super::json::{Json, excerpt};
 use super::rope;
+use crate::arch::Config;
 use crate::format::source::head_dim;
-use crate::model::Config;
 use crate::{Error, Malformed};
 
 /// What an architecture has whatever its file says, and transformers' defaults where the file says nothing.

@@ -4,8 +4,8 @@ use serde_json::{Map, Value};
 
 use super::json::{Json, excerpt};
 use crate::Error;
-use crate::model::Config;
-use crate::model::rope::frequencies;
+use crate::arch::Config;
+use crate::arch::rope::frequencies;
 
 /// Where they stand: since transformers 5 all together, `rope_theta` included.
 const OBJECTS: [&str; 2] = ["rope_scaling", "rope_parameters"];

@@ -5,10 +5,10 @@ use std::str::FromStr;
 
 use serde::de::{Deserialize, Deserializer, Error as _, SeqAccess, Visitor};
 
-use super::entries::Entries;
 use crate::Malformed;
-use crate::model::config::{Config, MAX_POSITIONS};
-use crate::model::weights::{FIRST_O_BIAS, FIRST_QK_NORM, FIRST_QKV_BIAS, ROPE_FACTORS};
+use crate::arch::tensors::{FIRST_O_BIAS, FIRST_QK_NORM, FIRST_QKV_BIAS, ROPE_FACTORS};
+use crate::arch::{Config, MAX_POSITIONS};
+use crate::format::entries::Entries;
 use crate::tokenizer::{Kind, Spec};
 
 /// What a header says.

@@ -2,8 +2,10 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use rayon::join;
+use rayon::{ThreadPool, ThreadPoolBuilder, join};
 use torchless_kernels::Team;
+
+use crate::Error;
 
 /// One of something for each thread of a pool.
 pub(crate) struct PerThread<T>(Vec<Mutex<T>>);
@@ -37,4 +39,16 @@ fn attend(team: &Team, threads: usize) {
         1 => team.attend(this_thread()),
         _ => _ = join(|| attend(team, threads / 2), || attend(team, threads - threads / 2)),
     }
+}
+
+/// A pool of `threads` threads (at least one).
+pub(crate) fn thread_pool(threads: usize) -> Result<ThreadPool, Error> {
+    let pool = ThreadPoolBuilder::new()
+        .num_threads(threads.max(1))
+        .thread_name(|i| format!("torchless-{i}"))
+        .build()
+        .map_err(|e| Error::Request(format!("{threads} threads cannot be started: {e}")))?;
+    // What a thread allocates for itself it does when it first takes work: now rather than in a forward pass.
+    pool.broadcast(|_| ());
+    Ok(pool)
 }

@@ -1,14 +1,22 @@
 //! Reading the `.bin` model file: a JSON header, then tensors that are used where they lie in the map.
 
+mod header;
+#[expect(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "sizes that `lay_out` has bounded"
+)]
+pub(crate) mod writer;
+
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
 use torchless_kernels::{GROUP, QMatrix};
 
-use super::bin_header::{self, Header, RawTensor};
-use super::map::{self, map_file};
-use crate::model::Config;
+use self::header::{Header, RawTensor};
+use crate::arch::Config;
+use crate::format::fs::{check_len, map_file};
 use crate::tokenizer::Spec;
 use crate::{Error, Malformed};
 
@@ -40,17 +48,29 @@ impl Dtype {
 /// Where a tensor lies in the file. Made by [`BinFile::open`] only, which has checked it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Tensor {
-    /// Hugging Face's name.
-    pub name: String,
-    /// How the values are stored.
-    pub dtype: Dtype,
-    /// `[rows, cols]`, or `[n]`.
-    pub shape: Vec<usize>,
+    name: String,
+    dtype: Dtype,
+    shape: Vec<usize>,
     data: Range<usize>,
     scales: Range<usize>,
 }
 
 impl Tensor {
+    /// Hugging Face's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// How the values are stored.
+    pub fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    /// `[rows, cols]`, or `[n]`.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
     /// Bytes in the file, scales included.
     pub fn bytes(&self) -> usize {
         self.data.len().saturating_add(self.scales.len())
@@ -84,40 +104,42 @@ pub enum Matrix<'a> {
 pub struct BinFile {
     path: PathBuf,
     map: Mmap,
-    /// The hyper-parameters.
-    pub config: Config,
-    /// What the tokenizer is built from.
-    pub tokenizer: Spec,
+    config: Config,
     tensors: Vec<Tensor>,
     is_f32: bool,
 }
 
 impl BinFile {
-    /// Maps `path` and checks its header: every tensor lies inside the payload, has the size its shape asks for, and
+    /// Maps `path`, and returns it with what its tokenizer is built from. Checks its header: every tensor lies inside the payload, has the size its shape asks for, and
     /// only sound scales.
     ///
     /// The file must not change while it is open: one that is truncated ends the process, since its pages are gone.
     ///
     /// # Errors
     /// If the file cannot be mapped, or is damaged; the error names the place.
-    pub fn open(path: &Path) -> Result<Self, Error> {
+    pub(crate) fn open(path: &Path) -> Result<(Self, Spec), Error> {
         if path.is_dir() {
             return Err(Error::file(path, "a folder, not a model file: `torchless convert` it first"));
         }
         let map = map_file(path)?;
         let at = || Malformed::in_file(path);
         let (header, base) = split(&map).map_err(at())?;
-        let Header { config, tokenizer, tensors: raw } = bin_header::parse(header).map_err(at())?;
+        let Header { config, tokenizer, tensors: raw } = header::parse(header).map_err(at())?;
         let mut tensors = Vec::with_capacity(raw.len());
         for (name, raw) in raw {
             let tensor = place(name, &raw, base, map.len()).map_err(at())?;
             tensors.push(tensor);
         }
         let is_f32 = tensors.iter().all(|t| t.dtype == Dtype::F32);
-        let file = Self { path: path.to_owned(), map, config, tokenizer, tensors, is_f32 };
+        let file = Self { path: path.to_owned(), map, config, tensors, is_f32 };
         file.check_scales().map_err(at())?;
-        map::check_len(path, file.map.len())?;
-        Ok(file)
+        check_len(path, file.map.len())?;
+        Ok((file, tokenizer))
+    }
+
+    /// The hyper-parameters.
+    pub fn config(&self) -> &Config {
+        &self.config
     }
 
     /// Where the file is.

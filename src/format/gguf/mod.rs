@@ -14,7 +14,7 @@ use std::ops::Range;
 pub use model::open;
 
 use crate::Malformed;
-use crate::format::dequant::Encoding;
+use crate::format::dequant::SourceType;
 
 /// The bytes a GGUF file begins with.
 pub const MAGIC: &[u8] = b"GGUF";
@@ -29,18 +29,18 @@ const MAX_NAME: usize = 256;
 pub struct Gguf<'a> {
     keys: HashMap<&'a str, Value<'a>>,
     /// The tensors in the file's order.
-    pub tensors: Vec<TensorInfo<'a>>,
+    pub tensors: Vec<GgufTensor<'a>>,
 }
 
 /// One entry of the tensor table.
 #[derive(Debug)]
-pub struct TensorInfo<'a> {
+pub struct GgufTensor<'a> {
     /// GGUF's name, such as `blk.0.attn_q.weight`.
     pub name: &'a str,
     /// Slowest-varying dimension first, as everywhere but in GGUF: `[rows, cols]`.
     pub shape: Vec<usize>,
     /// How the values are stored.
-    pub encoding: Encoding,
+    pub encoding: SourceType,
     /// The bytes, in the file.
     pub range: Range<usize>,
 }
@@ -385,7 +385,7 @@ impl<'a> Reader<'a> {
     }
 
     /// A tensor's description, and its offset. The length of its range is right, its place is not known yet.
-    fn tensor(&mut self, name: &'a str) -> Result<(TensorInfo<'a>, u64), Malformed> {
+    fn tensor(&mut self, name: &'a str) -> Result<(GgufTensor<'a>, u64), Malformed> {
         let dimensions = self.u32()?;
         if !(1..=4).contains(&dimensions) {
             return Err(Malformed(format!("has {dimensions} dimensions, not 1 to 4")));
@@ -401,14 +401,14 @@ impl<'a> Reader<'a> {
             return Err(malformed("has more values than can be counted"));
         }
         shape.reverse();
-        let encoding = Encoding::from_ggml(self.u32()?)?;
+        let encoding = SourceType::from_ggml(self.u32()?)?;
         let offset = self.u64()?;
         let bytes = encoding.bytes(cols).and_then(|row| row.checked_mul(rows));
         let Some(bytes) = bytes else {
             let block = encoding.block_len();
             return Err(Malformed(format!("has rows of {cols} values, not whole blocks of {block}")));
         };
-        let tensor = TensorInfo { name, shape, encoding, range: 0..bytes };
+        let tensor = GgufTensor { name, shape, encoding, range: 0..bytes };
         Ok((tensor, offset))
     }
 }

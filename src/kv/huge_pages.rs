@@ -8,12 +8,12 @@ use bytemuck::Pod;
 use memmap2::MmapMut;
 
 /// A fixed number of elements, zeros at first. The system provides the memory when it is first written to.
-pub(crate) struct Pages<T> {
+pub(crate) struct HugePages<T> {
     map: Option<MmapMut>,
     element: PhantomData<T>,
 }
 
-impl<T: Pod> Pages<T> {
+impl<T: Pod> HugePages<T> {
     /// Room for `len` elements; nothing if there is not so much memory.
     pub fn zeroed(len: usize) -> Option<Self> {
         let bytes = len.checked_mul(size_of::<T>())?;
@@ -30,7 +30,7 @@ impl<T: Pod> Pages<T> {
     }
 }
 
-impl<T: Pod> Deref for Pages<T> {
+impl<T: Pod> Deref for HugePages<T> {
     type Target = [T];
 
     fn deref(&self) -> &[T] {
@@ -38,7 +38,7 @@ impl<T: Pod> Deref for Pages<T> {
     }
 }
 
-impl<T: Pod> DerefMut for Pages<T> {
+impl<T: Pod> DerefMut for HugePages<T> {
     fn deref_mut(&mut self) -> &mut [T] {
         self.map.as_mut().map_or(&mut [], |map| bytemuck::cast_slice_mut(map))
     }

@@ -7,7 +7,7 @@ use crate::Error;
 /// The methods of the same names set one thing each:
 ///
 /// ```
-/// use torchless::runtime::sampler::Sampling;
+/// use torchless::sampling::Sampling;
 ///
 /// let settings = Sampling::default().temperature(0.7).top_p(0.9).penalties(1.1, 0.0, 0.2).seed(7);
 /// settings.check()?;

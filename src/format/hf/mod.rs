@@ -18,12 +18,12 @@ use serde::de::IgnoredAny;
 
 use self::json::Json;
 use crate::Error;
-use crate::format::dequant::Encoding;
+use crate::arch::Config;
+use crate::arch::tensors::ROPE_FACTORS;
+use crate::format::dequant::SourceType;
 use crate::format::entries::Entries;
-use crate::format::map::map_file;
-use crate::format::source::{Source, Tensor};
-use crate::model::Config;
-use crate::model::weights::ROPE_FACTORS;
+use crate::format::fs::map_file;
+use crate::format::source::{Source, SourceTensor};
 
 /// Opens a Hugging Face folder.
 ///
@@ -44,7 +44,7 @@ pub fn open(folder: &Path) -> Result<Source, Error> {
     }
     let mut tensors = tensors(folder)?;
     if let Some(factors) = rope_factors {
-        tensors.insert(ROPE_FACTORS.to_owned(), Tensor::of(&factors));
+        tensors.insert(ROPE_FACTORS.to_owned(), SourceTensor::of(&factors));
     }
     let tie_word_embeddings = match config_json.bool("tie_word_embeddings")? {
         Some(tied) => tied,
@@ -66,7 +66,7 @@ const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
 /// All tensors of the folder.
-fn tensors(folder: &Path) -> Result<HashMap<String, Tensor>, Error> {
+fn tensors(folder: &Path) -> Result<HashMap<String, SourceTensor>, Error> {
     let files = if folder.join(SINGLE).exists() {
         BTreeSet::from([SINGLE.to_owned()])
     } else if let Some(index) = Json::read(&folder.join(INDEX))? {
@@ -113,7 +113,7 @@ fn shards(index: &Json) -> Result<BTreeSet<String>, Error> {
 }
 
 /// Adds the tensors of one safetensors file.
-fn add_tensors(path: &Path, tensors: &mut HashMap<String, Tensor>) -> Result<(), Error> {
+fn add_tensors(path: &Path, tensors: &mut HashMap<String, SourceTensor>) -> Result<(), Error> {
     let map: Arc<Mmap> = Arc::new(map_file(path)?);
     let (header_size, metadata) = SafeTensors::read_metadata(&map)
         .map_err(|problem| Error::file(path, format!("not a whole safetensors file: {problem}")))?;
@@ -127,9 +127,9 @@ fn add_tensors(path: &Path, tensors: &mut HashMap<String, Tensor>) -> Result<(),
             continue;
         }
         let encoding = match info.dtype {
-            Dtype::F32 => Encoding::F32,
-            Dtype::F16 => Encoding::F16,
-            Dtype::BF16 => Encoding::Bf16,
+            Dtype::F32 => SourceType::F32,
+            Dtype::F16 => SourceType::F16,
+            Dtype::BF16 => SourceType::Bf16,
             other => {
                 let text =
                     format!("tensor {name:?} has type {other:?}: only F32, F16 and BF16 are supported");
@@ -138,7 +138,7 @@ fn add_tensors(path: &Path, tensors: &mut HashMap<String, Tensor>) -> Result<(),
         };
         let (start, end) = info.data_offsets;
         let range = base.saturating_add(start)..base.saturating_add(end);
-        let tensor = Tensor::new(map.clone(), range, encoding, info.shape.clone())
+        let tensor = SourceTensor::new(map.clone(), range, encoding, info.shape.clone())
             .map_err(|problem| Error::file(path, format!("tensor {name:?} {problem}")))?;
         if tensors.insert(name.clone(), tensor).is_some() {
             return Err(Error::file(path, format!("tensor {name:?} is in another shard as well")));

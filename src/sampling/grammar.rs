@@ -15,9 +15,9 @@ use crate::tokenizer::Tokenizer;
 ///
 /// ```
 /// # use torchless::Model;
-/// # use torchless::runtime::generate::GenerateOptions;
-/// # use torchless::runtime::grammar::Grammar;
-/// # use torchless::runtime::session::{Session, SessionOptions};
+/// # use torchless::runtime::GenerateOptions;
+/// # use torchless::sampling::Grammar;
+/// # use torchless::runtime::{Session, SessionOptions};
 /// # let model = Model::open("tests/fixtures/models/llama-int8.bin")?;
 /// # let mut session = Session::new(&model, &SessionOptions::new(&model))?;
 /// let grammar = Grammar::Regex("the (rain|sun|wind)".to_owned());
@@ -41,7 +41,7 @@ pub enum Grammar {
 const MAX_PIECE: usize = 200;
 
 /// A text of a grammar under way.
-pub(super) struct Constraint {
+pub(crate) struct Constraint {
     matcher: Matcher,
     logits: Vec<f32>,
 }

@@ -10,7 +10,7 @@ use crate::Malformed;
 /// How the values of a tensor are stored.
 #[allow(missing_docs)] // the variants are the formats' own names
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Encoding {
+pub enum SourceType {
     F32,
     F16,
     Bf16,
@@ -29,11 +29,11 @@ pub enum Encoding {
 /// Values in one block of the K formats.
 const SUPER_BLOCK: usize = 256;
 
-impl Encoding {
+impl SourceType {
     /// The encoding with ggml's type number `id`.
     ///
     /// # Errors
-    /// When the type is not one of [`Encoding`]'s; the message names it where it is known.
+    /// When the type is not one of [`SourceType`]'s; the message names it where it is known.
     pub fn from_ggml(id: u32) -> Result<Self, Malformed> {
         let name = match id {
             0 => return Ok(Self::F32),
@@ -301,3 +301,6 @@ fn q6_k(block: &[u8], out: &mut [f32]) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

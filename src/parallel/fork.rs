@@ -216,7 +216,7 @@ mod tests {
     use torchless_kernels::MatMut;
 
     use super::*;
-    use crate::model::threads::together;
+    use crate::parallel::threads::together;
 
     fn with_team(threads: usize, f: impl Fn(&Team) + Sync) {
         let pool = ThreadPoolBuilder::new().num_threads(threads).build().unwrap();

@@ -8,10 +8,10 @@
 use serde_json::{Map, Value, json};
 use torchless_kernels::GROUP;
 
-use crate::format::atomic::AtomicFile;
+use crate::arch::Config;
 use crate::format::bin::Dtype;
-use crate::format::pieces::Pieces;
-use crate::model::Config;
+use crate::format::fs::AtomicFile;
+use crate::format::fs::Pieces;
 use crate::tokenizer::{Kind, Spec};
 use crate::{Error, Malformed};
 

@@ -1,10 +1,10 @@
 //! Every buffer the forward pass writes to, sized once from the configuration.
 
-use crate::model::Config;
-use crate::model::attention;
-use crate::model::linear::{Activations, Blocks, Forms};
-use crate::model::lines::Lines;
-use crate::model::weights::{Layer, Weights};
+use super::attention::over_cache as attention;
+use super::linear::{Activations, Blocks, Forms};
+use super::weights::{Layer, Weights};
+use crate::arch::Config;
+use crate::parallel::aligned::Lines;
 
 /// Tokens whose logits are worked out at once where all are wanted.
 pub(crate) const LOGIT_ROWS: usize = 16;

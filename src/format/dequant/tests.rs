@@ -2,16 +2,13 @@
 
 use std::fs;
 
+use super::SourceType;
 use half::{bf16, f16};
 use safetensors::SafeTensors;
-use torchless::format::dequant::Encoding;
-
-use crate::bin_file::f32s;
-use crate::fixture;
 
 #[test]
 fn every_quantised_type_decodes_to_the_bits_of_the_reference() {
-    let file = fs::read(fixture("dequant.safetensors")).unwrap();
+    let file = fs::read("tests/fixtures/convert/dequant.safetensors").unwrap();
     let goldens = SafeTensors::deserialize(&file).unwrap();
     let types = [
         ("Q4_0", 2),
@@ -27,8 +24,10 @@ fn every_quantised_type_decodes_to_the_bits_of_the_reference() {
     ];
     for (name, id) in types {
         let blocks = goldens.tensor(&format!("{name}.blocks")).unwrap();
-        let expected = f32s(goldens.tensor(&format!("{name}.values")).unwrap().data());
-        let encoding = Encoding::from_ggml(id).unwrap();
+        let expected = goldens.tensor(&format!("{name}.values")).unwrap();
+        let expected: Vec<f32> =
+            expected.data().as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
+        let encoding = SourceType::from_ggml(id).unwrap();
         assert_eq!(encoding.bytes(expected.len()), Some(blocks.data().len()), "{name}");
         let mut values = vec![f32::NAN; expected.len()];
         encoding.decode(blocks.data(), &mut values);
@@ -47,10 +46,10 @@ fn every_quantised_type_decodes_to_the_bits_of_the_reference() {
 fn every_half_decodes_exactly() {
     for bits in 0..=u16::MAX {
         let mut value = [0.0];
-        Encoding::F16.decode(&bits.to_le_bytes(), &mut value);
+        SourceType::F16.decode(&bits.to_le_bytes(), &mut value);
         let expected = f16::from_bits(bits);
         assert!(value[0] == expected.to_f32() || value[0].is_nan() && expected.is_nan(), "{bits:#x}");
-        Encoding::Bf16.decode(&bits.to_le_bytes(), &mut value);
+        SourceType::Bf16.decode(&bits.to_le_bytes(), &mut value);
         let expected = bf16::from_bits(bits);
         assert!(value[0] == expected.to_f32() || value[0].is_nan() && expected.is_nan(), "{bits:#x}");
     }
@@ -58,11 +57,11 @@ fn every_half_decodes_exactly() {
 
 #[test]
 fn whole_blocks_only() {
-    let q4_k = Encoding::from_ggml(12).unwrap();
+    let q4_k = SourceType::from_ggml(12).unwrap();
     assert_eq!(q4_k.bytes(512), Some(288));
     assert_eq!(q4_k.bytes(32), None);
-    assert_eq!(Encoding::F32.bytes(usize::MAX), None);
-    let types: Vec<u32> = (0..=100).filter(|&id| Encoding::from_ggml(id).is_ok()).collect();
+    assert_eq!(SourceType::F32.bytes(usize::MAX), None);
+    let types: Vec<u32> = (0..=100).filter(|&id| SourceType::from_ggml(id).is_ok()).collect();
     assert_eq!(types, [0, 1, 2, 3, 6, 7, 8, 10, 11, 12, 13, 14, 30]);
-    assert!(Encoding::from_ggml(20).unwrap_err().0.contains("IQ4_NL"));
+    assert!(SourceType::from_ggml(20).unwrap_err().0.contains("IQ4_NL"));
 }

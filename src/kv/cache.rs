@@ -4,10 +4,10 @@ use bytemuck::Pod;
 use torchless_kernels::half::f16;
 use torchless_kernels::{BLOCK, CacheElement, Kernels};
 
-use super::pages::Pages;
+use super::huge_pages::HugePages;
 use crate::Error;
-use crate::model::Config;
-use crate::model::config::MAX_HEAD_DIM;
+use crate::arch::Config;
+use crate::arch::MAX_HEAD_DIM;
 
 /// Positions whose keys lie side by side.
 const COLUMNS: usize = 16;
@@ -77,12 +77,12 @@ fn capacity(config: &Config, ctx: usize, chunk: usize) -> usize {
 /// Keys and values of `T`; the position `p` is at `p % capacity`.
 pub(crate) struct Cache<T> {
     /// `[n_layers][n_kv_heads][capacity / 16][head_dim][16]`
-    keys: Pages<T>,
+    keys: HugePages<T>,
     /// `[n_layers][n_kv_heads][capacity][head_dim]`
-    values: Pages<T>,
+    values: HugePages<T>,
     /// `[n_layers][n_kv_heads][capacity]`, where `T` has scales: what the key or value is to be multiplied by.
-    key_scales: Pages<f32>,
-    value_scales: Pages<f32>,
+    key_scales: HugePages<f32>,
+    value_scales: HugePages<f32>,
     capacity: usize,
     n_kv_heads: usize,
     head_dim: usize,
@@ -106,8 +106,8 @@ impl<T: CacheElement + Pod> Cache<T> {
     }
 }
 
-fn zeroed<T: Pod>(len: Option<usize>, ctx: usize) -> Result<Pages<T>, Error> {
-    len.and_then(Pages::zeroed).ok_or_else(|| {
+fn zeroed<T: Pod>(len: Option<usize>, ctx: usize) -> Result<HugePages<T>, Error> {
+    len.and_then(HugePages::zeroed).ok_or_else(|| {
         Error::Request(format!("not enough memory for a context of {ctx}: choose a smaller one with --ctx"))
     })
 }
@@ -129,11 +129,11 @@ impl<T: CacheElement + Pod> Cache<T> {
     }
 
     /// Block `block` (of absolute positions, `64·block` the first) of a layer's head.
-    pub fn block(&self, layer: usize, kv_head: usize, block: usize) -> Block<'_, T> {
+    pub fn block(&self, layer: usize, kv_head: usize, block: usize) -> KvBlock<'_, T> {
         let first = (layer * self.n_kv_heads + kv_head) * self.capacity + block * BLOCK % self.capacity;
         let elements = first * self.head_dim..(first + BLOCK) * self.head_dim;
         let scales = if T::SCALED { first..first + BLOCK } else { 0..0 };
-        Block {
+        KvBlock {
             keys: &self.keys[elements.clone()],
             values: &self.values[elements],
             key_scales: &self.key_scales[scales.clone()],
@@ -143,7 +143,7 @@ impl<T: CacheElement + Pod> Cache<T> {
 }
 
 /// 64 positions of one head.
-pub(crate) struct Block<'a, T> {
+pub(crate) struct KvBlock<'a, T> {
     /// `[4][head_dim][16]`
     pub keys: &'a [T],
     /// `[64][head_dim]`

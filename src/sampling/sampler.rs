@@ -3,15 +3,12 @@
 //! The steps, their order and their defaults are llama.cpp's: bias, penalties, top-k, typical, top-p, min-p, temperature,
 //! draw. Everything is deterministic arithmetic: one seed gives one text on every machine.
 
-mod pcg;
-mod settings;
-
-pub use settings::{Mirostat, Sampling};
+pub use super::settings::{Mirostat, Sampling};
 
 use torchless_kernels::{Kernels, scalar};
 
+use super::pcg::Pcg32;
 use crate::Error;
-use pcg::Pcg32;
 
 /// Chooses tokens; holds its random state and its buffers.
 #[derive(Debug)]

@@ -14,11 +14,11 @@ use std::sync::{Mutex, PoisonError};
 use bytemuck::Pod;
 use torchless_kernels::{BLOCK, CacheElement, Kernels, MatMut, Team, scalar};
 
-use super::config::Config;
-use super::fork::{Split, fork, fork2, grain};
-use super::lines::Lines;
-use super::threads::PerThread;
-use crate::runtime::kv_cache::{Block, Cache};
+use crate::arch::Config;
+use crate::kv::{Cache, KvBlock};
+use crate::parallel::aligned::Lines;
+use crate::parallel::fork::{Split, fork, fork2, grain};
+use crate::parallel::threads::PerThread;
 
 /// Positions of four blocks.
 const SPAN: usize = 4 * BLOCK;
@@ -274,7 +274,7 @@ impl<T: CacheElement + Pod> Attention<'_, T> {
     }
 
     /// What one block gives `tokens`, the first of which is the `at`-th of the tile.
-    fn block(&self, cached: &Block<T>, block: usize, at: usize, tokens: Range<usize>, tile: &mut Tile) {
+    fn block(&self, cached: &KvBlock<T>, block: usize, at: usize, tokens: Range<usize>, tile: &mut Tile) {
         let (head_dim, group) = (self.config.head_dim, group(self.config));
         let Tile { queries, span_output, span_sums, scores, factors, keys, values, .. } = tile;
         let n = tokens.len() * group;

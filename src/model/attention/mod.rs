@@ -1,8 +1,10 @@
 //! What happens to queries, keys and values between their products and attention.
 
-use super::config::MAX_HEAD_DIM;
+pub(crate) mod over_cache;
+
 use super::forward::Pass;
 use super::weights::Layer;
+use crate::arch::MAX_HEAD_DIM;
 
 impl Pass<'_> {
     /// Adds the biases, normalises each query and key head, and rotates them, where the model has these.

@@ -1,0 +1,10 @@
+//! What a model *is*: its hyper-parameters, the tensors it consists of, the frequencies of its rotary embedding.
+//!
+//! Knows neither files nor kernels.
+
+mod config;
+pub(crate) mod rope;
+pub(crate) mod tensors;
+
+pub use config::Config;
+pub(crate) use config::{MAX_HEAD_DIM, MAX_POSITIONS};

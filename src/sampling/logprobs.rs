@@ -1,0 +1,41 @@
+//! How probable a token is.
+
+use torchless_kernels::scalar;
+
+use super::sampler::keep_best;
+
+/// Natural logarithms of probabilities, as the logits have them: at temperature 1, before anything is penalised or cut.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Logprobs {
+    /// The chosen token's.
+    pub chosen: f64,
+    /// The most probable tokens and theirs, best first, the lower id first among equals.
+    pub top: Vec<(u32, f64)>,
+}
+
+impl Logprobs {
+    /// Of the token `chosen`, and of the `n` most probable ones.
+    pub(crate) fn new(logits: &[f32], chosen: u32, n: usize) -> Self {
+        let logprob = log_probabilities(logits);
+        let mut best: Vec<(u32, f32)> = (0..).zip(logits.iter().copied()).collect();
+        keep_best(&mut best, n);
+        Self { chosen: logprob(chosen), top: best.into_iter().map(|(id, _)| (id, logprob(id))).collect() }
+    }
+}
+
+/// The natural logarithm of the probability that `logits` give the token `id`.
+///
+/// # Panics
+/// If `id` is out of range.
+pub fn log_probability(logits: &[f32], id: u32) -> f64 {
+    log_probabilities(logits)(id)
+}
+
+/// [`log_probability`] for several tokens.
+#[expect(clippy::indexing_slicing, reason = "callers check the ids")]
+fn log_probabilities(logits: &[f32]) -> impl Fn(u32) -> f64 {
+    let max = logits.iter().fold(f32::NEG_INFINITY, |max, &l| max.max(l));
+    let sum: f64 = logits.iter().map(|l| f64::from(scalar::exp(l - max))).sum();
+    let total = libm::log(sum);
+    move |id| f64::from(logits[id as usize] - max) - total
+}

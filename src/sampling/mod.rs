@@ -1,0 +1,15 @@
+//! From logits to the next token: sampler, grammar, log-probabilities, and the strings that end a text.
+
+mod grammar;
+mod logprobs;
+mod pcg;
+mod sampler;
+mod settings;
+mod stop;
+
+pub(crate) use grammar::Constraint;
+pub use grammar::Grammar;
+pub use logprobs::{Logprobs, log_probability};
+pub use sampler::Sampler;
+pub use settings::{Mirostat, Sampling};
+pub use stop::StopFilter;
