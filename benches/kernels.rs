@@ -5,7 +5,7 @@
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use half::f16;
-use torchless_kernels::{BLOCK, CacheElement, GROUP, Isa, Kernels, MatMut, QMatrix, QuantizedBuf};
+use torchless_kernels::{Allocator, BLOCK, CacheElement, GROUP, Isa, Kernels, MatMut, QMatrix, QuantizedBuf};
 
 fn kernels() -> impl Iterator<Item = Kernels> {
     Isa::ALL.into_iter().filter_map(|isa| Kernels::new(isa).ok())
@@ -25,7 +25,7 @@ impl Product {
     fn new(rows: usize, cols: usize, tokens: usize) -> Self {
         let values = (0..rows * cols).map(|i| (i.wrapping_mul(0x9e37_79b1) >> 24) as i8).collect();
         let scales = vec![100.0; rows * cols / GROUP];
-        let mut x = QuantizedBuf::new(tokens, cols);
+        let mut x = QuantizedBuf::new(&mut Allocator::heap(), tokens, cols);
         let token: Vec<f32> = (0..cols).map(|i| (i as f32).sin()).collect();
         for t in 0..tokens {
             Kernels::detect().quantize(&token, x.view_mut(tokens).token(t));

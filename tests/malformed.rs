@@ -223,7 +223,7 @@ fn unsound_rope_factors() {
         assert_refused("factor", &parts.bytes(), &format!("the rotary embedding's factor 5 is {factor}"));
     }
     parts.header["tensors"]["model.rotary_emb.factors"]["shape"] = json!([8]);
-    assert_refused("shape", &parts.bytes(), "model.rotary_emb.factors: shape [8]");
+    assert_refused("shape", &parts.bytes(), "model.rotary_emb.factors has shape [8]");
 }
 
 #[test]

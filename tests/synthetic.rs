@@ -4,9 +4,11 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use torchless::Error;
-use torchless::format::bin::{Matrix, Tensor};
+use torchless::arch::{SHAPES, shape};
+use torchless::format::bin::Tensor;
 use torchless::format::convert::Quant;
-use torchless::format::synthetic::{SHAPES, shape, write_synthetic};
+use torchless::format::synthetic::write_synthetic;
+use torchless::kernels::Weight;
 use torchless::runtime::{Session, SessionOptions};
 use torchless::{Model, arch::Config};
 
@@ -41,10 +43,8 @@ fn one_configuration_is_one_file() {
 }
 
 fn values<'a>(model: &'a Model, tensor: &Tensor) -> &'a [f32] {
-    match model.file().matrix(tensor) {
-        Matrix::F32 { values, .. } => values,
-        Matrix::Int8(_) => panic!("asked for f32"),
-    }
+    let Weight::F32(w) = model.file().weight(tensor) else { panic!("asked for f32") };
+    w.values()
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 use arbitrary::Arbitrary;
 use torchless::kernels::half::f16;
 use torchless::kernels::{
-    BLOCK, CacheElement, GROUP, Isa, Kernels, MatMut, QMatrix, QuantizedBuf, QuantizedRow,
+    Allocator, BLOCK, CacheElement, GROUP, Isa, Kernels, MatMut, QMatrix, QuantizedBuf, QuantizedRow,
 };
 
 #[derive(Arbitrary, Debug)]
@@ -113,7 +113,7 @@ impl Out {
 
     /// What `f` makes of one token of `n` values.
     fn quantized(self, n: usize, f: impl FnOnce(QuantizedRow)) -> Self {
-        let mut buffer = QuantizedBuf::new(1, n);
+        let mut buffer = QuantizedBuf::new(&mut Allocator::heap(), 1, n);
         f(buffer.view_mut(1).token(0));
         let view = buffer.view(1);
         let outliers = view.outliers().iter();
@@ -208,7 +208,7 @@ fn matrix(input: &Input) -> (usize, usize, usize) {
 
 fn matmul_i8(k: Kernels, input: &Input) -> Out {
     let (tokens, rows, cols) = matrix(input);
-    let mut x = QuantizedBuf::new(tokens, cols);
+    let mut x = QuantizedBuf::new(&mut Allocator::heap(), tokens, cols);
     for t in 0..tokens {
         k.quantize(&input.floats(cols, t), x.view_mut(tokens).token(t));
     }

@@ -2,7 +2,7 @@
 //!
 //!     cargo run --release -p torchless-kernels --example matvec
 
-use torchless_kernels::{GROUP, Kernels, MatMut, QMatrix, QuantizedBuf};
+use torchless_kernels::{Allocator, GROUP, Kernels, MatMut, QMatrix, QuantizedBuf};
 
 const ROWS: usize = 4;
 const COLS: usize = 256;
@@ -24,7 +24,7 @@ fn main() {
 
     let kernels = Kernels::detect();
     let matrix = QMatrix::new(&values, &scales, ROWS, COLS);
-    let mut quantized = QuantizedBuf::new(1, COLS);
+    let mut quantized = QuantizedBuf::new(&mut Allocator::heap(), 1, COLS);
     kernels.quantize(&x, quantized.view_mut(1).token(0));
     let mut y = [0.0; ROWS];
     kernels.matmul_i8(&matrix, 0..ROWS, &quantized.view(1), MatMut::new(&mut y, 1, ROWS));

@@ -5,12 +5,12 @@
 //! methods check all lengths, here and nowhere else.
 //!
 //! ```
-//! use torchless_kernels::{Kernels, MatMut, QMatrix, QuantizedBuf};
+//! use torchless_kernels::{Allocator, Kernels, MatMut, QMatrix, QuantizedBuf};
 //! let kernels = Kernels::detect();
 //! // One row of 64 weights 0.5 (stored scale = 127 / max|w| = 254), times 64 activations 2.0.
 //! let (values, scales) = ([127i8; 64], [254.0f32]);
 //! let w = QMatrix::new(&values, &scales, 1, 64);
-//! let mut x = QuantizedBuf::new(1, 64);
+//! let mut x = QuantizedBuf::new(&mut Allocator::heap(), 1, 64);
 //! kernels.quantize(&[2.0; 64], x.view_mut(1).token(0));
 //! let mut y = [0.0];
 //! kernels.matmul_i8(&w, 0..1, &x.view(1), MatMut::new(&mut y, 1, 1));
@@ -19,11 +19,13 @@
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
+mod activations;
 mod attention;
 mod dispatch;
 mod float;
 mod int8;
 mod mat;
+mod memory;
 mod portable;
 mod quant;
 pub mod scalar;
@@ -31,16 +33,22 @@ mod sgemm;
 mod simd;
 mod table;
 mod team;
+mod weight;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 
+pub use activations::{
+    ActivationBuf, ActivationFormat, ActivationFormats, ActivationRow, Activations, ActivationsMut,
+};
 pub use dispatch::{Isa, IsaError, Kernels};
 pub use half;
 pub use mat::MatMut;
+pub use memory::{Aligned, Allocator};
 pub use quant::{GROUP, Outlier, QMatrix, QUAD, Quantized, QuantizedBuf, QuantizedMut, QuantizedRow, TINY};
 pub use scalar::BLOCK;
 pub use sgemm::sgemm;
 pub use team::Team;
+pub use weight::{F32Matrix, Weight};
 
 use half::f16;
 use std::ops::Range;
@@ -145,7 +153,10 @@ impl Kernels {
         let head_dim = q.len() / scores.len().max(1);
         assert_eq!(q.len(), head_dim * scores.len(), "queries");
         let columns = keys.len() / head_dim.max(1);
-        assert!(keys.len() == columns * head_dim && columns <= BLOCK && columns.is_multiple_of(16), "keys");
+        assert!(
+            keys.len() == columns * head_dim && columns <= BLOCK && columns.is_multiple_of(KEY_LANES),
+            "keys"
+        );
         T::attn_scores(self, q, keys, scores);
     }
 
@@ -207,6 +218,9 @@ impl Kernels {
         unsafe { (self.table.argmax)(x) }
     }
 }
+
+/// Positions whose keys lie side by side: keys are `[positions / 16][head_dim][16]`.
+pub const KEY_LANES: usize = 16;
 
 /// A type keys and values can be stored in.
 pub trait CacheElement: sealed::Sealed + Copy + Default + Send + Sync + 'static {

@@ -10,6 +10,7 @@
 //! 14 bits: an [`Outlier`] record holds what does not fit in its bytes.
 
 use crate::mat::MatMut;
+use crate::memory::{Aligned, Allocator};
 use std::ops::Range;
 
 /// Values that share a scale.
@@ -231,37 +232,24 @@ impl<'a> Quantized<'a> {
 /// Room for quantised activations, allocated once and filled again for every matmul.
 #[derive(Clone, Debug)]
 pub struct QuantizedBuf {
-    /// From the first multiple of 64 bytes on, so that groups are whole cache lines.
-    values: Vec<i8>,
-    scales: Vec<f32>,
-    sums: Vec<i32>,
-    outliers: Vec<Outlier>,
+    values: Aligned<i8>,
+    scales: Aligned<f32>,
+    sums: Aligned<i32>,
+    outliers: Aligned<Outlier>,
     cols: usize,
 }
 
 impl QuantizedBuf {
     /// Room for `max_tokens` tokens of `cols` values.
-    pub fn new(max_tokens: usize, cols: usize) -> Self {
+    pub fn new(memory: &mut Allocator, max_tokens: usize, cols: usize) -> Self {
         let groups = max_tokens * cols.div_ceil(GROUP);
         Self {
-            values: vec![0; max_tokens * cols + GROUP - 1],
-            scales: vec![0.0; groups],
-            sums: vec![0; groups],
-            outliers: vec![Outlier::default(); groups],
+            values: memory.aligned(max_tokens * cols),
+            scales: memory.aligned(groups),
+            sums: memory.aligned(groups),
+            outliers: memory.aligned(groups),
             cols,
         }
-    }
-
-    /// Bytes on the heap of room for `max_tokens` tokens of `cols` values.
-    pub fn bytes(max_tokens: usize, cols: usize) -> usize {
-        let group = size_of::<f32>() + size_of::<i32>() + size_of::<Outlier>();
-        max_tokens * (cols + cols.div_ceil(GROUP) * group) + GROUP - 1
-    }
-
-    /// Where the values of `tokens` tokens are in their buffer.
-    fn values_of(&self, tokens: usize) -> Range<usize> {
-        let start = self.values.as_ptr().align_offset(GROUP);
-        start..start + tokens * self.cols
     }
 
     /// The first `tokens` tokens, for reading.
@@ -271,7 +259,7 @@ impl QuantizedBuf {
     pub fn view(&self, tokens: usize) -> Quantized<'_> {
         let groups = tokens * self.cols.div_ceil(GROUP);
         Quantized {
-            values: &self.values[self.values_of(tokens)],
+            values: &self.values[..tokens * self.cols],
             scales: &self.scales[..groups],
             sums: &self.sums[..groups],
             outliers: &self.outliers[..groups],
@@ -285,9 +273,9 @@ impl QuantizedBuf {
     /// # Panics
     /// If there is not room for so many.
     pub fn view_mut(&mut self, tokens: usize) -> QuantizedMut<'_> {
-        let (groups, values) = (self.cols.div_ceil(GROUP), self.values_of(tokens));
+        let groups = self.cols.div_ceil(GROUP);
         QuantizedMut {
-            values: MatMut::new(&mut self.values[values], tokens, self.cols),
+            values: MatMut::new(&mut self.values[..tokens * self.cols], tokens, self.cols),
             scales: MatMut::new(&mut self.scales[..tokens * groups], tokens, groups),
             sums: MatMut::new(&mut self.sums[..tokens * groups], tokens, groups),
             outliers: MatMut::new(&mut self.outliers[..tokens * groups], tokens, groups),

@@ -7,7 +7,7 @@
 use proptest::prelude::*;
 use torchless_kernels::half::f16;
 use torchless_kernels::{
-    BLOCK, CacheElement, GROUP, Isa, Kernels, MatMut, Outlier, QMatrix, QUAD, QuantizedBuf,
+    Allocator, BLOCK, CacheElement, GROUP, Isa, Kernels, MatMut, Outlier, QMatrix, QUAD, QuantizedBuf,
 };
 
 /// Lengths around every edge a float kernel has: a lane, a register, a group. Under Miri, which looks at memory and
@@ -191,7 +191,7 @@ fn quantized(
     n: usize,
     f: impl FnOnce(torchless_kernels::QuantizedRow),
 ) -> (Vec<i8>, Vec<f32>, Vec<i32>, Vec<Outlier>) {
-    let mut buf = QuantizedBuf::new(1, n);
+    let mut buf = QuantizedBuf::new(&mut Allocator::heap(), 1, n);
     f(buf.view_mut(1).token(0));
     let view = buf.view(1);
     (view.values().to_vec(), view.scales().to_vec(), view.sums().to_vec(), view.outliers().to_vec())
@@ -471,7 +471,7 @@ fn assert_int8_equal(case: Int8Case) {
     let scales = case.scales.make((rows * cols).div_ceil(GROUP) + 1);
     let w = QMatrix::new(&bytes[1..], &scales[1..], rows, cols);
     let floats = case.x.make(tokens * cols, 11);
-    let mut x = QuantizedBuf::new(tokens, cols);
+    let mut x = QuantizedBuf::new(&mut Allocator::heap(), tokens, cols);
     for t in 0..tokens {
         all()[0].quantize(&floats[t * cols..][..cols], x.view_mut(tokens).token(t));
     }
@@ -594,7 +594,7 @@ fn splits_change_nothing() {
     let w = QMatrix::new(&bytes, &scales, rows, cols);
     for k in all() {
         let quantized = |range: std::ops::Range<usize>| {
-            let mut x = QuantizedBuf::new(range.len(), cols);
+            let mut x = QuantizedBuf::new(&mut Allocator::heap(), range.len(), cols);
             for (i, t) in range.clone().enumerate() {
                 let floats = Floats::Plain.make(cols, t as u64);
                 k.quantize(&floats, x.view_mut(range.len()).token(i));

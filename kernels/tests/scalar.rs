@@ -2,7 +2,7 @@
 
 use torchless_kernels::half::f16;
 use torchless_kernels::{
-    BLOCK, GROUP, Isa, Kernels, MatMut, Outlier, QMatrix, QUAD, QuantizedBuf, TINY, scalar,
+    Allocator, BLOCK, GROUP, Isa, Kernels, MatMut, Outlier, QMatrix, QUAD, QuantizedBuf, TINY, scalar,
 };
 
 fn reference() -> Kernels {
@@ -10,7 +10,7 @@ fn reference() -> Kernels {
 }
 
 fn quantize(x: &[f32]) -> QuantizedBuf {
-    let mut buf = QuantizedBuf::new(1, x.len());
+    let mut buf = QuantizedBuf::new(&mut Allocator::heap(), 1, x.len());
     reference().quantize(x, buf.view_mut(1).token(0));
     buf
 }

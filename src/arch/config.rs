@@ -108,6 +108,11 @@ impl Config {
         self.n_heads * self.head_dim
     }
 
+    /// Query heads that share one head of keys and values.
+    pub fn queries_per_kv_head(&self) -> usize {
+        self.n_heads / self.n_kv_heads
+    }
+
     /// Width of all key heads (or value heads) together.
     pub fn kv_dim(&self) -> usize {
         self.n_kv_heads * self.head_dim

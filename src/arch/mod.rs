@@ -4,7 +4,9 @@
 
 mod config;
 pub(crate) mod rope;
+mod shapes;
 pub(crate) mod tensors;
 
 pub use config::Config;
 pub(crate) use config::{MAX_HEAD_DIM, MAX_POSITIONS};
+pub use shapes::{SHAPES, shape};

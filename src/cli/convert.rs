@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 
 use anyhow::bail;
+use torchless::arch::{SHAPES, shape};
 use torchless::format::convert::{Progress, Quant, convert};
-use torchless::format::synthetic::{SHAPES, shape, write_synthetic};
+use torchless::format::synthetic::write_synthetic;
 
 use super::output;
 use super::progress;

@@ -2,15 +2,12 @@
 
 use bytemuck::Pod;
 use torchless_kernels::half::f16;
-use torchless_kernels::{BLOCK, CacheElement, Kernels};
+use torchless_kernels::{BLOCK, CacheElement, KEY_LANES};
 
 use super::huge_pages::HugePages;
+use super::store::HeadsMut;
 use crate::Error;
 use crate::arch::Config;
-use crate::arch::MAX_HEAD_DIM;
-
-/// Positions whose keys lie side by side.
-const COLUMNS: usize = 16;
 
 /// What keys and values are stored as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -153,45 +150,38 @@ pub(crate) struct KvBlock<'a, T> {
     pub value_scales: &'a [f32],
 }
 
-/// Some heads of one layer, for writing.
-pub(crate) struct HeadsMut<'a, T> {
-    keys: &'a mut [T],
-    values: &'a mut [T],
-    key_scales: &'a mut [f32],
-    value_scales: &'a mut [f32],
-    capacity: usize,
-    head_dim: usize,
+impl<'a, T> KvBlock<'a, T> {
+    /// The keys of the first `positions` positions, and of those beside them: `[⌈positions / 16⌉][head_dim][16]`.
+    pub fn keys_before(&self, positions: usize) -> &'a [T] {
+        &self.keys[..self.keys.len() / BLOCK * positions.next_multiple_of(KEY_LANES)]
+    }
 }
 
-impl<'a, T: CacheElement> HeadsMut<'a, T> {
-    /// Splits off the first `heads` heads.
-    pub fn split(self, heads: usize) -> (Self, Self) {
-        let Self { capacity, head_dim, .. } = self;
-        let vectors = heads * capacity;
-        let (k0, k1) = self.keys.split_at_mut(vectors * head_dim);
-        let (v0, v1) = self.values.split_at_mut(vectors * head_dim);
-        let scales = if T::SCALED { vectors } else { 0 };
-        let (s0, s1) = self.key_scales.split_at_mut(scales);
-        let (t0, t1) = self.value_scales.split_at_mut(scales);
-        let first = Self { keys: k0, values: v0, key_scales: s0, value_scales: t0, capacity, head_dim };
-        (first, Self { keys: k1, values: v1, key_scales: s1, value_scales: t1, capacity, head_dim })
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bytes<T: Pod + CacheElement>(cache: &Cache<T>) -> usize {
+        let Cache { keys, values, key_scales, value_scales, .. } = cache;
+        size_of_val(&**keys)
+            + size_of_val(&**values)
+            + size_of_val(&**key_scales)
+            + size_of_val(&**value_scales)
     }
 
-    /// Stores the key and the value, `head_dim` values each, that head `head` of these has at `position`.
-    pub fn store(&mut self, kernels: Kernels, head: usize, position: usize, key: &[f32], value: &[f32]) {
-        let head_dim = self.head_dim;
-        let at = head * self.capacity + position % self.capacity;
-        let value_scale = kernels.narrow(value, &mut self.values[at * head_dim..][..head_dim]);
-        let mut narrow = [T::default(); MAX_HEAD_DIM];
-        let narrow = &mut narrow[..head_dim];
-        let key_scale = kernels.narrow(key, narrow);
-        let (column, lane) = (at / COLUMNS, at % COLUMNS);
-        let columns = &mut self.keys[column * COLUMNS * head_dim..][..COLUMNS * head_dim];
-        for (k, lanes) in narrow.iter().zip(columns.as_chunks_mut::<COLUMNS>().0) {
-            lanes[lane] = *k;
-        }
-        if T::SCALED {
-            (self.key_scales[at], self.value_scales[at]) = (key_scale, value_scale);
+    #[test]
+    fn a_cache_takes_the_bytes_that_are_said() {
+        let mut config = crate::arch::shape("smollm2-135m").unwrap();
+        for window in [None, Some(100)] {
+            config.sliding_window = window;
+            for kv in [KvType::F32, KvType::F16, KvType::Int8] {
+                let found = match KvCache::new(&config, kv, 300, 7).unwrap() {
+                    KvCache::F32(cache) => bytes(&cache),
+                    KvCache::F16(cache) => bytes(&cache),
+                    KvCache::Int8(cache) => bytes(&cache),
+                };
+                assert_eq!(found, KvCache::bytes(&config, kv, 300, 7), "{kv:?}, window {window:?}");
+            }
         }
     }
 }

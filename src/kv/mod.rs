@@ -2,6 +2,8 @@
 
 mod cache;
 mod huge_pages;
+mod store;
 
 pub use cache::KvType;
-pub(crate) use cache::{Cache, HeadsMut, KvBlock, KvCache};
+pub(crate) use cache::{Cache, KvBlock, KvCache};
+pub(crate) use store::HeadsMut;

@@ -1,12 +1,15 @@
 //! What a model computes: its weights as views into the file, and the forward pass.
 
 mod attention;
+mod ffn;
 pub(crate) mod forward;
 mod linear;
 mod weights;
 pub(crate) mod workspace;
 
 use std::path::Path;
+
+use torchless_kernels::ActivationFormats;
 
 use crate::arch::Config;
 use crate::arch::rope::Rope;
@@ -55,6 +58,11 @@ impl Model {
     /// What the rotary embedding's frequencies are divided by, `head_dim/2` numbers, where they are scaled.
     pub fn rope_factors(&self) -> Option<&[f32]> {
         self.weights.rope_factors.as_ref().map(|factors| self.file.vector(factors))
+    }
+
+    /// The formats that products with these weights want their input in.
+    fn formats<'t>(&self, weights: impl IntoIterator<Item = &'t Tensor>) -> ActivationFormats {
+        weights.into_iter().map(|tensor| self.file.weight(tensor).activation()).collect()
     }
 
     /// The file the weights are in.

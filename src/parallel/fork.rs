@@ -216,18 +216,18 @@ mod tests {
     use torchless_kernels::MatMut;
 
     use super::*;
-    use crate::parallel::threads::together;
+    use crate::parallel::threads::with_team;
 
-    fn with_team(threads: usize, f: impl Fn(&Team) + Sync) {
+    fn on_threads(threads: usize, f: impl Fn(&Team) + Sync) {
         let pool = ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         let team = Team::new(threads);
-        pool.install(|| together(&team, || f(&team)));
+        pool.install(|| with_team(&team, || f(&team)));
     }
 
     #[test]
     fn every_index_is_worked_on_once_in_pieces_of_the_grain() {
         for threads in [1, 2, 3, 5, 16] {
-            with_team(threads, |team| {
+            on_threads(threads, |team| {
                 for (rows, cols) in [(1, 1), (1, 100), (7, 3), (40, 65), (100, 1)] {
                     for grain in [[1, 1], [1, 16], [3, 64], [200, 7], [200, 200]] {
                         let mut counts = vec![0u32; rows * cols];
@@ -266,7 +266,7 @@ mod tests {
 
     #[test]
     fn others_finish_what_a_thread_that_is_held_up_has_left() {
-        with_team(2, |team| {
+        on_threads(2, |team| {
             for held in [0, 1, 30, 31] {
                 let done = Mutex::new(BTreeSet::new());
                 let start = Instant::now();
@@ -285,7 +285,7 @@ mod tests {
     #[test]
     #[should_panic(expected = "meant to fail")]
     fn a_panic_in_any_piece_reaches_the_caller() {
-        with_team(4, |team| {
+        on_threads(4, |team| {
             fork(team, (), 0..64, 1, &|(), _| ((), ()), &|(), range| {
                 assert_ne!(range.start, 63, "meant to fail");
             });

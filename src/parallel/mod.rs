@@ -1,5 +1,4 @@
 //! How a forward pass is spread over threads: work is forked among them, and each has memory of its own.
 
-pub(crate) mod aligned;
 pub(crate) mod fork;
 pub(crate) mod threads;

@@ -28,16 +28,16 @@ pub(crate) fn this_thread() -> usize {
 
 /// Calls `lead` on this thread, with the others of its pool as members of `team`: what it [forks](super::fork::fork) then
 /// need not be handed over by rayon, which would take longer than the work itself.
-pub(crate) fn together<R: Send>(team: &Team, lead: impl FnOnce() -> R + Send) -> R {
-    join(|| team.lead(lead), || attend(team, team.members() - 1)).0
+pub(crate) fn with_team<R: Send>(team: &Team, lead: impl FnOnce() -> R + Send) -> R {
+    join(|| team.lead(lead), || join_as_member(team, team.members() - 1)).0
 }
 
 /// Brings `threads` threads into the team.
-fn attend(team: &Team, threads: usize) {
+fn join_as_member(team: &Team, threads: usize) {
     match threads {
         0 => (),
         1 => team.attend(this_thread()),
-        _ => _ = join(|| attend(team, threads / 2), || attend(team, threads - threads / 2)),
+        _ => _ = join(|| join_as_member(team, threads / 2), || join_as_member(team, threads - threads / 2)),
     }
 }
 

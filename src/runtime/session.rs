@@ -4,26 +4,26 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use rayon::ThreadPool;
-use torchless_kernels::{Kernels, Team};
+use torchless_kernels::{Allocator, Kernels, Team};
 
 use super::memory;
 use crate::Error;
 use crate::kv::{KvCache, KvType};
 use crate::model::Model;
 use crate::model::forward::Pass;
-use crate::model::workspace::{LOGIT_ROWS, Scratch};
-use crate::parallel::threads::{thread_pool, together};
+use crate::model::workspace::{LOGIT_ROWS, Workspace};
+use crate::parallel::threads::{thread_pool, with_team};
 
 /// How a session runs. Nothing here changes the logits of an int8 model, except [`SessionOptions::kv`].
 #[derive(Debug, Clone)]
 pub struct SessionOptions {
-    /// Positions there is room for, prompt and answer together.
+    /// Positions there is room for, prompt and answer with_team.
     pub ctx: usize,
     /// What keys and values are stored as.
     pub kv: KvType,
     /// Worker threads.
     pub threads: usize,
-    /// Most tokens that go through the layers together.
+    /// Most tokens that go through the layers with_team.
     pub chunk: usize,
     /// The instruction set to compute with.
     pub kernels: Kernels,
@@ -51,7 +51,7 @@ pub struct Session<'m> {
     threads: Arc<ThreadPool>,
     team: Team,
     cache: KvCache,
-    scratch: Scratch,
+    workspace: Workspace,
     position: usize,
     /// The highest position since the last reset: how much of the ring has been overwritten.
     furthest: usize,
@@ -105,7 +105,13 @@ impl<'m> Session<'m> {
             threads: Arc::new(thread_pool(options.threads)?),
             team: Team::new(options.threads.max(1)),
             cache: KvCache::new(model.config(), options.kv, options.ctx, chunk)?,
-            scratch: Scratch::new(model.config(), &model.weights, options.ctx, chunk, options.threads.max(1)),
+            workspace: Workspace::new(
+                &mut Allocator::heap(),
+                model,
+                options.ctx,
+                chunk,
+                options.threads.max(1),
+            ),
             position: 0,
             furthest: 0,
             observer: Box::new(|_| ControlFlow::Continue(())),
@@ -118,13 +124,9 @@ impl<'m> Session<'m> {
         let chunk = options.chunk.clamp(1, options.ctx);
         Memory {
             kv_cache: KvCache::bytes(model.config(), options.kv, options.ctx, chunk),
-            scratch: Scratch::bytes(
-                model.config(),
-                &model.weights,
-                options.ctx,
-                chunk,
-                options.threads.max(1),
-            ),
+            scratch: Allocator::count(|memory| {
+                Workspace::new(memory, model, options.ctx, chunk, options.threads.max(1))
+            }),
         }
     }
 
@@ -165,9 +167,9 @@ impl<'m> Session<'m> {
         self.ctx
     }
 
-    /// Most tokens that go through the layers together.
+    /// Most tokens that go through the layers with_team.
     pub fn chunk(&self) -> usize {
-        self.scratch.chunk
+        self.workspace.chunk
     }
 
     /// Forgets all tokens.
@@ -207,7 +209,7 @@ impl<'m> Session<'m> {
     pub fn feed(&mut self, tokens: &[u32]) -> Result<&[f32], Error> {
         self.check(tokens)?;
         let mut last = 0;
-        for chunk in tokens.chunks(self.scratch.chunk) {
+        for chunk in tokens.chunks(self.workspace.chunk) {
             self.layers(chunk)?;
             last = chunk.len() - 1;
         }
@@ -221,7 +223,7 @@ impl<'m> Session<'m> {
     pub fn score(&mut self, tokens: &[u32], mut each: impl FnMut(usize, &[f32])) -> Result<(), Error> {
         self.check(tokens)?;
         let mut index = 0;
-        for chunk in tokens.chunks(self.scratch.chunk) {
+        for chunk in tokens.chunks(self.workspace.chunk) {
             self.layers(chunk)?;
             for first in (0..chunk.len()).step_by(LOGIT_ROWS) {
                 let count = LOGIT_ROWS.min(chunk.len() - first);
@@ -246,14 +248,14 @@ impl<'m> Session<'m> {
         let (start, tokens) = (self.position, chunk.len());
         // Also if it is broken off, it has begun to overwrite.
         self.furthest = self.furthest.max(start + tokens);
-        let Self { model, kernels, team, cache, scratch, observer, .. } = self;
+        let Self { model, kernels, team, cache, workspace, observer, .. } = self;
         let pass = Pass { model, kernels: *kernels, team };
         let mut on_layer = |i| observer(ChunkProgress { position: start, tokens, layers: i + 1 });
         let result = self.threads.install(|| {
-            together(team, || match cache {
-                KvCache::F32(cache) => pass.layers(cache, scratch, chunk, start, &mut on_layer),
-                KvCache::F16(cache) => pass.layers(cache, scratch, chunk, start, &mut on_layer),
-                KvCache::Int8(cache) => pass.layers(cache, scratch, chunk, start, &mut on_layer),
+            with_team(team, || match cache {
+                KvCache::F32(cache) => pass.layers(cache, workspace, chunk, start, &mut on_layer),
+                KvCache::F16(cache) => pass.layers(cache, workspace, chunk, start, &mut on_layer),
+                KvCache::Int8(cache) => pass.layers(cache, workspace, chunk, start, &mut on_layer),
             })
         });
         if result.is_break() {
@@ -265,9 +267,9 @@ impl<'m> Session<'m> {
 
     /// The logits of `count` tokens of the last chunk.
     fn logits(&mut self, first: usize, count: usize) -> &[f32] {
-        let Self { model, kernels, team, scratch, .. } = self;
+        let Self { model, kernels, team, workspace, .. } = self;
         let pass = Pass { model, kernels: *kernels, team };
-        self.threads.install(|| together(team, || pass.logits(scratch, first, count)))
+        self.threads.install(|| with_team(team, || pass.logits(workspace, first, count)))
     }
 
     fn check(&self, tokens: &[u32]) -> Result<(), Error> {

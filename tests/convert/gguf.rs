@@ -7,7 +7,6 @@ use std::path::PathBuf;
 use proptest::prelude::*;
 use tempfile::TempDir;
 use torchless::Model;
-use torchless::format::bin::Matrix;
 use torchless::format::convert::{Quant, check, convert};
 use torchless::kernels::Kernels;
 
@@ -336,11 +335,10 @@ proptest! {
         let model = Model::open(&converted).unwrap();
         let name = "model.layers.0.mlp.down_proj.weight";
         let tensor = model.file().tensors().iter().find(|tensor| tensor.name() == name).unwrap();
-        let Matrix::Int8(matrix) = model.file().matrix(tensor) else { panic!("not int8") };
+        let weight = model.file().weight(tensor);
         let mut found = vec![0.0; weights.len()];
-        let cols = matrix.cols();
-        for (row, out) in found.chunks_exact_mut(cols).enumerate() {
-            Kernels::detect().dequantize_row(&matrix, row, out);
+        for (row, out) in found.chunks_exact_mut(weight.cols()).enumerate() {
+            Kernels::detect().weight_row(&weight, row, out);
         }
         for (group, found) in weights.chunks(64).zip(found.chunks(64)) {
             let max = group.iter().fold(0.0f32, |max, w| max.max(w.abs()));

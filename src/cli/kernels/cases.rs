@@ -2,7 +2,7 @@
 
 use half::f16;
 use torchless::bench::bandwidth::read;
-use torchless_kernels::{BLOCK, CacheElement, GROUP, Kernels, MatMut, QMatrix, QuantizedBuf};
+use torchless_kernels::{Allocator, BLOCK, CacheElement, GROUP, Kernels, MatMut, QMatrix, QuantizedBuf};
 
 /// A kernel on fixed inputs.
 pub struct Case {
@@ -140,7 +140,7 @@ fn int8_product(rows: usize, cols: usize, tokens: usize) -> Case {
     };
     let values: Vec<i8> = (0..rows * cols).map(|_| next()).collect();
     let scales = floats(rows * cols / GROUP, 1).iter().map(|x| 127.0 / (x.abs() + 0.1)).collect();
-    let mut x = QuantizedBuf::new(tokens, cols);
+    let mut x = QuantizedBuf::new(&mut Allocator::heap(), tokens, cols);
     for t in 0..tokens {
         let token = floats(cols, t as u32);
         Kernels::detect().quantize(&token, x.view_mut(tokens).token(t));
@@ -222,7 +222,11 @@ struct QuantizingTask {
 
 /// `bytes` of each element are read or written.
 fn quantizing(n: usize, bytes: usize, kernel: Quantizing) -> Case {
-    let task = QuantizingTask { sources: [floats(n, 1), floats(n, 2)], out: QuantizedBuf::new(1, n), kernel };
+    let task = QuantizingTask {
+        sources: [floats(n, 1), floats(n, 2)],
+        out: QuantizedBuf::new(&mut Allocator::heap(), 1, n),
+        kernel,
+    };
     vector_case(n, bytes, Box::new(task))
 }
 

@@ -12,7 +12,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
-use torchless_kernels::{GROUP, QMatrix};
+use torchless_kernels::{F32Matrix, GROUP, QMatrix, Weight};
 
 use self::header::{Header, RawTensor};
 use crate::arch::Config;
@@ -85,20 +85,6 @@ impl Tensor {
     }
 }
 
-/// A matrix in the file, as the kernels take it: row-major, a row an output feature.
-#[derive(Debug, Clone, Copy)]
-pub enum Matrix<'a> {
-    /// Int8 in groups of 64.
-    Int8(QMatrix<'a>),
-    /// `[rows][cols]` values.
-    F32 {
-        /// Row after row.
-        values: &'a [f32],
-        /// Input features.
-        cols: usize,
-    },
-}
-
 /// An open model file. Tensors are views into the map: nothing is copied.
 #[derive(Debug)]
 pub struct BinFile {
@@ -167,15 +153,17 @@ impl BinFile {
         self.is_f32
     }
 
-    /// A tensor's values as a matrix. `tensor` must be one of this file's.
+    /// A tensor's values as a matrix; a vector is one row. `tensor` must be one of this file's.
+    ///
+    /// Where all weights are f32, nobody was promised the same bits: then products may add in any order.
     #[expect(clippy::indexing_slicing, reason = "`place` has checked the range")]
-    pub fn matrix(&self, tensor: &Tensor) -> Matrix<'_> {
+    pub fn weight(&self, tensor: &Tensor) -> Weight<'_> {
         let (rows, cols) = tensor.rows_cols();
         match tensor.dtype {
-            Dtype::F32 => Matrix::F32 { values: self.floats(&tensor.data), cols },
+            Dtype::F32 => Weight::F32(F32Matrix::new(self.floats(&tensor.data), cols, self.is_f32)),
             Dtype::Int8 => {
                 let values = bytemuck::cast_slice(&self.map[tensor.data.clone()]);
-                Matrix::Int8(QMatrix::new(values, self.floats(&tensor.scales), rows, cols))
+                Weight::Int8(QMatrix::new(values, self.floats(&tensor.scales), rows, cols))
             }
         }
     }

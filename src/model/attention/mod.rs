@@ -1,16 +1,74 @@
-//! What happens to queries, keys and values between their products and attention.
+//! The attention half of a layer: `x += o · attention(rotated queries, keys, values of norm(x))`.
 
-pub(crate) mod over_cache;
+mod over_cache;
 
-use super::forward::Pass;
+use bytemuck::Pod;
+use torchless_kernels::{CacheElement, MatMut};
+
+pub(crate) use over_cache::AttentionBuffers;
+use over_cache::OverCache;
+
+use super::forward::{LEAST_TOKENS, Pass};
 use super::weights::Layer;
+use super::workspace::Workspace;
 use crate::arch::MAX_HEAD_DIM;
+use crate::kv::{Cache, HeadsMut};
+use crate::parallel::fork::fork;
 
 impl Pass<'_> {
+    /// The attention half of the `i`-th layer, for the first `tokens` tokens of the workspace; the first is at position
+    /// `start`.
+    pub(super) fn attention<T: CacheElement + Pod>(
+        &self,
+        i: usize,
+        layer: &Layer,
+        cache: &mut Cache<T>,
+        workspace: &mut Workspace,
+        tokens: usize,
+        start: usize,
+    ) {
+        let config = self.model.config();
+        let (hidden, q_dim) = (config.hidden_size, config.q_dim());
+        let stride = q_dim + 2 * config.kv_dim();
+        let Workspace { x, normed, qkv, cos, sin, heads, attention, products, .. } = workspace;
+        let x = &mut x[..tokens * hidden];
+
+        self.norm(x, &layer.attn_norm, normed.view_mut(tokens, self.model.formats(&layer.qkv)));
+        let qkv = &mut qkv[..tokens * stride];
+        self.products(&layer.qkv, normed.view(tokens), MatMut::new(qkv, tokens, stride));
+
+        let half = config.head_dim / 2;
+        self.for_each_token(MatMut::new(qkv, tokens, stride), |t, qkv| {
+            let angles = t * half..(t + 1) * half;
+            self.finish_qkv(layer, qkv, &cos[angles.clone()], &sin[angles]);
+        });
+        self.store(cache.layer_mut(i), &qkv[q_dim..], stride, tokens, start);
+        let attention = OverCache {
+            kernels: self.kernels,
+            team: self.team,
+            config,
+            cache,
+            layer: i,
+            start,
+            queries: qkv,
+            stride,
+            buffers: attention,
+        };
+        attention.run(MatMut::new(heads.f32_mut(tokens), tokens, q_dim));
+
+        let (values, others) = heads.from_f32(tokens);
+        self.fill_each_token(values, others, |x, out| self.kernels.convert(x, out));
+        self.add_product(&layer.o, heads.view(tokens), MatMut::new(x, tokens, hidden), products);
+        if let Some(bias) = &layer.o_bias {
+            let bias = self.model.file.vector(bias);
+            self.for_each_token(MatMut::new(x, tokens, hidden), |_, x| self.kernels.add(x, bias));
+        }
+    }
+
     /// Adds the biases, normalises each query and key head, and rotates them, where the model has these.
     ///
     /// `qkv` is one token's `[q_dim + 2·kv_dim]`; `cos` and `sin` are those of its position.
-    pub fn finish_qkv(&self, layer: &Layer, qkv: &mut [f32], cos: &[f32], sin: &[f32]) {
+    fn finish_qkv(&self, layer: &Layer, qkv: &mut [f32], cos: &[f32], sin: &[f32]) {
         let (file, config) = (&self.model.file, self.model.config());
         let (q_dim, kv_dim) = (config.q_dim(), config.kv_dim());
         if let Some(biases) = &layer.qkv_bias {
@@ -35,5 +93,29 @@ impl Pass<'_> {
             }
         }
         self.kernels.rope(queries_keys, cos, sin);
+    }
+
+    /// Puts the keys and values of `tokens` tokens, the first at `start`, into the cache; token `t`'s begin at
+    /// `kv[t·stride]`, first the keys of all heads.
+    fn store<T: CacheElement + Pod>(
+        &self,
+        heads: HeadsMut<T>,
+        kv: &[f32],
+        stride: usize,
+        tokens: usize,
+        start: usize,
+    ) {
+        let (head_dim, kv_dim) = (self.model.config().head_dim, self.model.config().kv_dim());
+        let all = 0..self.model.config().n_kv_heads;
+        let grain = if tokens < LEAST_TOKENS { all.len() } else { 1 };
+        fork(self.team, heads, all, grain, &HeadsMut::split, &|mut heads, range| {
+            for t in 0..tokens {
+                for (i, head) in range.clone().enumerate() {
+                    let key = t * stride + head * head_dim;
+                    let (key, value) = (&kv[key..][..head_dim], &kv[key + kv_dim..][..head_dim]);
+                    heads.store(self.kernels, i, start + t, key, value);
+                }
+            }
+        });
     }
 }

@@ -12,11 +12,10 @@ use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 use bytemuck::Pod;
-use torchless_kernels::{BLOCK, CacheElement, Kernels, MatMut, Team, scalar};
+use torchless_kernels::{Aligned, Allocator, BLOCK, CacheElement, Kernels, MatMut, Team, scalar};
 
 use crate::arch::Config;
 use crate::kv::{Cache, KvBlock};
-use crate::parallel::aligned::Lines;
 use crate::parallel::fork::{Split, fork, fork2, grain};
 use crate::parallel::threads::PerThread;
 
@@ -24,16 +23,16 @@ use crate::parallel::threads::PerThread;
 const SPAN: usize = 4 * BLOCK;
 
 /// Queries of a full tile.
-const TILE: usize = 64;
+const TILE_QUERIES: usize = 64;
 
 /// Tiles for each thread at the least, smaller ones if need be: the later ones look at more than the earlier ones.
 const TILES_A_THREAD: usize = 4;
 
 /// Fewest queries for which a block's keys and values are widened once instead of by every four of them.
-const WIDEN: usize = 5;
+const MIN_QUERIES_TO_WIDEN: usize = 5;
 
-/// The attention of one layer over one chunk.
-pub(crate) struct Attention<'a, T> {
+/// The attention of one layer's heads over one chunk.
+pub(super) struct OverCache<'a, T> {
     pub kernels: Kernels,
     pub team: &'a Team,
     pub config: &'a Config,
@@ -44,19 +43,21 @@ pub(crate) struct Attention<'a, T> {
     /// `[tokens][stride]`, whose first `q_dim` values are the queries.
     pub queries: &'a [f32],
     pub stride: usize,
-    pub buffers: &'a Buffers,
+    pub buffers: &'a AttentionBuffers,
 }
 
-/// What the attention writes to beside its output.
-pub(crate) struct Buffers {
+/// What attention writes to beside its output.
+pub(crate) struct AttentionBuffers {
     tiles: PerThread<Tile>,
-    /// `[n_kv_heads · spans][group · head_dim]`: what each span of a context gives a single token.
-    spans: Mutex<Spans>,
+    one_token: Mutex<SpanResults>,
 }
 
-struct Spans {
-    outputs: Vec<f32>,
-    sums: Vec<Softmax>,
+/// What each span of a context gives a single token.
+struct SpanResults {
+    /// `[n_kv_heads][spans][queries_per_kv_head][head_dim]`
+    outputs: Aligned<f32>,
+    /// `[n_kv_heads][spans][queries_per_kv_head]`
+    sums: Aligned<Softmax>,
 }
 
 /// The running maximum and sum of a softmax.
@@ -80,93 +81,83 @@ impl Softmax {
     }
 }
 
-/// A thread's buffers: `n` is the queries of a full tile.
-struct Tile {
-    /// `[n][head_dim]`, multiplied by `1/√head_dim`.
-    queries: Lines,
-    /// `[n][head_dim]`
-    output: Lines,
-    sums: Vec<Softmax>,
-    /// The same for one span.
-    span_output: Lines,
-    span_sums: Vec<Softmax>,
-    /// `[n][BLOCK]`
-    scores: Lines,
-    factors: Vec<[f32; 2]>,
-    /// A block's keys and values in f32.
-    keys: Lines,
-    values: Lines,
-}
-
-/// Query heads that share a head of keys and values.
-fn group(config: &Config) -> usize {
-    config.n_heads / config.n_kv_heads
-}
-
-/// Queries a tile has room for: whole tokens.
-fn tile_queries(config: &Config) -> usize {
-    TILE.max(group(config)) / group(config) * group(config)
-}
-
-fn spans(ctx: usize) -> usize {
-    ctx.div_ceil(SPAN) + 1
-}
-
-impl Buffers {
-    /// Buffers for contexts of up to `ctx` positions and `threads` threads.
-    pub fn new(config: &Config, ctx: usize, threads: usize) -> Self {
-        let spans = config.n_heads * spans(ctx);
-        let spans = Spans {
-            outputs: bytemuck::zeroed_vec(spans * config.head_dim),
-            sums: vec![Softmax::EMPTY; spans],
-        };
-        Self { tiles: PerThread::new(threads, || Tile::new(config)), spans: Mutex::new(spans) }
+impl Default for Softmax {
+    fn default() -> Self {
+        Self::EMPTY
     }
+}
 
-    /// Bytes [`Buffers::new`] allocates.
-    pub fn bytes(config: &Config, ctx: usize, threads: usize) -> usize {
-        let (n, head_dim) = (tile_queries(config), config.head_dim);
-        let lines =
-            3 * Lines::bytes(n * head_dim) + Lines::bytes(n * BLOCK) + 2 * Lines::bytes(BLOCK * head_dim);
-        let tile = lines + n * (2 * size_of::<Softmax>() + size_of::<[f32; 2]>());
-        let span = size_of::<f32>() * head_dim + size_of::<Softmax>();
-        threads * tile + config.n_heads * spans(ctx) * span
+/// A thread's buffers; `n` is [`tile_queries`].
+struct Tile {
+    /// `[n][head_dim]`: multiplied by `1/√head_dim`.
+    queries: Aligned<f32>,
+    /// `[n][head_dim]`
+    output: Aligned<f32>,
+    /// `[n]`
+    sums: Aligned<Softmax>,
+    /// `[n][head_dim]`: of one span.
+    span_output: Aligned<f32>,
+    /// `[n]`: of one span.
+    span_sums: Aligned<Softmax>,
+    /// `[n][BLOCK]`
+    scores: Aligned<f32>,
+    /// `[n]`
+    factors: Aligned<[f32; 2]>,
+    /// `[BLOCK / 16][head_dim][16]`: a block's keys in f32.
+    keys: Aligned<f32>,
+    /// `[BLOCK][head_dim]`: a block's values in f32.
+    values: Aligned<f32>,
+}
+
+/// Queries that a tile has room for: whole tokens.
+fn tile_queries(config: &Config) -> usize {
+    let per_token = config.queries_per_kv_head();
+    TILE_QUERIES.max(per_token) / per_token * per_token
+}
+
+impl AttentionBuffers {
+    /// Buffers for contexts of up to `ctx` positions and `threads` threads.
+    pub fn new(memory: &mut Allocator, config: &Config, ctx: usize, threads: usize) -> Self {
+        let most_spans = ctx.div_ceil(SPAN) + 1;
+        let outputs = memory.aligned(config.n_heads * most_spans * config.head_dim);
+        let one_token = SpanResults { outputs, sums: memory.aligned(config.n_heads * most_spans) };
+        Self { tiles: PerThread::new(threads, || Tile::new(memory, config)), one_token: one_token.into() }
     }
 }
 
 impl Tile {
-    fn new(config: &Config) -> Self {
+    fn new(memory: &mut Allocator, config: &Config) -> Self {
         let (n, head_dim) = (tile_queries(config), config.head_dim);
         Self {
-            queries: Lines::zeroed(n * head_dim),
-            output: Lines::zeroed(n * head_dim),
-            sums: vec![Softmax::EMPTY; n],
-            span_output: Lines::zeroed(n * head_dim),
-            span_sums: vec![Softmax::EMPTY; n],
-            scores: Lines::zeroed(n * BLOCK),
-            factors: vec![[0.0; 2]; n],
-            keys: Lines::zeroed(BLOCK * head_dim),
-            values: Lines::zeroed(BLOCK * head_dim),
+            queries: memory.aligned(n * head_dim),
+            output: memory.aligned(n * head_dim),
+            sums: memory.aligned(n),
+            span_output: memory.aligned(n * head_dim),
+            span_sums: memory.aligned(n),
+            scores: memory.aligned(n * BLOCK),
+            factors: memory.aligned(n),
+            keys: memory.aligned(BLOCK * head_dim),
+            values: memory.aligned(BLOCK * head_dim),
         }
     }
 }
 
-impl<T: CacheElement + Pod> Attention<'_, T> {
+impl<T: CacheElement + Pod> OverCache<'_, T> {
     /// Fills `out`, `[tokens][n_heads·head_dim]`.
     pub fn run(&self, mut out: MatMut<f32>) {
-        let spans = self.spans(0..1);
+        let spans = self.spans_of(0..1);
         if out.rows() == 1 && spans.len() > 1 {
-            return self.one_token(spans, out.row(0));
+            return self.attend_one_token(spans, out.row(0));
         }
-        let group = group(self.config);
-        let width = group * self.config.head_dim;
+        let per_token = self.config.queries_per_kv_head();
+        let width = per_token * self.config.head_dim;
         let tiles = (TILES_A_THREAD * self.team.members() / self.config.n_kv_heads).max(1);
-        let tokens = out.rows().div_ceil(tiles).min(tile_queries(self.config) / group);
+        let tokens = out.rows().div_ceil(tiles).min(tile_queries(self.config) / per_token);
         let (ranges, grain) = ([0..out.cols(), 0..out.rows()], [width, tokens]);
         let split: [&Split<_>; 2] = [&MatMut::split_cols, &MatMut::split_rows];
         fork2(self.team, out, ranges, grain, split, &|mut out, features, tokens| {
             let first = tokens.start;
-            self.tile(features.start / width, tokens, |token, heads| {
+            self.attend_tile(features.start / width, tokens, |token, heads| {
                 out.row(token - first).copy_from_slice(heads);
             });
         });
@@ -179,24 +170,24 @@ impl<T: CacheElement + Pod> Attention<'_, T> {
     }
 
     /// The spans that some tokens may look into.
-    fn spans(&self, tokens: Range<usize>) -> Range<usize> {
+    fn spans_of(&self, tokens: Range<usize>) -> Range<usize> {
         let (first, last) = (self.visible(tokens.start), self.visible(tokens.end - 1));
         first.start / SPAN..last.end.div_ceil(SPAN)
     }
 
     /// Some tokens and the heads of one head of keys; calls `write(token, heads)` with each token's result.
-    fn tile(&self, kv_head: usize, tokens: Range<usize>, mut write: impl FnMut(usize, &[f32])) {
-        let (head_dim, group) = (self.config.head_dim, group(self.config));
+    fn attend_tile(&self, kv_head: usize, tokens: Range<usize>, mut write: impl FnMut(usize, &[f32])) {
+        let (head_dim, per_token) = (self.config.head_dim, self.config.queries_per_kv_head());
         let mut guard = self.buffers.tiles.mine();
         let tile = &mut *guard;
         self.load_queries(kv_head, tokens.clone(), tile);
         tile.output.fill(0.0);
         tile.sums.fill(Softmax::EMPTY);
-        for span in self.spans(tokens.clone()) {
-            self.span(kv_head, tokens.clone(), span, tile);
+        for span in self.spans_of(tokens.clone()) {
+            self.attend_span(kv_head, tokens.clone(), span, tile);
             for (i, token) in tokens.clone().enumerate() {
                 if !overlap(&self.visible(token), span * SPAN, SPAN).is_empty() {
-                    for query in i * group..(i + 1) * group {
+                    for query in i * per_token..(i + 1) * per_token {
                         let [old, new] = tile.sums[query].join(tile.span_sums[query]);
                         let features = query * head_dim..(query + 1) * head_dim;
                         let (all, span) = (&mut tile.output[features.clone()], &tile.span_output[features]);
@@ -205,37 +196,37 @@ impl<T: CacheElement + Pod> Attention<'_, T> {
                 }
             }
         }
-        let outputs = tile.output.chunks_exact_mut(head_dim).zip(&tile.sums);
+        let outputs = tile.output.chunks_exact_mut(head_dim).zip(&*tile.sums);
         outputs.for_each(|(out, softmax)| self.kernels.scale(out, 1.0 / softmax.sum));
-        for (token, heads) in tokens.zip(tile.output.chunks_exact(group * head_dim)) {
+        for (token, heads) in tokens.zip(tile.output.chunks_exact(per_token * head_dim)) {
             write(token, heads);
         }
     }
 
     /// A single token: its spans one by one in parallel, then joined.
-    fn one_token(&self, spans: Range<usize>, out: &mut [f32]) {
-        let (head_dim, group) = (self.config.head_dim, group(self.config));
+    fn attend_one_token(&self, spans: Range<usize>, out: &mut [f32]) {
+        let (head_dim, per_token) = (self.config.head_dim, self.config.queries_per_kv_head());
         let units = self.config.n_kv_heads * spans.len();
-        let mut guard = self.buffers.spans.lock().unwrap_or_else(PoisonError::into_inner);
-        let Spans { outputs, sums } = &mut *guard;
-        let outputs = MatMut::new(&mut outputs[..units * group * head_dim], units, group * head_dim);
-        let whole = (outputs, MatMut::new(&mut sums[..units * group], units, group));
+        let mut guard = self.buffers.one_token.lock().unwrap_or_else(PoisonError::into_inner);
+        let SpanResults { outputs, sums } = &mut *guard;
+        let outputs = MatMut::new(&mut outputs[..units * per_token * head_dim], units, per_token * head_dim);
+        let whole = (outputs, MatMut::new(&mut sums[..units * per_token], units, per_token));
         fork(self.team, whole, 0..units, grain(units, 1), &split_rows, &|(mut outputs, mut sums), units| {
             let mut tile = self.buffers.tiles.mine();
             for (row, unit) in units.enumerate() {
                 let (kv_head, span) = (unit / spans.len(), spans.start + unit % spans.len());
                 self.load_queries(kv_head, 0..1, &mut tile);
-                self.span(kv_head, 0..1, span, &mut tile);
-                outputs.row(row).copy_from_slice(&tile.span_output[..group * head_dim]);
-                sums.row(row).copy_from_slice(&tile.span_sums[..group]);
+                self.attend_span(kv_head, 0..1, span, &mut tile);
+                outputs.row(row).copy_from_slice(&tile.span_output[..per_token * head_dim]);
+                sums.row(row).copy_from_slice(&tile.span_sums[..per_token]);
             }
         });
-        let Spans { outputs, sums } = &*guard;
+        let SpanResults { outputs, sums } = &*guard;
         for (head, out) in out.chunks_exact_mut(head_dim).enumerate() {
             out.fill(0.0);
             let mut softmax = Softmax::EMPTY;
-            for unit in head / group * spans.len()..(head / group + 1) * spans.len() {
-                let query = unit * group + head % group;
+            for unit in head / per_token * spans.len()..(head / per_token + 1) * spans.len() {
+                let query = unit * per_token + head % per_token;
                 let [old, new] = softmax.join(sums[query]);
                 self.kernels.attn_merge(out, old, &outputs[query * head_dim..][..head_dim], new);
             }
@@ -244,7 +235,7 @@ impl<T: CacheElement + Pod> Attention<'_, T> {
     }
 
     fn load_queries(&self, kv_head: usize, tokens: Range<usize>, tile: &mut Tile) {
-        let width = group(self.config) * self.config.head_dim;
+        let width = self.config.queries_per_kv_head() * self.config.head_dim;
         let scale = 1.0 / (self.config.head_dim as f32).sqrt();
         for (token, queries) in tokens.zip(tile.queries.chunks_exact_mut(width)) {
             queries.copy_from_slice(&self.queries[token * self.stride + kv_head * width..][..width]);
@@ -253,8 +244,8 @@ impl<T: CacheElement + Pod> Attention<'_, T> {
     }
 
     /// What the blocks of one span give the queries of a tile.
-    fn span(&self, kv_head: usize, tokens: Range<usize>, span: usize, tile: &mut Tile) {
-        let n = tokens.len() * group(self.config);
+    fn attend_span(&self, kv_head: usize, tokens: Range<usize>, span: usize, tile: &mut Tile) {
+        let n = tokens.len() * self.config.queries_per_kv_head();
         tile.span_output[..n * self.config.head_dim].fill(0.0);
         tile.span_sums[..n].fill(Softmax::EMPTY);
         let (first, last) = (self.visible(tokens.start), self.visible(tokens.end - 1));
@@ -269,18 +260,25 @@ impl<T: CacheElement + Pod> Attention<'_, T> {
                 continue;
             }
             let cached = self.cache.block(self.layer, kv_head, block);
-            self.block(&cached, block, from - tokens.start, from..to, tile);
+            self.attend_block(&cached, block, from - tokens.start, from..to, tile);
         }
     }
 
     /// What one block gives `tokens`, the first of which is the `at`-th of the tile.
-    fn block(&self, cached: &KvBlock<T>, block: usize, at: usize, tokens: Range<usize>, tile: &mut Tile) {
-        let (head_dim, group) = (self.config.head_dim, group(self.config));
+    fn attend_block(
+        &self,
+        cached: &KvBlock<T>,
+        block: usize,
+        at: usize,
+        tokens: Range<usize>,
+        tile: &mut Tile,
+    ) {
+        let (head_dim, per_token) = (self.config.head_dim, self.config.queries_per_kv_head());
         let Tile { queries, span_output, span_sums, scores, factors, keys, values, .. } = tile;
-        let n = tokens.len() * group;
-        let queries = &queries[at * group * head_dim..][..n * head_dim];
-        let output = &mut span_output[at * group * head_dim..][..n * head_dim];
-        let sums = &mut span_sums[at * group..][..n];
+        let n = tokens.len() * per_token;
+        let queries = &queries[at * per_token * head_dim..][..n * head_dim];
+        let output = &mut span_output[at * per_token * head_dim..][..n * head_dim];
+        let sums = &mut span_sums[at * per_token..][..n];
         let (scores, factors) = (&mut scores.as_chunks_mut().0[..n], &mut factors[..n]);
         let seen = |token| {
             let seen = overlap(&self.visible(token), block * BLOCK, BLOCK);
@@ -288,15 +286,16 @@ impl<T: CacheElement + Pod> Attention<'_, T> {
         };
         let (first, last) = (seen(tokens.start), seen(tokens.end - 1));
 
-        let columns = last.end.next_multiple_of(16) * head_dim;
-        if n >= WIDEN {
-            self.kernels.widen(&cached.keys[..columns], &mut keys[..columns]);
-            self.kernels.attn_scores(queries, &keys[..columns], scores);
+        let seen_keys = cached.keys_before(last.end);
+        if n >= MIN_QUERIES_TO_WIDEN {
+            let keys = &mut keys[..seen_keys.len()];
+            self.kernels.widen(seen_keys, keys);
+            self.kernels.attn_scores(queries, keys, scores);
         } else {
-            self.kernels.attn_scores(queries, &cached.keys[..columns], scores);
+            self.kernels.attn_scores(queries, seen_keys, scores);
         }
         for (i, scores) in scores.iter_mut().enumerate() {
-            let seen = seen(tokens.start + i / group);
+            let seen = seen(tokens.start + i / per_token);
             let scores = &mut scores[seen.clone()];
             if T::SCALED {
                 self.kernels.mul(scores, &cached.key_scales[seen.clone()]);
@@ -307,19 +306,19 @@ impl<T: CacheElement + Pod> Attention<'_, T> {
             }
             factors[i] = sums[i].join(Softmax { max, sum });
         }
-        if n >= WIDEN {
+        if n >= MIN_QUERIES_TO_WIDEN {
             let used = first.start * head_dim..last.end * head_dim;
             self.kernels.widen(&cached.values[used.clone()], &mut values[used]);
         }
         // Queries that look at the same positions go together; what a query may not look at must not touch it even
         // as a product with 0, which a value that is not finite would spoil.
         let together = if first == last { tokens.len() } else { 1 };
-        let queries = scores.chunks(together * group).zip(factors.chunks(together * group));
-        let outputs = output.chunks_mut(together * group * head_dim);
+        let queries = scores.chunks(together * per_token).zip(factors.chunks(together * per_token));
+        let outputs = output.chunks_mut(together * per_token * head_dim);
         for (i, ((scores, factors), output)) in queries.zip(outputs).enumerate() {
             let seen = seen(tokens.start + i * together);
             let used = seen.start * head_dim..seen.end * head_dim;
-            if n >= WIDEN {
+            if n >= MIN_QUERIES_TO_WIDEN {
                 self.kernels.attn_accumulate(scores, seen.start, &values[used], factors, output);
             } else {
                 self.kernels.attn_accumulate(scores, seen.start, &cached.values[used], factors, output);
