@@ -2,13 +2,14 @@
 //!
 //!     cargo run --release --example batch -- model.bin "The sky is" "The sea is" "The earth is"
 
+use std::sync::Arc;
 use std::thread;
 
 use torchless::runtime::GenerateOptions;
 use torchless::runtime::{Session, SessionOptions};
 use torchless::{Error, Model};
 
-fn answer(model: &Model, prompt: &str) -> Result<String, Error> {
+fn answer(model: &Arc<Model>, prompt: &str) -> Result<String, Error> {
     let options = SessionOptions { threads: 1, ctx: 256, ..SessionOptions::new(model) };
     let mut session = Session::new(model, &options)?;
     let prompt = model.tokenizer().encode(prompt, Default::default());
@@ -22,7 +23,7 @@ fn main() -> anyhow::Result<()> {
     let prompts: Vec<String> = arguments.collect();
 
     // The weights are mapped once, and shared.
-    let model = Model::open(path)?;
+    let model = Arc::new(Model::open(path)?);
     let answers: Vec<_> = thread::scope(|scope| {
         let threads: Vec<_> = prompts.iter().map(|prompt| scope.spawn(|| answer(&model, prompt))).collect();
         threads.into_iter().map(|thread| thread.join().expect("answer does not panic")).collect()

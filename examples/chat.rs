@@ -4,6 +4,7 @@
 
 use std::io::{Write, stdin, stdout};
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use torchless::Model;
 use torchless::chat::{Chat, ChatTemplate};
@@ -13,7 +14,7 @@ use torchless::runtime::{Session, SessionOptions};
 fn main() -> anyhow::Result<()> {
     let Some(path) = std::env::args().nth(1) else { anyhow::bail!("usage: chat MODEL") };
 
-    let model = Model::open(path)?;
+    let model = Arc::new(Model::open(path)?);
     let template = ChatTemplate::of(model.tokenizer())?;
     let session = Session::new(&model, &SessionOptions::new(&model))?;
     let mut chat = Chat::new(session, template);

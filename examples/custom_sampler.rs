@@ -2,6 +2,8 @@
 //!
 //!     cargo run --release --example custom_sampler -- model.bin "A lipogram is"
 
+use std::sync::Arc;
+
 use torchless::Model;
 use torchless::runtime::{Session, SessionOptions};
 
@@ -9,7 +11,7 @@ fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [path, prompt] = &arguments[..] else { anyhow::bail!("usage: custom_sampler MODEL PROMPT") };
 
-    let model = Model::open(path)?;
+    let model = Arc::new(Model::open(path)?);
     let tokenizer = model.tokenizer();
     let allowed = |id: u32| tokenizer.piece(id).is_some_and(|piece| !piece.to_lowercase().contains('e'));
 

@@ -3,6 +3,7 @@
 //!     cargo run --release --example generate -- model.bin "Once upon a time"
 
 use std::io::{Write, stdout};
+use std::sync::Arc;
 
 use torchless::Model;
 use torchless::runtime::GenerateOptions;
@@ -13,7 +14,7 @@ fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [path, prompt] = &arguments[..] else { anyhow::bail!("usage: generate MODEL PROMPT") };
 
-    let model = Model::open(path)?;
+    let model = Arc::new(Model::open(path)?);
     let mut session = Session::new(&model, &SessionOptions::new(&model))?;
     let prompt = model.tokenizer().encode(prompt, Default::default());
     let options = GenerateOptions {

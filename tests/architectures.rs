@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use tempfile::TempDir;
 use torchless::Model;
@@ -30,16 +31,16 @@ fn goldens() -> BTreeMap<String, Golden> {
 }
 
 /// The folder must live as long as the model.
-fn converted(source: &str, quant: Quant) -> (TempDir, Model) {
+fn converted(source: &str, quant: Quant) -> (TempDir, Arc<Model>) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.bin");
     convert(&fixture(source), &path, quant, &mut |_| ControlFlow::Continue(())).unwrap();
-    let model = Model::open(path).unwrap();
+    let model = Arc::new(Model::open(path).unwrap());
     (folder, model)
 }
 
 /// Calls `each` with every token that follows and the logits for it.
-fn score(model: &Model, options: &SessionOptions, tokens: &[u32], mut each: impl FnMut(u32, &[f32])) {
+fn score(model: &Arc<Model>, options: &SessionOptions, tokens: &[u32], mut each: impl FnMut(u32, &[f32])) {
     let mut session = Session::new(model, options).unwrap();
     let after = |i: usize| tokens.get(i + 1);
     session.score(tokens, |i, logits| after(i).into_iter().for_each(|&next| each(next, logits))).unwrap();
@@ -107,5 +108,5 @@ fn a_window_that_qwen_does_not_use_changes_nothing() {
     gguf[16..24].copy_from_slice(&(n_keys + 2).to_le_bytes());
     std::fs::write(&source, gguf).unwrap();
     convert(&source, &path, Quant::F32, &mut |_| ControlFlow::Continue(())).unwrap();
-    assert_eq!(Model::open(path).unwrap().config().sliding_window, None);
+    assert_eq!(Arc::new(Model::open(path).unwrap()).config().sliding_window, None);
 }

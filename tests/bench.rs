@@ -2,6 +2,7 @@
 
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::sync::Arc;
 
 use torchless::Model;
 use torchless::bench::bandwidth::{memory_bandwidth, read};
@@ -9,8 +10,10 @@ use torchless::bench::{Test, measure};
 use torchless::kv::KvType;
 use torchless::runtime::{Session, SessionOptions};
 
-fn model(name: &str) -> Model {
-    Model::open(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models").join(name)).unwrap()
+fn model(name: &str) -> Arc<Model> {
+    Arc::new(
+        Model::open(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models").join(name)).unwrap(),
+    )
 }
 
 fn test(prompt: usize, generate: usize, depth: usize) -> Test {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::sync::Arc;
 
 use flate2::read::GzDecoder;
 use proptest::prelude::*;
@@ -243,14 +244,16 @@ fn a_template_that_is_wrong_is_one_line_and_ends() {
     assert!(none.contains("--chat-template") && none.contains("chatml"), "{none}");
 }
 
-fn model(name: &str) -> Model {
-    Model::open(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models").join(name)).unwrap()
+fn model(name: &str) -> Arc<Model> {
+    Arc::new(
+        Model::open(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models").join(name)).unwrap(),
+    )
 }
 
 /// Each message in a line of its own.
 const LINES: &str = "{% for m in messages %}{{ m.content }}\n{% endfor %}";
 
-fn chat<'m>(model: &'m Model, source: &str, ctx: usize) -> Chat<'m> {
+fn chat(model: &Arc<Model>, source: &str, ctx: usize) -> Chat {
     let options = SessionOptions { ctx, threads: 1, ..SessionOptions::new(model) };
     let template = ChatTemplate::new(source, model.tokenizer()).unwrap();
     Chat::new(Session::new(model, &options).unwrap(), template)
@@ -266,7 +269,7 @@ fn say(chat: &mut Chat, text: &str, max_tokens: usize) -> Reply {
 }
 
 /// What the model says after `context`, fed at once.
-fn fresh(model: &Model, context: &[u32], max_tokens: usize) -> Vec<u32> {
+fn fresh(model: &Arc<Model>, context: &[u32], max_tokens: usize) -> Vec<u32> {
     let mut session = Session::new(model, &SessionOptions::new(model)).unwrap();
     let pieces = session.generate(context, &greedy(max_tokens)).unwrap();
     pieces.map(|piece| piece.unwrap().token).collect()

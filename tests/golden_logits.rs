@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use torchless::Model;
 use torchless::runtime::{GenerateOptions, generate};
@@ -39,11 +40,11 @@ fn golden(name: &str) -> Golden {
     serde_json::from_str(&text).unwrap()
 }
 
-fn open(file: &str) -> Model {
-    Model::open(fixture(file)).unwrap()
+fn open(file: &str) -> Arc<Model> {
+    Arc::new(Model::open(fixture(file)).unwrap())
 }
 
-fn logprobs(model: &Model, options: &SessionOptions, tokens: &[u32]) -> Vec<f64> {
+fn logprobs(model: &Arc<Model>, options: &SessionOptions, tokens: &[u32]) -> Vec<f64> {
     let mut out = Vec::new();
     let mut session = Session::new(model, options).unwrap();
     session
@@ -121,7 +122,7 @@ fn greedy_continuations_are_those_of_transformers() {
 }
 
 /// All logits' bits of a sequence, for every way of working them out.
-fn bits(model: &Model, options: &SessionOptions, tokens: &[u32]) -> Vec<u32> {
+fn bits(model: &Arc<Model>, options: &SessionOptions, tokens: &[u32]) -> Vec<u32> {
     let mut bits = Vec::new();
     let mut session = Session::new(model, options).unwrap();
     session.score(tokens, |_, logits| bits.extend(logits.iter().map(|l| l.to_bits()))).unwrap();

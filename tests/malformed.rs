@@ -2,6 +2,7 @@
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde_json::{Value, json};
 use torchless::Error;
@@ -77,7 +78,7 @@ const V: &str = "model.layers.0.self_attn.v_proj.weight";
 fn the_parts_put_together_again_are_a_model() {
     for name in ["mistral-f32.bin", "mistral-int8.bin", "ragged-int8.bin"] {
         let file = TempFile::new(&Parts::of(name).bytes());
-        Model::open(file.path()).unwrap();
+        Arc::new(Model::open(file.path()).unwrap());
     }
 }
 
@@ -173,7 +174,7 @@ fn contexts_longer_than_any_are_cut_to_the_longest() {
         let mut parts = Parts::of("mistral-f32.bin");
         parts.header["metadata"]["max_position_embeddings"] = json!(claim);
         parts.header["metadata"]["sliding_window"] = json!(claim);
-        let model = Model::open(TempFile::new(&parts.bytes()).path()).unwrap();
+        let model = Arc::new(Model::open(TempFile::new(&parts.bytes()).path()).unwrap());
         assert_eq!(model.config().max_position_embeddings, 1 << 30);
         assert_eq!(model.config().sliding_window, Some(1 << 30));
     }
@@ -216,7 +217,7 @@ fn unsound_rope_factors() {
     let at = norm["offset"].as_u64().unwrap() as usize + 4 * 5;
     let factors = json!({"dtype": "f32", "shape": [16], "offset": norm["offset"]});
     parts.header["tensors"]["model.rotary_emb.factors"] = factors;
-    Model::open(TempFile::new(&parts.bytes()).path()).unwrap();
+    Arc::new(Model::open(TempFile::new(&parts.bytes()).path()).unwrap());
     for factor in [0.0f32, -1.0, f32::NAN, f32::INFINITY] {
         let mut parts = parts.clone();
         parts.payload[at..at + 4].copy_from_slice(&factor.to_le_bytes());
@@ -302,7 +303,7 @@ fn weights_that_are_not_numbers() {
         for at in (start..start + 4 * len as usize).step_by(4) {
             parts.payload[at..at + 4].copy_from_slice(&value.to_le_bytes());
         }
-        let model = Model::open(TempFile::new(&parts.bytes()).path()).unwrap();
+        let model = Arc::new(Model::open(TempFile::new(&parts.bytes()).path()).unwrap());
         for temperature in [0.0, 0.8] {
             let mut session =
                 Session::new(&model, &SessionOptions { threads: 1, ..SessionOptions::new(&model) }).unwrap();

@@ -1,10 +1,10 @@
 //! What holds of any logits, and of any way to cut a text into chunks.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use proptest::prelude::*;
 use torchless::Model;
-use torchless::kernels::Kernels;
 use torchless::runtime::{Session, SessionOptions};
 use torchless::sampling::{Sampler, Sampling};
 
@@ -15,7 +15,7 @@ fn open(seed: u64) -> Sampling {
 
 fn draw(settings: &Sampling, logits: &[f32], n: usize) -> Vec<usize> {
     let mut sampler = Sampler::new(settings.clone(), logits.len()).unwrap();
-    (0..n).map(|_| sampler.sample(Kernels::detect(), logits, &[]).unwrap() as usize).collect()
+    (0..n).map(|_| sampler.sample(logits, &[]).unwrap() as usize).collect()
 }
 
 /// Logits that differ from one another by what an exponential still tells apart.
@@ -100,19 +100,21 @@ proptest! {
             bits.iter().map(|&b| if b % 3 == 0 { special[b as usize / 3 % 4] } else { f32::from_bits(b) }).collect();
         let settings = Sampling { repeat_penalty: 1.3, ..Sampling { seed, ..Sampling::default() } };
         let mut sampler = Sampler::new(settings, logits.len()).unwrap();
-        match sampler.sample(Kernels::detect(), &logits, &[0, 1, 2]) {
+        match sampler.sample(&logits, &[0, 1, 2]) {
             Ok(id) => prop_assert!((id as usize) < logits.len()),
             Err(_) => prop_assert!(logits.iter().any(|l| l.is_nan())),
         }
     }
 }
 
-fn fixture(name: &str) -> Model {
-    Model::open(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models").join(name)).unwrap()
+fn fixture(name: &str) -> Arc<Model> {
+    Arc::new(
+        Model::open(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models").join(name)).unwrap(),
+    )
 }
 
 /// All logits of `tokens`, fed in pieces of these lengths (the last again and again), as bits.
-fn logits(model: &Model, tokens: &[u32], pieces: &[usize], chunk: usize) -> Vec<Vec<u32>> {
+fn logits(model: &Arc<Model>, tokens: &[u32], pieces: &[usize], chunk: usize) -> Vec<Vec<u32>> {
     let options = SessionOptions { threads: 1, chunk, ..SessionOptions::new(model) };
     let mut session = Session::new(model, &options).unwrap();
     let mut found = Vec::new();
@@ -157,7 +159,7 @@ proptest! {
         bytes[at..at + from.len()].fill(b' ');
         bytes[at..at + to.len()].copy_from_slice(to);
         std::fs::write(&path, bytes).unwrap();
-        let without = Model::open(&path).unwrap();
+        let without = Arc::new(Model::open(&path).unwrap());
         assert_eq!(without.config().sliding_window, None);
         prop_assert_eq!(logits(&with, &tokens, &pieces, 8), logits(&without, &tokens, &[], 1));
     }

@@ -158,7 +158,7 @@ fn a_missing_pip_gives_way_to_the_next_and_then_to_advice() {
     let python_only = setup.pip("echo 'python3: No module named pip' >&2; exit 1");
     let good = setup.pull.pips.pop().unwrap();
     setup.pull.pips = vec![missing, python_only];
-    let advice = ["was not found", "pip download --no-deps package==1.0", "torchless pull --from"];
+    let advice = ["was not found", "pip download --no-deps package==1.0", "pull it from that file"];
     setup.assert_fails(&advice);
     setup.pull.pips.push(good);
     setup.run().unwrap();

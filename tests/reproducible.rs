@@ -5,20 +5,21 @@
 mod common;
 
 use common::{long_model, tokens};
+use std::sync::Arc;
 use torchless::Model;
 use torchless::kv::KvType;
 use torchless::runtime::{Session, SessionOptions};
 use torchless_kernels::{Isa, Kernels};
 
 /// The bits of all logits of a sequence.
-fn bits(model: &Model, options: &SessionOptions, tokens: &[u32]) -> Vec<u32> {
+fn bits(model: &Arc<Model>, options: &SessionOptions, tokens: &[u32]) -> Vec<u32> {
     let mut bits = Vec::new();
     let mut session = Session::new(model, options).unwrap();
     session.score(tokens, |_, logits| bits.extend(logits.iter().map(|l| l.to_bits()))).unwrap();
     bits
 }
 
-fn assert_reproducible(model: &Model, n: usize) {
+fn assert_reproducible(model: &Arc<Model>, n: usize) {
     let tokens = tokens(n, model.config().vocab_size);
     for kv in [KvType::F32, KvType::F16, KvType::Int8] {
         let mut expected = None;

@@ -2,6 +2,7 @@
 
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::sync::Arc;
 
 use torchless::Error;
 use torchless::arch::{SHAPES, shape};
@@ -13,17 +14,11 @@ use torchless::runtime::{Session, SessionOptions};
 use torchless::{Model, arch::Config};
 
 fn small() -> Config {
-    Config {
-        hidden_size: 128,
-        intermediate_size: 192,
-        n_layers: 2,
-        n_heads: 4,
-        n_kv_heads: 2,
-        head_dim: 32,
-        vocab_size: 300,
-        sliding_window: Some(8),
-        ..shape("mistral-7b").unwrap()
-    }
+    let mut config = shape("mistral-7b").unwrap();
+    (config.hidden_size, config.intermediate_size, config.n_layers) = (128, 192, 2);
+    (config.n_heads, config.n_kv_heads, config.head_dim) = (4, 2, 32);
+    (config.vocab_size, config.sliding_window) = (300, Some(8));
+    config
 }
 
 fn write(config: &Config, quant: Quant, dst: &Path) -> Result<(), Error> {
@@ -52,7 +47,7 @@ fn weights_are_those_that_everyone_has() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("model.bin");
     write(&small(), Quant::F32, &file).unwrap();
-    let model = Model::open(&file).unwrap();
+    let model = Arc::new(Model::open(&file).unwrap());
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/synthetic/weights.json");
     let golden: Vec<(usize, usize, [i32; 4])> =
         serde_json::from_str(&std::fs::read_to_string(golden).unwrap()).unwrap();
@@ -73,7 +68,7 @@ fn weights_are_a_bell_curve_and_logits_are_finite() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("model.bin");
     write(&small(), Quant::F32, &file).unwrap();
-    let model = Model::open(&file).unwrap();
+    let model = Arc::new(Model::open(&file).unwrap());
     for tensor in model.file().tensors().iter().filter(|t| t.shape().len() == 2) {
         let values = values(&model, tensor);
         let n = values.len() as f64;
@@ -104,7 +99,9 @@ fn every_shape_is_possible() {
 fn what_cannot_be_written_leaves_nothing_behind() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("model.bin");
-    let error = write(&Config { vocab_size: 259, ..small() }, Quant::Int8, &file).unwrap_err();
+    let mut config = small();
+    config.vocab_size = 259;
+    let error = write(&config, Quant::Int8, &file).unwrap_err();
     assert!(error.to_string().contains("vocab_size is 259: at least 260"), "{error}");
     let stopped = write_synthetic(&small(), Quant::Int8, &file, &mut |_| ControlFlow::Break(()));
     assert!(matches!(stopped, Err(Error::Interrupted)));

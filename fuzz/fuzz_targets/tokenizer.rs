@@ -79,7 +79,7 @@ fn byte_level(byte: u8) -> char {
 
 fn stream(tokenizer: &Tokenizer, ids: &[u32]) -> String {
     let mut decoder = tokenizer.decoder();
-    let mut text: String = ids.iter().map(|&id| decoder.push(id).to_owned()).collect();
+    let mut text: String = ids.iter().map(|&id| decoder.push(tokenizer, id).to_owned()).collect();
     text.push_str(decoder.finish());
     text
 }

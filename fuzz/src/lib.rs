@@ -3,7 +3,7 @@
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use torchless::format::convert::{Quant, convert};
 use torchless::kernels::{Isa, Kernels};
@@ -20,7 +20,7 @@ pub static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {
 
 /// Opens a `.bin` file and, where that goes well, has it say two tokens.
 pub fn run(path: &Path) {
-    let Ok(model) = Model::open(path) else { return };
+    let Ok(model) = Model::open(path).map(Arc::new) else { return };
     let kernels = Kernels::new(Isa::Portable).expect("every CPU has it");
     let ctx = model.config().max_position_embeddings.min(16);
     let options = SessionOptions { ctx, threads: 1, chunk: 4, kernels, ..SessionOptions::new(&model) };

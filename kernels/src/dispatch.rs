@@ -14,6 +14,7 @@ use std::str::FromStr;
 /// All names exist in every build, so that a name is never unknown on one machine and known on another; those of
 /// another architecture are not [available](Isa::is_available).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Isa {
     /// Plain Rust: the reference. Slow.
     Scalar,

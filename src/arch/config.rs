@@ -4,6 +4,7 @@ use crate::Malformed;
 
 /// Hyper-parameters of a Mistral-, Llama- or Qwen-style decoder. All sizes are counts of elements.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct Config {
     /// `"mistral"`, `"llama"`, …; informative.
     pub architecture: String,

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use crate::Error;
 use crate::model::Model;
-use crate::parallel::threads::thread_pool;
+use crate::runtime::Threads;
 
 /// Models smaller than this may stay in a cache, so that other memory has to be read.
 const LEAST: usize = 128 << 20;
@@ -32,7 +32,7 @@ pub fn memory_bandwidth(model: &Model, threads: usize) -> Result<f64, Error> {
         other = vec![1u8; 2 * LEAST];
         &other[..]
     };
-    let threads = thread_pool(threads)?;
+    let threads = Threads::new(threads)?;
     Ok(threads.install(|| {
         let pass = || bytes.par_chunks(PIECE).map(read).reduce(|| 0, u64::wrapping_add);
         black_box(pass());

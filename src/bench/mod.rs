@@ -4,6 +4,7 @@ pub mod bandwidth;
 
 use std::fmt;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::time::Instant;
 
 use crate::Error;
@@ -116,7 +117,7 @@ const WARM_UP: usize = 8;
 /// # Errors
 /// As [`Test::check`] and [`Session::new`], or [`Error::Interrupted`].
 pub fn measure(
-    model: &Model,
+    model: &Arc<Model>,
     options: &SessionOptions,
     test: Test,
     repeats: usize,

@@ -1,6 +1,7 @@
 //! A conversation with a model.
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::template::{ChatTemplate, Message, Role};
@@ -16,13 +17,14 @@ use crate::tokenizer::{Kind, Tokenizer};
 ///
 /// ```
 /// use std::ops::ControlFlow;
+/// use std::sync::Arc;
 /// use torchless::Model;
 /// use torchless::chat::{Chat, ChatTemplate};
 /// use torchless::runtime::GenerateOptions;
 /// use torchless::runtime::{Session, SessionOptions};
 ///
 /// # let model_path = "tests/fixtures/models/llama-int8.bin";
-/// let model = Model::open(model_path)?;
+/// let model = Arc::new(Model::open(model_path)?);
 /// let session = Session::new(&model, &SessionOptions::new(&model))?;
 /// // Or `ChatTemplate::of`: the one that the model brings.
 /// let mut chat = Chat::new(session, ChatTemplate::named("chatml", model.tokenizer())?);
@@ -37,8 +39,8 @@ use crate::tokenizer::{Kind, Tokenizer};
 /// }
 /// # Ok::<(), torchless::Error>(())
 /// ```
-pub struct Chat<'m> {
-    session: Session<'m>,
+pub struct Chat {
+    session: Session,
     template: ChatTemplate,
     /// What the template ends the model's turns with.
     end_of_turn: Option<u32>,
@@ -62,9 +64,9 @@ pub struct Reply {
     pub context_full: bool,
 }
 
-impl<'m> Chat<'m> {
+impl Chat {
     /// An empty conversation. What the session holds is forgotten.
-    pub fn new(mut session: Session<'m>, template: ChatTemplate) -> Self {
+    pub fn new(mut session: Session, template: ChatTemplate) -> Self {
         session.reset();
         let end_of_turn = template.end_of_turn(session.model().tokenizer());
         Self { session, template, end_of_turn, messages: Vec::new(), cached: Vec::new() }
@@ -72,12 +74,12 @@ impl<'m> Chat<'m> {
 
     /// Has `observer` called as [`Session::observe`] says. It may break off a turn, while the message is read or while it is
     /// answered.
-    pub fn observe(&mut self, observer: impl FnMut(ChunkProgress) -> ControlFlow<()> + Send + 'm) {
+    pub fn observe(&mut self, observer: impl FnMut(ChunkProgress) -> ControlFlow<()> + Send + 'static) {
         self.session.observe(observer);
     }
 
     /// The session, to look at.
-    pub fn session(&self) -> &Session<'m> {
+    pub fn session(&self) -> &Session {
         &self.session
     }
 
@@ -134,7 +136,8 @@ impl<'m> Chat<'m> {
         options: &GenerateOptions,
         mut on_piece: impl FnMut(&Piece) -> ControlFlow<()> + Send,
     ) -> Result<Reply, Error> {
-        let tokenizer = self.session.model().tokenizer();
+        let model = Arc::clone(self.session.model());
+        let tokenizer = model.tokenizer();
         let tokens = self.template.encode(tokenizer, &self.messages, true)?;
         let (mut keep, mut known) = same_text(tokenizer, &self.cached, &tokens);
         if self.session.truncate(keep).is_err() {
@@ -217,14 +220,7 @@ impl<'m> Chat<'m> {
             return Ok(());
         }
         let max = self.session.model().config().max_position_embeddings;
-        let longer = match max > ctx {
-            true => format!(", or a longer context (--ctx, up to {max})"),
-            false => String::new(),
-        };
-        Err(Error::Request(format!(
-            "the context is full: the conversation has come to {tokens} tokens, and {ctx} fit. \
-             Begin anew (/reset), or choose a shorter message{longer}"
-        )))
+        Err(Error::ContextFull { tokens, ctx, max })
     }
 }
 

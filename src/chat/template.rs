@@ -76,10 +76,7 @@ impl ChatTemplate {
     pub fn of(tokenizer: &Tokenizer) -> Result<Self, Error> {
         match &tokenizer.spec().chat_template {
             Some(source) => Self::new(source, tokenizer),
-            None => Err(Error::Request(format!(
-                "this model has no chat template: choose one with --chat-template (a file of Jinja, or {})",
-                Self::built_in().collect::<Vec<_>>().join(", ")
-            ))),
+            None => Err(Error::NoChatTemplate { built_in: Self::built_in().collect() }),
         }
     }
 

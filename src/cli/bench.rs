@@ -6,6 +6,7 @@ mod report;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Context;
@@ -168,7 +169,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     }
     let path = args.model.path()?;
     let start = Instant::now();
-    let model = Model::open(path)?;
+    let model = Arc::new(Model::open(path)?);
     let setting = Setting::new(&model, start.elapsed().as_secs_f64() * 1e3);
     let options = args.session_options(&model)?;
     for test in &tests {
@@ -229,7 +230,7 @@ impl Args {
 
     fn measure<'a>(
         &self,
-        model: &Model,
+        model: &Arc<Model>,
         options: &SessionOptions,
         test: Test,
         setting: &'a Setting,

@@ -7,16 +7,17 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use anyhow::Context;
-use torchless::Model;
 use torchless::chat::{Chat, ChatTemplate, Message, Reply, Role};
 use torchless::runtime::GenerateOptions;
 use torchless::runtime::Session;
+use torchless::{Error, Model};
 
 use self::input::{Input, Said};
+use super::explain::explain;
 use super::input::read_file;
 use super::interrupt::{self, Orderly};
 use super::model::{ModelArgs, RunArgs};
-use super::output::{emit, emit_json, note, one_line};
+use super::output::{emit, emit_json, note};
 use super::report;
 use super::sampling::SamplingArgs;
 
@@ -96,7 +97,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         match result {
             // Someone who types can do something about it; a script cannot.
             Err(error) if input.is_editor() && !super::is_broken_pipe(&error) => {
-                note(format_args!("error: {}", one_line(&format!("{error:#}"))));
+                note(format_args!("error: {}", explain(&error)));
             }
             result => result?,
         }
@@ -123,14 +124,14 @@ fn template(model: &Model, asked: Option<&str>) -> anyhow::Result<ChatTemplate> 
 }
 
 /// A conversation at the command line.
-struct Talk<'m> {
-    chat: Chat<'m>,
+struct Talk {
+    chat: Chat,
     options: GenerateOptions,
     json: bool,
     last: Option<Reply>,
 }
 
-impl Talk<'_> {
+impl Talk {
     /// Says something, and shows the answer as it comes.
     #[expect(clippy::indexing_slicing, reason = "indexing is how a JSON object gets a member")]
     fn turn(&mut self, text: &str) -> anyhow::Result<()> {
@@ -146,7 +147,7 @@ impl Talk<'_> {
         });
         drop(orderly);
         interrupt::forget_ctrl_c();
-        let reply = reply?;
+        let reply = reply.map_err(full)?;
         // Other choices for the same question asked again, and still the same conversation for the same first seed.
         let seed = &mut self.options.sampling.seed;
         *seed = seed.wrapping_add(1);
@@ -218,5 +219,22 @@ impl Talk<'_> {
             note(format_args!("last turn: {} tokens were there already", reply.cached_tokens));
             note(report::timings(&reply.generated));
         }
+    }
+}
+
+/// What someone who talks can do about a full context.
+fn full(error: Error) -> anyhow::Error {
+    match error {
+        Error::ContextFull { tokens, ctx, max } => {
+            let longer = match max > ctx {
+                true => format!(", or a longer context (--ctx, up to {max})"),
+                false => String::new(),
+            };
+            anyhow::anyhow!(
+                "the context is full: the conversation has come to {tokens} tokens, and {ctx} fit. \
+                 Begin anew (/reset), or choose a shorter message{longer}"
+            )
+        }
+        other => other.into(),
     }
 }

@@ -4,6 +4,7 @@ mod bench;
 mod chat;
 mod completions;
 mod convert;
+mod explain;
 mod generate;
 mod input;
 mod inspect;
@@ -103,7 +104,7 @@ pub fn main() -> ExitCode {
         // Whoever read our output has seen enough (`torchless … | head -1`).
         Err(e) if is_broken_pipe(&e) => ExitCode::SUCCESS,
         Err(e) => {
-            output::note(format_args!("error: {}", output::one_line(&format!("{e:#}"))));
+            output::note(format_args!("error: {}", explain::explain(&e)));
             if interrupt::happened() { ExitCode::from(interrupt::exit_code()) } else { ExitCode::FAILURE }
         }
     }

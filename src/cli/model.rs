@@ -1,6 +1,7 @@
 //! Options that several commands share: which model, and how to run it.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Context;
@@ -30,13 +31,13 @@ impl ModelArgs {
     }
 
     /// Opens the model.
-    pub fn open(&self, debug: bool) -> anyhow::Result<Model> {
+    pub fn open(&self, debug: bool) -> anyhow::Result<Arc<Model>> {
         let path = self.path()?;
         let start = Instant::now();
         let spinner = progress::spinner("Opening the model");
         let model = Model::open(&path);
         spinner.finish_and_clear();
-        let model = model?;
+        let model = Arc::new(model?);
         if debug {
             let (ms, bytes) = (start.elapsed().as_millis(), super::output::bytes(model.file().bytes()));
             note(format_args!("load: {} ({bytes}) in {ms} ms", path.display()));

@@ -9,8 +9,8 @@ use std::path::Path;
 use std::str::FromStr;
 
 use crate::arch::Config;
-use crate::format::bin::Dtype;
 use crate::format::bin::writer::{BinWriter, Layout, TensorInfo};
+use crate::format::encoding::Dtype;
 use crate::format::fs::AtomicFile;
 use crate::format::fs::map_file;
 use crate::format::source::{Source, SourceTensor};
@@ -20,6 +20,7 @@ use crate::{Error, Malformed};
 
 /// Which tensors become int8.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum Quant {
     /// Every matrix, the embedding and the head included. Norms stay f32.
     #[default]

@@ -11,6 +11,7 @@ use crate::arch::Config;
 
 /// What keys and values are stored as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum KvType {
     /// Four bytes a value, exact.
     F32,
@@ -104,8 +105,9 @@ impl<T: CacheElement + Pod> Cache<T> {
 }
 
 fn zeroed<T: Pod>(len: Option<usize>, ctx: usize) -> Result<HugePages<T>, Error> {
-    len.and_then(HugePages::zeroed).ok_or_else(|| {
-        Error::Request(format!("not enough memory for a context of {ctx}: choose a smaller one with --ctx"))
+    len.and_then(HugePages::zeroed).ok_or_else(|| Error::OutOfMemory {
+        ctx,
+        problem: "does not fit in memory: choose a smaller one".to_owned(),
     })
 }
 

@@ -212,16 +212,13 @@ mod tests {
     use std::collections::BTreeSet;
     use std::time::{Duration, Instant};
 
-    use rayon::ThreadPoolBuilder;
     use torchless_kernels::MatMut;
 
     use super::*;
-    use crate::parallel::threads::with_team;
+    use crate::parallel::threads::Threads;
 
     fn on_threads(threads: usize, f: impl Fn(&Team) + Sync) {
-        let pool = ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        let team = Team::new(threads);
-        pool.install(|| with_team(&team, || f(&team)));
+        Threads::new(threads).unwrap().with_team(|team| f(team));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! A prompt in, text out.
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::session::Session;
@@ -152,7 +153,7 @@ pub fn generate(
     })
 }
 
-impl<'m> Session<'m> {
+impl Session {
     /// Feeds `prompt` and generates what follows, token by token, as an iterator.
     ///
     /// Nothing happens before the first token is asked for. Dropping the iterator ends the generation; the session then
@@ -162,7 +163,7 @@ impl<'m> Session<'m> {
     /// # use torchless::Model;
     /// # use torchless::runtime::{FinishReason, GenerateOptions};
     /// # use torchless::runtime::{Session, SessionOptions};
-    /// # let model = Model::open("tests/fixtures/models/llama-int8.bin")?;
+    /// # let model = std::sync::Arc::new(Model::open("tests/fixtures/models/llama-int8.bin")?);
     /// # let mut session = Session::new(&model, &SessionOptions::new(&model))?;
     /// let options = GenerateOptions { max_tokens: 5, ignore_eos: true, ..GenerateOptions::default() };
     /// let mut generation = session.generate(&[1, 2, 3], &options)?;
@@ -178,22 +179,19 @@ impl<'m> Session<'m> {
     /// # Errors
     /// If a setting is out of range, or the grammar is wrong. The iterator gives an error, and then nothing more, if the prompt is empty or does
     /// not fit in the context, or the model computes NaN.
-    pub fn generate<'s>(
-        &'s mut self,
-        prompt: &[u32],
-        options: &GenerateOptions,
-    ) -> Result<Generation<'s, 'm>, Error> {
+    pub fn generate(&mut self, prompt: &[u32], options: &GenerateOptions) -> Result<Generation<'_>, Error> {
         self.generate_after(prompt.to_vec(), 0, options)
     }
 
     /// As [`Session::generate`], where the session holds the first `fed` tokens of `context` already.
-    pub(crate) fn generate_after<'s>(
-        &'s mut self,
+    pub(crate) fn generate_after(
+        &mut self,
         context: Vec<u32>,
         fed: usize,
         options: &GenerateOptions,
-    ) -> Result<Generation<'s, 'm>, Error> {
-        let tokenizer = self.model().tokenizer();
+    ) -> Result<Generation<'_>, Error> {
+        let model = Arc::clone(self.model());
+        let tokenizer = model.tokenizer();
         let mut stop_tokens = options.stop_tokens.clone();
         if !options.ignore_eos {
             stop_tokens.extend(tokenizer.eos_ids());
@@ -207,10 +205,10 @@ impl<'m> Session<'m> {
         // The answer's text begins where the prompt's ends: a space between them belongs to it.
         let mut decoder = tokenizer.decoder();
         for &id in &context {
-            decoder.push(id);
+            decoder.push(tokenizer, id);
         }
         Ok(Generation {
-            sampler: Sampler::new(options.sampling.clone(), vocab_size)?,
+            sampler: Sampler::new(options.sampling.clone(), vocab_size)?.with_kernels(self.kernels()),
             constraint,
             decoder,
             stop: StopFilter::new(options.stop.iter().cloned()),
@@ -230,11 +228,11 @@ impl<'m> Session<'m> {
 }
 
 /// A generation under way: an iterator of its tokens and their text.
-pub struct Generation<'s, 'm> {
-    session: &'s mut Session<'m>,
+pub struct Generation<'s> {
+    session: &'s mut Session,
     sampler: Sampler,
     constraint: Option<Constraint>,
-    decoder: Decoder<'m>,
+    decoder: Decoder,
     stop: StopFilter,
     stop_tokens: Vec<u32>,
     max_tokens: usize,
@@ -251,7 +249,7 @@ pub struct Generation<'s, 'm> {
     finish_reason: Option<FinishReason>,
 }
 
-impl Iterator for Generation<'_, '_> {
+impl Iterator for Generation<'_> {
     type Item = Result<Piece, Error>;
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -269,7 +267,7 @@ impl Iterator for Generation<'_, '_> {
     }
 }
 
-impl Generation<'_, '_> {
+impl Generation<'_> {
     /// The tokens chosen so far.
     #[expect(
         clippy::indexing_slicing,
@@ -308,7 +306,6 @@ impl Generation<'_, '_> {
         reason = "the history holds the prompt and what was fed, and only grows"
     )]
     fn step(&mut self) -> Result<Option<Piece>, Error> {
-        let kernels = self.session.kernels();
         let start = *self.start.get_or_insert_with(Instant::now);
         let logits = self.session.feed(&self.history[self.fed..])?;
         self.fed = self.history.len();
@@ -324,7 +321,7 @@ impl Generation<'_, '_> {
             Some(constraint) => constraint.mask(logits)?,
             None => logits,
         };
-        let token = self.sampler.sample(kernels, allowed, &self.history)?;
+        let token = self.sampler.sample(allowed, &self.history)?;
         let complete = match &mut self.constraint {
             Some(constraint) => constraint.accept(token)?,
             None => false,
@@ -348,7 +345,7 @@ impl Generation<'_, '_> {
         if self.stop_tokens.contains(&token) {
             reason = Some(FinishReason::Stop);
         } else {
-            let (shown, stopped) = self.stop.push(self.decoder.push(token));
+            let (shown, stopped) = self.stop.push(self.decoder.push(self.session.model().tokenizer(), token));
             text = shown;
             if stopped {
                 self.finish_reason = Some(FinishReason::Stop);

@@ -4,5 +4,6 @@ mod generate;
 mod memory;
 mod session;
 
+pub use crate::parallel::threads::Threads;
 pub use generate::{FinishReason, GenerateOptions, Generated, Generation, Piece, Timings, generate};
 pub use session::{ChunkProgress, Memory, Session, SessionOptions};

@@ -3,8 +3,7 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use rayon::ThreadPool;
-use torchless_kernels::{Allocator, Kernels, Team};
+use torchless_kernels::{Allocator, Kernels};
 
 use super::memory;
 use crate::Error;
@@ -12,7 +11,7 @@ use crate::kv::{KvCache, KvType};
 use crate::model::Model;
 use crate::model::forward::Pass;
 use crate::model::workspace::{LOGIT_ROWS, Workspace};
-use crate::parallel::threads::{thread_pool, with_team};
+use crate::parallel::threads::Threads;
 
 /// How a session runs. Nothing here changes the logits of an int8 model, except [`SessionOptions::kv`].
 #[derive(Debug, Clone)]
@@ -21,7 +20,7 @@ pub struct SessionOptions {
     pub ctx: usize,
     /// What keys and values are stored as.
     pub kv: KvType,
-    /// Worker threads.
+    /// Worker threads. Those that sessions share ([`Session::on_threads`]) are as many as there are.
     pub threads: usize,
     /// Most tokens that go through the layers with_team.
     pub chunk: usize,
@@ -44,18 +43,17 @@ impl SessionOptions {
 }
 
 /// A sequence of tokens, the keys and values they left, and the memory to work out the next.
-pub struct Session<'m> {
-    model: &'m Model,
+pub struct Session {
+    model: Arc<Model>,
     kernels: Kernels,
     ctx: usize,
-    threads: Arc<ThreadPool>,
-    team: Team,
+    threads: Arc<Threads>,
     cache: KvCache,
     workspace: Workspace,
     position: usize,
     /// The highest position since the last reset: how much of the ring has been overwritten.
     furthest: usize,
-    observer: Box<dyn FnMut(ChunkProgress) -> ControlFlow<()> + Send + 'm>,
+    observer: Box<dyn FnMut(ChunkProgress) -> ControlFlow<()> + Send>,
 }
 
 /// Bytes a session allocates.
@@ -85,33 +83,50 @@ pub struct ChunkProgress {
     pub layers: usize,
 }
 
-impl<'m> Session<'m> {
-    /// Starts an empty sequence. All memory is reserved here.
+impl Session {
+    /// Starts an empty sequence, on threads of its own. All memory is reserved here.
     ///
     /// # Errors
     /// If the context is longer than the model allows or does not fit in memory, or the threads cannot be started.
-    pub fn new(model: &'m Model, options: &SessionOptions) -> Result<Self, Error> {
-        let max = model.config().max_position_embeddings;
-        if options.ctx == 0 || options.ctx > max {
-            let ctx = options.ctx;
-            return Err(Error::Request(format!("a context of {ctx}: this model allows 1 to {max} (--ctx)")));
-        }
-        check_memory(model, options, memory::available())?;
+    pub fn new(model: &Arc<Model>, options: &SessionOptions) -> Result<Self, Error> {
+        check_context(model, options)?;
+        Self::on_threads(model, options, &Arc::new(Threads::new(options.threads)?))
+    }
+
+    /// Starts an empty sequence on threads that it shares with other sessions, of any models.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use torchless::Model;
+    /// use torchless::runtime::{Session, SessionOptions, Threads};
+    ///
+    /// # let model = Arc::new(Model::open("tests/fixtures/models/llama-int8.bin")?);
+    /// let threads = Arc::new(Threads::new(2)?);
+    /// let options = SessionOptions::new(&model);
+    /// let mut first = Session::on_threads(&model, &options, &threads)?;
+    /// let mut second = Session::on_threads(&model, &options, &threads)?;
+    /// assert_eq!(first.feed(&[1, 2, 3])?, second.feed(&[1, 2, 3])?);
+    /// # Ok::<(), torchless::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// If the context is longer than the model allows or does not fit in memory.
+    pub fn on_threads(
+        model: &Arc<Model>,
+        options: &SessionOptions,
+        threads: &Arc<Threads>,
+    ) -> Result<Self, Error> {
+        let options = SessionOptions { threads: threads.count(), ..options.clone() };
+        check_context(model, &options)?;
         let chunk = options.chunk.clamp(1, options.ctx);
+        let workspace = Workspace::new(&mut Allocator::heap(), model, options.ctx, chunk, options.threads);
         Ok(Self {
-            model,
+            model: Arc::clone(model),
             kernels: options.kernels,
             ctx: options.ctx,
-            threads: Arc::new(thread_pool(options.threads)?),
-            team: Team::new(options.threads.max(1)),
+            threads: Arc::clone(threads),
             cache: KvCache::new(model.config(), options.kv, options.ctx, chunk)?,
-            workspace: Workspace::new(
-                &mut Allocator::heap(),
-                model,
-                options.ctx,
-                chunk,
-                options.threads.max(1),
-            ),
+            workspace,
             position: 0,
             furthest: 0,
             observer: Box::new(|_| ControlFlow::Continue(())),
@@ -143,13 +158,18 @@ impl<'m> Session<'m> {
 
     /// Has `observer` called after each layer of each chunk. It may break the work off, which is then
     /// [`Error::Interrupted`]: the chunks before are kept, see [`Session::position`].
-    pub fn observe(&mut self, observer: impl FnMut(ChunkProgress) -> ControlFlow<()> + Send + 'm) {
+    pub fn observe(&mut self, observer: impl FnMut(ChunkProgress) -> ControlFlow<()> + Send + 'static) {
         self.observer = Box::new(observer);
     }
 
     /// The model.
-    pub fn model(&self) -> &'m Model {
-        self.model
+    pub fn model(&self) -> &Arc<Model> {
+        &self.model
+    }
+
+    /// The threads it works on.
+    pub fn threads(&self) -> &Arc<Threads> {
+        &self.threads
     }
 
     /// The kernels in use.
@@ -248,15 +268,15 @@ impl<'m> Session<'m> {
         let (start, tokens) = (self.position, chunk.len());
         // Also if it is broken off, it has begun to overwrite.
         self.furthest = self.furthest.max(start + tokens);
-        let Self { model, kernels, team, cache, workspace, observer, .. } = self;
-        let pass = Pass { model, kernels: *kernels, team };
+        let Self { model, kernels, threads, cache, workspace, observer, .. } = self;
         let mut on_layer = |i| observer(ChunkProgress { position: start, tokens, layers: i + 1 });
-        let result = self.threads.install(|| {
-            with_team(team, || match cache {
+        let result = threads.with_team(|team| {
+            let pass = Pass { model, kernels: *kernels, team };
+            match cache {
                 KvCache::F32(cache) => pass.layers(cache, workspace, chunk, start, &mut on_layer),
                 KvCache::F16(cache) => pass.layers(cache, workspace, chunk, start, &mut on_layer),
                 KvCache::Int8(cache) => pass.layers(cache, workspace, chunk, start, &mut on_layer),
-            })
+            }
         });
         if result.is_break() {
             return Err(Error::Interrupted);
@@ -267,44 +287,40 @@ impl<'m> Session<'m> {
 
     /// The logits of `count` tokens of the last chunk.
     fn logits(&mut self, first: usize, count: usize) -> &[f32] {
-        let Self { model, kernels, team, workspace, .. } = self;
-        let pass = Pass { model, kernels: *kernels, team };
-        self.threads.install(|| with_team(team, || pass.logits(workspace, first, count)))
+        let Self { model, kernels, threads, workspace, .. } = self;
+        threads.with_team(|team| Pass { model, kernels: *kernels, team }.logits(workspace, first, count))
     }
 
     fn check(&self, tokens: &[u32]) -> Result<(), Error> {
         if tokens.is_empty() {
-            return Err(Error::Request("no tokens to feed: the prompt is empty".to_owned()));
+            return Err(Error::EmptyPrompt);
         }
-        let vocab = self.model.config().vocab_size;
-        if let Some(id) = tokens.iter().find(|&&id| id as usize >= vocab) {
-            return Err(Error::Request(format!(
-                "token id {id}: this model's vocabulary ends at {}",
-                vocab - 1
-            )));
+        let vocab_size = self.model.config().vocab_size;
+        if let Some(&id) = tokens.iter().find(|&&id| id as usize >= vocab_size) {
+            return Err(Error::UnknownToken { id, vocab_size });
         }
         if tokens.len() > self.ctx - self.position {
-            let (n, ctx) = (self.position + tokens.len(), self.ctx);
             let max = self.model.config().max_position_embeddings;
-            return Err(Error::Request(format!(
-                "{n} tokens do not fit in the context of {ctx}: shorten the prompt or raise --ctx (up to {max})"
-            )));
+            return Err(Error::ContextFull { tokens: self.position + tokens.len(), ctx: self.ctx, max });
         }
         Ok(())
     }
 }
 
-/// Refuses a context that needs more memory than there is: better here than when it is half full.
-fn check_memory(model: &Model, options: &SessionOptions, available: Option<usize>) -> Result<(), Error> {
+/// Refuses a context that the model does not allow, or that needs more memory than there is: better here than when it is
+/// half full.
+fn check_context(model: &Model, options: &SessionOptions) -> Result<(), Error> {
+    let (ctx, max) = (options.ctx, model.config().max_position_embeddings);
+    if ctx == 0 || ctx > max {
+        return Err(Error::ContextLength { ctx, max });
+    }
     let needed = Session::memory(model, options).total();
-    let Some(available) = available.filter(|&available| needed > available) else { return Ok(()) };
-    let ctx = options.ctx;
-    let (needed, megabytes) = (needed.div_ceil(1_000_000), available / 1_000_000);
+    let Some(available) = memory::available().filter(|&available| needed > available) else { return Ok(()) };
     let remedy = match Session::longest_context(model, options, available) {
         0 => "not even one of 1 fits".to_owned(),
-        fitting => format!("up to {fitting} fit (--ctx)"),
+        fitting => format!("up to {fitting} fit"),
     };
-    Err(Error::Request(format!(
-        "a context of {ctx} needs {needed} MB of memory, {megabytes} MB are available: {remedy}"
-    )))
+    let (needed, available) = (needed.div_ceil(1_000_000), available / 1_000_000);
+    let problem = format!("needs {needed} MB of memory, {available} MB are available: {remedy}");
+    Err(Error::OutOfMemory { ctx, problem })
 }

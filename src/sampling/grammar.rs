@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use llguidance::api::TopLevelGrammar;
-use llguidance::toktrie::{ApproximateTokEnv, TokEnv, TokRxInfo, TokTrie};
+use llguidance::toktrie::{ApproximateTokEnv, TokEnv};
 use llguidance::{Matcher, ParserFactory};
 use serde_json::{Value, json};
 
@@ -18,7 +18,7 @@ use crate::tokenizer::Tokenizer;
 /// # use torchless::runtime::GenerateOptions;
 /// # use torchless::sampling::Grammar;
 /// # use torchless::runtime::{Session, SessionOptions};
-/// # let model = Model::open("tests/fixtures/models/llama-int8.bin")?;
+/// # let model = std::sync::Arc::new(Model::open("tests/fixtures/models/llama-int8.bin")?);
 /// # let mut session = Session::new(&model, &SessionOptions::new(&model))?;
 /// let grammar = Grammar::Regex("the (rain|sun|wind)".to_owned());
 /// let options = GenerateOptions { grammar: Some(grammar), ..GenerateOptions::default() };
@@ -36,9 +36,6 @@ pub enum Grammar {
     /// A regular expression that matches the whole text.
     Regex(String),
 }
-
-/// Longer pieces are not used: the trie of pieces goes no deeper.
-const MAX_PIECE: usize = 200;
 
 /// A text of a grammar under way.
 pub(crate) struct Constraint {
@@ -95,22 +92,12 @@ fn on_one_line(schema: &Value) -> Value {
 /// The tokens as bytes.
 fn vocabulary(tokenizer: &Tokenizer, vocab_size: usize, ends: &[u32]) -> Result<TokEnv, Error> {
     let ends: Vec<u32> = ends.iter().copied().filter(|&id| (id as usize) < vocab_size).collect();
-    let Some(&end) = ends.first() else {
+    if ends.is_empty() {
         return Err(Error::Request(
             "a grammar needs a token that ends a text, and this model has none".to_owned(),
         ));
-    };
-    let pieces: Vec<Vec<u8>> = (0..vocab_size as u32)
-        .map(|id| {
-            let mut bytes = Vec::new();
-            if !tokenizer.push_text(id, &mut bytes) && tokenizer.is_special(id) {
-                bytes.push(TokTrie::SPECIAL_TOKEN_MARKER);
-                bytes.extend_from_slice(tokenizer.piece(id).unwrap_or_default().as_bytes());
-            }
-            if bytes.len() > MAX_PIECE { Vec::new() } else { bytes }
-        })
-        .collect();
-    let trie = TokTrie::from(&TokRxInfo::new(vocab_size as u32, end), &pieces).with_eos_tokens(&ends);
+    }
+    let trie = tokenizer.trie(vocab_size).with_eos_tokens(&ends);
     Ok(Arc::new(ApproximateTokEnv::new(trie)))
 }
 

@@ -14,6 +14,7 @@ use crate::Error;
 #[derive(Debug)]
 pub struct Sampler {
     settings: Sampling,
+    kernels: Kernels,
     rng: Pcg32,
     /// Mirostat's limit, in bits.
     most_surprise: f32,
@@ -32,18 +33,24 @@ impl Sampler {
         settings.check()?;
         if let Some((token, _)) = settings.logit_bias.iter().find(|(token, _)| *token as usize >= vocab_size)
         {
-            return Err(Error::Request(format!(
-                "--logit-bias {token}: this model's vocabulary ends at {}",
-                vocab_size.saturating_sub(1)
-            )));
+            return Err(Error::Setting {
+                name: "logit_bias",
+                problem: format!("{token}: this model's vocabulary ends at {}", vocab_size.saturating_sub(1)),
+            });
         }
         Ok(Self {
             rng: Pcg32::new(settings.seed),
             most_surprise: 2.0 * settings.mirostat.unwrap_or_default().tau,
             logits: vec![0.0; vocab_size],
             candidates: Vec::with_capacity(vocab_size),
+            kernels: Kernels::detect(),
             settings,
         })
+    }
+
+    /// The same with other kernels, which changes its speed only.
+    pub fn with_kernels(self, kernels: Kernels) -> Self {
+        Self { kernels, ..self }
     }
 
     /// Chooses the token to follow `recent`, whose logits these are.
@@ -53,7 +60,7 @@ impl Sampler {
     ///
     /// # Panics
     /// If `logits` is not `vocab_size` long.
-    pub fn sample(&mut self, kernels: Kernels, logits: &[f32], recent: &[u32]) -> Result<u32, Error> {
+    pub fn sample(&mut self, logits: &[f32], recent: &[u32]) -> Result<u32, Error> {
         if logits.iter().any(|l| l.is_nan()) {
             return Err(Error::NotANumber);
         }
@@ -62,7 +69,7 @@ impl Sampler {
         self.penalise(recent);
         let Sampling { temperature, top_k, mirostat, .. } = self.settings;
         if temperature == 0.0 || (top_k == 1 && mirostat.is_none()) {
-            return Ok(kernels.argmax(&self.logits) as u32);
+            return Ok(self.kernels.argmax(&self.logits) as u32);
         }
         self.candidates.clear();
         self.candidates.extend(self.logits.iter().enumerate().map(|(id, &logit)| (id as u32, logit)));
@@ -81,7 +88,7 @@ impl Sampler {
         }
         let forbids = self.settings.logit_bias.iter().any(|(_, bias)| *bias == f32::NEG_INFINITY);
         if forbids && self.logits.iter().all(|&logit| logit == f32::NEG_INFINITY) {
-            return Err(Error::Request("--logit-bias forbids every token".to_owned()));
+            return Err(Error::Setting { name: "logit_bias", problem: "forbids every token".to_owned() });
         }
         Ok(())
     }
@@ -224,7 +231,7 @@ mod tests {
 
     fn sample(settings: Sampling, logits: &[f32], recent: &[u32], draws: usize) -> Vec<u32> {
         let mut sampler = Sampler::new(settings, logits.len()).unwrap();
-        (0..draws).map(|_| sampler.sample(Kernels::detect(), logits, recent).unwrap()).collect()
+        (0..draws).map(|_| sampler.sample(logits, recent).unwrap()).collect()
     }
 
     /// No step that cuts candidates.
@@ -314,7 +321,7 @@ mod tests {
             let mut surprises = Vec::new();
             for _ in 0..4000 {
                 let limit = sampler.most_surprise;
-                let id = sampler.sample(Kernels::detect(), &logits, &[]).unwrap();
+                let id = sampler.sample(&logits, &[]).unwrap();
                 // Of what the whole distribution says, to see that the cut is where the limit is.
                 let surprise = (f64::from(id + 1) * total).log2() as f32;
                 assert!(id == 0 || surprise <= limit + 1e-3, "{surprise} bits with a limit of {limit}");
@@ -464,8 +471,8 @@ mod tests {
         assert!(Sampler::new(open().logit_bias(2, 1.0), 2).is_err());
         let forbidding = open().logit_bias(0, f32::NEG_INFINITY).logit_bias(1, f32::NEG_INFINITY);
         let mut sampler = Sampler::new(forbidding, 2).unwrap();
-        assert!(sampler.sample(Kernels::detect(), &[0.0, 1.0], &[]).is_err());
+        assert!(sampler.sample(&[0.0, 1.0], &[]).is_err());
         let mut sampler = Sampler::new(open(), 2).unwrap();
-        assert!(sampler.sample(Kernels::detect(), &[0.0, f32::NAN], &[]).is_err());
+        assert!(sampler.sample(&[0.0, f32::NAN], &[]).is_err());
     }
 }

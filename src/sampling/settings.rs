@@ -137,24 +137,25 @@ impl Sampling {
         let above_0_up_to_1 = |p: f32| p > 0.0 && p <= 1.0;
         let Mirostat { tau, eta } = self.mirostat.unwrap_or_default();
         let settings = [
-            ("temp", self.temperature, self.temperature >= 0.0, "0 or more"),
-            ("typical", self.typical_p, above_0_up_to_1(self.typical_p), "above 0 and up to 1"),
-            ("top-p", self.top_p, above_0_up_to_1(self.top_p), "above 0 and up to 1"),
-            ("min-p", self.min_p, (0.0..=1.0).contains(&self.min_p), "from 0 to 1"),
-            ("repeat-penalty", self.repeat_penalty, self.repeat_penalty > 0.0, "above 0"),
-            ("frequency-penalty", self.frequency_penalty, true, "that is finite"),
-            ("presence-penalty", self.presence_penalty, true, "that is finite"),
-            ("mirostat-ent", tau, tau >= 0.0, "0 or more"),
-            ("mirostat-lr", eta, eta >= 0.0, "0 or more"),
+            ("temperature", self.temperature, self.temperature >= 0.0, "0 or more"),
+            ("typical_p", self.typical_p, above_0_up_to_1(self.typical_p), "above 0 and up to 1"),
+            ("top_p", self.top_p, above_0_up_to_1(self.top_p), "above 0 and up to 1"),
+            ("min_p", self.min_p, (0.0..=1.0).contains(&self.min_p), "from 0 to 1"),
+            ("repeat_penalty", self.repeat_penalty, self.repeat_penalty > 0.0, "above 0"),
+            ("frequency_penalty", self.frequency_penalty, true, "that is finite"),
+            ("presence_penalty", self.presence_penalty, true, "that is finite"),
+            ("mirostat.tau", tau, tau >= 0.0, "0 or more"),
+            ("mirostat.eta", eta, eta >= 0.0, "0 or more"),
         ];
         if let Some((name, value, _, range)) =
             settings.into_iter().find(|&(_, value, ok, _)| !(ok && value.is_finite()))
         {
-            return Err(Error::Request(format!("--{name} {value}: give a number {range}")));
+            return Err(Error::Setting { name, problem: format!("{value}: give a number {range}") });
         }
         match self.logit_bias.iter().find(|(_, bias)| bias.is_nan() || *bias == f32::INFINITY) {
             Some((token, bias)) => {
-                Err(Error::Request(format!("--logit-bias {token}+{bias}: give a number, or -inf")))
+                let problem = format!("{token}+{bias}: give a number, or -inf");
+                Err(Error::Setting { name: "logit_bias", problem })
             }
             None => Ok(()),
         }

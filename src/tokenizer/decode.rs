@@ -9,8 +9,7 @@ use super::{FrontEnd, Tokenizer, byte_level, metaspace};
 /// [`Tokenizer::decode`] makes of all ids at once. To continue a text, push the ids it has so far and discard what
 /// they give.
 #[derive(Debug, Clone)]
-pub struct Decoder<'t> {
-    tokenizer: &'t Tokenizer,
+pub struct Decoder {
     keep_special: bool,
     /// Nothing has come yet, and one space would be dropped.
     at_start: bool,
@@ -19,10 +18,9 @@ pub struct Decoder<'t> {
     text: String,
 }
 
-impl<'t> Decoder<'t> {
-    pub(super) fn new(tokenizer: &'t Tokenizer) -> Self {
+impl Decoder {
+    pub(super) fn new(tokenizer: &Tokenizer) -> Self {
         Decoder {
-            tokenizer,
             keep_special: false,
             at_start: matches!(tokenizer.front, FrontEnd::Metaspace(_)),
             pending: Vec::new(),
@@ -36,11 +34,12 @@ impl<'t> Decoder<'t> {
         self
     }
 
-    /// Takes the next id and gives the text that is complete now; it may be empty. An id without a piece gives nothing.
+    /// Takes the next id of `tokenizer`, always the one that made this decoder, and gives the text that is complete now; it
+    /// may be empty. An id without a piece gives nothing.
     #[expect(clippy::indexing_slicing, reason = "no more can be incomplete than there is")]
-    pub fn push(&mut self, id: u32) -> &str {
+    pub fn push(&mut self, tokenizer: &Tokenizer, id: u32) -> &str {
         self.text.clear();
-        self.push_bytes(id);
+        self.push_bytes(tokenizer, id);
         let complete = self.pending.len() - incomplete(&self.pending);
         self.text.push_str(&String::from_utf8_lossy(&self.pending[..complete]));
         self.pending.drain(..complete);
@@ -52,19 +51,19 @@ impl<'t> Decoder<'t> {
         if self.pending.is_empty() { "" } else { "\u{fffd}" }
     }
 
-    pub(super) fn decode(mut self, ids: &[u32]) -> String {
+    pub(super) fn decode(mut self, tokenizer: &Tokenizer, ids: &[u32]) -> String {
         let mut text = String::new();
         for &id in ids {
-            text.push_str(self.push(id));
+            text.push_str(self.push(tokenizer, id));
         }
         text.push_str(self.finish());
         text
     }
 
-    fn push_bytes(&mut self, id: u32) {
+    fn push_bytes(&mut self, tokenizer: &Tokenizer, id: u32) {
         let start = self.pending.len();
-        if !self.tokenizer.push_text(id, &mut self.pending) && self.keep_special {
-            let piece = self.tokenizer.piece(id).unwrap_or_default();
+        if !tokenizer.push_text(id, &mut self.pending) && self.keep_special {
+            let piece = tokenizer.piece(id).unwrap_or_default();
             self.pending.extend_from_slice(piece.as_bytes());
         }
         if self.at_start && self.pending.len() > start {

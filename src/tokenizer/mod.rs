@@ -8,8 +8,9 @@ mod byte_level;
 mod decode;
 mod metaspace;
 mod pretokenize;
-pub mod spec;
+mod spec;
 mod spm;
+mod trie;
 mod vocab;
 mod written;
 
@@ -23,6 +24,7 @@ use unicode_normalization::{UnicodeNormalization, is_nfc};
 use bpe::{Merges, Scratch};
 use byte_level::ByteLevel;
 use metaspace::Metaspace;
+use trie::Trie;
 use vocab::{Class, Vocab};
 use written::WrittenTokens;
 
@@ -38,6 +40,8 @@ pub struct Tokenizer {
     special: WrittenTokens,
     bos: Option<u32>,
     eos: Vec<u32>,
+    /// Built when a grammar first asks for it.
+    trie: Trie,
 }
 
 #[derive(Debug)]
@@ -93,7 +97,7 @@ impl Tokenizer {
         }
         let added = WrittenTokens::new(&spec, &vocab, &[Class::Added]);
         let special = WrittenTokens::new(&spec, &vocab, &[Class::Added, Class::Special]);
-        Ok(Tokenizer { spec, vocab, merges, front, added, special, bos, eos })
+        Ok(Tokenizer { spec, vocab, merges, front, added, special, bos, eos, trie: Trie::default() })
     }
 
     /// The ids of `text`.
@@ -170,16 +174,16 @@ impl Tokenizer {
     /// Bytes that are not UTF-8 show as U+FFFD, as [`String::from_utf8_lossy`] has it. With [`Kind::Metaspace`] one
     /// space at the very start is dropped. Ids that have no piece give nothing.
     pub fn decode(&self, ids: &[u32]) -> String {
-        self.decoder().decode(ids)
+        self.decoder().decode(self, ids)
     }
 
     /// Like [`Tokenizer::decode`], with special tokens spelled out.
     pub fn decode_with_special(&self, ids: &[u32]) -> String {
-        self.decoder().keep_special().decode(ids)
+        self.decoder().keep_special().decode(self, ids)
     }
 
-    /// A decoder that takes ids one at a time.
-    pub fn decoder(&self) -> Decoder<'_> {
+    /// A decoder that takes ids of this tokenizer one at a time.
+    pub fn decoder(&self) -> Decoder {
         Decoder::new(self)
     }
 

@@ -12,11 +12,14 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
-use torchless_kernels::{F32Matrix, GROUP, QMatrix, Weight};
+use rayon::prelude::*;
+use torchless_kernels::Weight;
 
 use self::header::{Header, RawTensor};
+pub use super::encoding::Dtype;
 use crate::arch::Config;
 use crate::format::fs::{check_len, map_file};
+use crate::format::gguf;
 use crate::tokenizer::Spec;
 use crate::{Error, Malformed};
 
@@ -25,25 +28,6 @@ const ALIGNMENT: usize = 64;
 
 /// Headers longer than this are refused. The vocabularies of today take up to 20 MB.
 const MAX_HEADER: usize = 100_000_000;
-
-/// How a tensor's values are stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Dtype {
-    /// Four bytes a value.
-    F32,
-    /// One byte a value, and an f32 scale for each 64 consecutive values of the flattened tensor.
-    Int8,
-}
-
-impl Dtype {
-    /// The name in the header.
-    pub fn name(self) -> &'static str {
-        match self {
-            Dtype::F32 => "f32",
-            Dtype::Int8 => "int8",
-        }
-    }
-}
 
 /// Where a tensor lies in the file. Made by [`BinFile::open`] only, which has checked it.
 #[derive(Debug, Clone, PartialEq)]
@@ -78,10 +62,15 @@ impl Tensor {
 
     /// Rows (output features) and columns; a vector is one row.
     pub fn rows_cols(&self) -> (usize, usize) {
-        match self.shape[..] {
-            [rows, cols] => (rows, cols),
-            _ => (1, self.shape.iter().product()),
-        }
+        rows_cols(&self.shape)
+    }
+}
+
+/// Rows and columns of a shape of one or two dimensions; a vector is one row.
+fn rows_cols(shape: &[usize]) -> (usize, usize) {
+    match *shape {
+        [rows, cols] => (rows, cols),
+        _ => (1, shape.first().copied().unwrap_or(0)),
     }
 }
 
@@ -105,9 +94,12 @@ impl BinFile {
     /// If the file cannot be mapped, or is damaged; the error names the place.
     pub(crate) fn open(path: &Path) -> Result<(Self, Spec), Error> {
         if path.is_dir() {
-            return Err(Error::file(path, "a folder, not a model file: `torchless convert` it first"));
+            return Err(Error::NotConverted { path: path.to_owned(), what: "a folder" });
         }
         let map = map_file(path)?;
+        if map.starts_with(gguf::MAGIC) {
+            return Err(Error::NotConverted { path: path.to_owned(), what: "a GGUF file" });
+        }
         let at = || Malformed::in_file(path);
         let (header, base) = split(&map).map_err(at())?;
         let Header { config, tokenizer, tensors: raw } = header::parse(header).map_err(at())?;
@@ -118,7 +110,7 @@ impl BinFile {
         }
         let is_f32 = tensors.iter().all(|t| t.dtype == Dtype::F32);
         let file = Self { path: path.to_owned(), map, config, tensors, is_f32 };
-        file.check_scales().map_err(at())?;
+        file.verify().map_err(at())?;
         check_len(path, file.map.len())?;
         Ok((file, tokenizer))
     }
@@ -156,55 +148,32 @@ impl BinFile {
     /// A tensor's values as a matrix; a vector is one row. `tensor` must be one of this file's.
     ///
     /// Where all weights are f32, nobody was promised the same bits: then products may add in any order.
-    #[expect(clippy::indexing_slicing, reason = "`place` has checked the range")]
     pub fn weight(&self, tensor: &Tensor) -> Weight<'_> {
-        let (rows, cols) = tensor.rows_cols();
-        match tensor.dtype {
-            Dtype::F32 => Weight::F32(F32Matrix::new(self.floats(&tensor.data), cols, self.is_f32)),
-            Dtype::Int8 => {
-                let values = bytemuck::cast_slice(&self.map[tensor.data.clone()]);
-                Weight::Int8(QMatrix::new(values, self.floats(&tensor.scales), rows, cols))
-            }
-        }
+        let (data, scales) = (self.bytes_of(&tensor.data), self.bytes_of(&tensor.scales));
+        tensor.dtype.encoding().weight(data, scales, tensor.rows_cols(), self.is_f32)
     }
 
     /// An f32 tensor's values. `tensor` must be one of this file's, and f32.
     pub fn vector(&self, tensor: &Tensor) -> &[f32] {
-        self.floats(&tensor.data)
+        bytemuck::cast_slice(self.bytes_of(&tensor.data))
     }
 
-    /// `place` has checked that `range` is aligned and inside.
-    #[expect(clippy::indexing_slicing, reason = "it is checked")]
-    fn floats(&self, range: &Range<usize>) -> &[f32] {
-        bytemuck::cast_slice(&self.map[range.clone()])
+    #[expect(clippy::indexing_slicing, reason = "`place` has checked that the range is aligned and inside")]
+    fn bytes_of(&self, range: &Range<usize>) -> &[u8] {
+        &self.map[range.clone()]
     }
 
-    /// A scale of zero, a negative one or NaN is damage, and so is one so small that a weight would be infinite.
-    fn check_scales(&self) -> Result<(), Malformed> {
-        use rayon::prelude::*;
-        // 1/scale must be finite: then every product with an int8 value is too.
-        let sound = |s: &f32| *s >= f32::MIN_POSITIVE && (*s).recip().is_finite();
+    fn verify(&self) -> Result<(), Malformed> {
         self.tensors.par_iter().try_for_each(|tensor| {
-            let scales = self.floats(&tensor.scales);
-            match scales.par_chunks(1 << 16).all(|chunk| chunk.iter().all(sound)) {
-                true => Ok(()),
-                false => {
-                    let (g, s) = scales.iter().enumerate().find(|(_, s)| !sound(s)).unwrap_or((0, &0.0));
-                    Err(Malformed(format!(
-                        "tensor {}: the scale of group {g} is {s}: the file is damaged",
-                        tensor.name
-                    )))
-                }
-            }
+            tensor.dtype.encoding().verify(self.bytes_of(&tensor.scales)).map_err(|problem| {
+                Malformed(format!("tensor {}: {problem}: the file is damaged", tensor.name))
+            })
         })
     }
 }
 
 /// The header's JSON, and where the payload starts.
 fn split(map: &[u8]) -> Result<(&[u8], usize), Malformed> {
-    if map.starts_with(b"GGUF") {
-        return Err(Malformed("a GGUF file: `torchless convert` it first".to_owned()));
-    }
     if map.get(8).is_some_and(|first| *first != b'{') {
         return Err(Malformed("not a torchless .bin file: no JSON header".to_owned()));
     }
@@ -224,10 +193,9 @@ fn split(map: &[u8]) -> Result<(&[u8], usize), Malformed> {
 /// Checks one tensor's entry against the file's length.
 fn place(name: String, raw: &RawTensor, base: usize, file_len: usize) -> Result<Tensor, Malformed> {
     let bad = |what: String| Malformed(format!("tensor {name}: {what}"));
-    let dtype = match raw.dtype.as_str() {
-        "f32" => Dtype::F32,
-        "int8" => Dtype::Int8,
-        other => return Err(bad(format!("unknown dtype {other:?}: f32 and int8 are supported"))),
+    let Some(dtype) = Dtype::named(&raw.dtype) else {
+        let known: Vec<_> = Dtype::ALL.iter().map(|dtype| dtype.name()).collect();
+        return Err(bad(format!("unknown dtype {:?}: {} are supported", raw.dtype, known.join(" and "))));
     };
     if !matches!(raw.shape.len(), 1 | 2) || raw.shape.contains(&0) {
         return Err(bad(format!(
@@ -235,8 +203,9 @@ fn place(name: String, raw: &RawTensor, base: usize, file_len: usize) -> Result<
             raw.shape
         )));
     }
-    let n = raw.shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
-    let n = n.ok_or_else(|| bad(format!("shape {:?} overflows", raw.shape)))?;
+    let (rows, cols) = rows_cols(&raw.shape);
+    let sizes = dtype.encoding().sizes(rows, cols);
+    let sizes = sizes.ok_or_else(|| bad(format!("shape {:?} overflows", raw.shape)))?;
     let range = |what: &str, offset: usize, count: usize, size: usize| {
         let start = base.checked_add(offset);
         let end = start.and_then(|s| s.checked_add(count.checked_mul(size)?));
@@ -250,18 +219,20 @@ fn place(name: String, raw: &RawTensor, base: usize, file_len: usize) -> Result<
             ))),
         }
     };
-    let (data, scales) = match dtype {
-        Dtype::F32 => (range("data", raw.offset, n, 4)?, 0..0),
-        Dtype::Int8 => {
-            let groups = n.div_ceil(GROUP);
+    let data = range("data", raw.offset, sizes.data / sizes.element, sizes.element)?;
+    let scales = match sizes.scales {
+        None => 0..0,
+        Some(count) => {
             let Some(offset) = raw.scale_offset else {
-                return Err(bad("int8 without a scale_offset".to_owned()));
+                return Err(bad(format!("{} without a scale_offset", dtype.name())));
             };
             // Early files count bytes, not scales.
-            if let Some(size) = raw.scale_size.filter(|&s| s != groups && Some(s) != groups.checked_mul(4)) {
-                return Err(bad(format!("scale_size is {size}, but {n} values have {groups} scales")));
+            if let Some(size) = raw.scale_size.filter(|&s| s != count && Some(s) != sizes.scale_bytes()) {
+                return Err(bad(format!(
+                    "scale_size is {size}, but {rows} × {cols} values have {count} scales"
+                )));
             }
-            (range("data", raw.offset, n, 1)?, range("scales", offset, groups, 4)?)
+            range("scales", offset, count, sizes.scale)?
         }
     };
     Ok(Tensor { name, dtype, shape: raw.shape.clone(), data, scales })

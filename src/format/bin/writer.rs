@@ -6,10 +6,9 @@
 //! follows from names and shapes alone, so the header is written first and the weights stream past.
 
 use serde_json::{Map, Value, json};
-use torchless_kernels::GROUP;
 
 use crate::arch::Config;
-use crate::format::bin::Dtype;
+use crate::format::encoding::{Dtype, Encoded, Sizes};
 use crate::format::fs::AtomicFile;
 use crate::format::fs::Pieces;
 use crate::tokenizer::{Kind, Spec};
@@ -36,9 +35,10 @@ struct Place {
     dtype: Dtype,
     rows: usize,
     cols: usize,
+    sizes: Sizes,
     offset: u64,
-    scale_offset: u64,
-    scale_count: u64,
+    /// Where its scales lie, in a format that has them.
+    scale_offset: Option<u64>,
 }
 
 /// The header of a `.bin` file and where its tensors go.
@@ -70,7 +70,7 @@ impl Layout {
 
     /// Bytes of all tensors and scales, without header and padding.
     pub fn tensor_bytes(&self) -> u64 {
-        self.places.iter().map(|place| place.data_bytes() + 4 * place.scale_count).sum()
+        self.places.iter().map(|place| place.sizes.data as u64 + place.scale_bytes()).sum()
     }
 }
 
@@ -110,31 +110,30 @@ impl BinWriter {
         #[expect(clippy::expect_used, reason = "documented")]
         let place = self.places.next().expect("a tensor of the layout");
         self.file.pad_to(self.base + place.offset)?;
-        let scales = Vec::with_capacity(4 * place.scale_count as usize);
-        let mut chunk = Chunk { dtype: place.dtype, data: Vec::new(), scales };
-        let mut values: Vec<f32> = Vec::new();
+        let encoding = place.dtype.encoding();
+        let granule = encoding.row_granule(place.cols);
+        let scales = Vec::with_capacity(place.scale_bytes() as usize);
+        let mut encoded = Encoded { data: Vec::new(), scales };
+        let mut rows: Vec<f32> = Vec::new();
         for row in 0..place.rows {
-            let start = values.len();
-            values.resize(start + place.cols, 0.0);
-            read_row(row, &mut values[start..])?;
+            let start = rows.len();
+            rows.resize(start + place.cols, 0.0);
+            read_row(row, &mut rows[start..])?;
             let last = row + 1 == place.rows;
-            if values.len() < CHUNK && !last {
+            if !last && (rows.len() < CHUNK || !(row + 1).is_multiple_of(granule)) {
                 continue;
             }
-            // A group that runs across the end of this row waits for the rest of its values.
-            let ready = if last { values.len() } else { values.len() / GROUP * GROUP };
-            chunk.encode(&values[..ready]);
-            self.file.append(&chunk.data)?;
-            let mut bytes = chunk.data.len();
-            if last {
-                if place.dtype == Dtype::Int8 {
-                    self.file.pad_to(self.base + place.scale_offset)?;
-                }
-                self.file.append(&chunk.scales)?;
-                bytes += chunk.scales.len();
+            encoding.encode(&rows, place.cols, &mut encoded);
+            rows.clear();
+            self.file.append(&encoded.data)?;
+            let mut bytes = encoded.data.len();
+            encoded.data.clear();
+            if let Some(offset) = place.scale_offset.filter(|_| last) {
+                self.file.pad_to(self.base + offset)?;
+                self.file.append(&encoded.scales)?;
+                bytes += encoded.scales.len();
             }
             written(bytes as u64)?;
-            values.drain(..ready);
         }
         Ok(())
     }
@@ -149,15 +148,14 @@ impl BinWriter {
 }
 
 impl Place {
-    fn data_bytes(&self) -> u64 {
-        let width = if self.dtype == Dtype::F32 { 4 } else { 1 };
-        (self.rows * self.cols * width) as u64
+    fn scale_bytes(&self) -> u64 {
+        self.sizes.scale_bytes().unwrap_or(0) as u64
     }
 
     fn end(&self) -> u64 {
-        match self.dtype {
-            Dtype::F32 => self.offset + self.data_bytes(),
-            Dtype::Int8 => self.scale_offset + 4 * self.scale_count,
+        match self.scale_offset {
+            None => self.offset + self.sizes.data as u64,
+            Some(offset) => offset + self.scale_bytes(),
         }
     }
 }
@@ -175,18 +173,11 @@ fn lay_out(tensors: &[TensorInfo]) -> Result<Vec<Place>, Malformed> {
         if rows.checked_mul(cols).is_none_or(|len| len >= 1 << 54) {
             return Err(Malformed(format!("tensor {}: too large to store", tensor.name)));
         }
-        let mut place = Place {
-            dtype: tensor.dtype,
-            rows,
-            cols,
-            offset: places.last().map_or(0, Place::end).next_multiple_of(ALIGNMENT),
-            scale_offset: 0,
-            scale_count: 0,
-        };
-        if tensor.dtype == Dtype::Int8 {
-            place.scale_offset = (place.offset + place.data_bytes()).next_multiple_of(ALIGNMENT);
-            place.scale_count = (rows * cols).div_ceil(GROUP) as u64;
-        }
+        let sizes = tensor.dtype.encoding().sizes(rows, cols);
+        let sizes = sizes.ok_or_else(|| Malformed(format!("tensor {}: too large to store", tensor.name)))?;
+        let offset = places.last().map_or(0, Place::end).next_multiple_of(ALIGNMENT);
+        let scale_offset = sizes.scales.map(|_| (offset + sizes.data as u64).next_multiple_of(ALIGNMENT));
+        let place = Place { dtype: tensor.dtype, rows, cols, sizes, offset, scale_offset };
         places.push(place);
     }
     Ok(places)
@@ -200,17 +191,18 @@ fn header(
     places: &[Place],
 ) -> Result<Vec<u8>, Malformed> {
     let entries = tensors.iter().zip(places).map(|(tensor, place)| {
-        let mut entry = json!({"dtype": "f32", "shape": tensor.shape, "offset": place.offset});
-        if place.dtype == Dtype::Int8 {
-            entry["dtype"] = json!("int8");
-            entry["scale_offset"] = json!(place.scale_offset);
-            entry["scale_size"] = json!(place.scale_count);
+        let dtype = place.dtype.name();
+        let mut entry = json!({"dtype": dtype, "shape": tensor.shape, "offset": place.offset});
+        if let Some(offset) = place.scale_offset {
+            entry["scale_offset"] = json!(offset);
+            entry["scale_size"] = json!(place.sizes.scales);
         }
         (tensor.name.clone(), entry)
     });
-    let any_int8 = places.iter().any(|place| place.dtype == Dtype::Int8);
+    // A hint only: each tensor's own type decides.
+    let quant = places.iter().map(|place| place.dtype).find(|&dtype| dtype != Dtype::F32);
     let header = json!({
-        "metadata": metadata(config, tokenizer, if any_int8 { "int8" } else { "f32" }),
+        "metadata": metadata(config, tokenizer, quant.unwrap_or(Dtype::F32).name()),
         "tokenizer": tokenizer_object(tokenizer)?,
         "tensors": entries.collect::<Map<_, _>>(),
     });
@@ -310,48 +302,6 @@ fn tokenizer_object(tokenizer: &Spec) -> Result<Value, Malformed> {
         object["chat_template"] = json!(template);
     }
     Ok(object)
-}
-
-/// The part of a tensor that is written next, and all scales up to there.
-struct Chunk {
-    dtype: Dtype,
-    data: Vec<u8>,
-    scales: Vec<u8>,
-}
-
-impl Chunk {
-    /// Takes up the values that follow those of the last chunk.
-    fn encode(&mut self, values: &[f32]) {
-        self.data.clear();
-        match self.dtype {
-            Dtype::F32 => self.data.extend(values.iter().flat_map(|value| value.to_le_bytes())),
-            Dtype::Int8 => {
-                for group in values.chunks(GROUP) {
-                    let scale = quantize_group(group, &mut self.data);
-                    self.scales.extend(scale.to_le_bytes());
-                }
-            }
-        }
-    }
-}
-
-/// Appends the int8 form of a group of finite values and returns its scale, 127 / max|w|: `w ≈ q / scale`.
-///
-/// A group of zeros, or of values so small that the scale is not finite, has scale infinity and zero bytes.
-fn quantize_group(group: &[f32], out: &mut Vec<u8>) -> f32 {
-    let max = group.iter().fold(0.0f32, |max, value| max.max(value.abs()));
-    let scale = 127.0 / max;
-    if scale.is_infinite() {
-        out.resize(out.len() + group.len(), 0);
-        return f32::INFINITY;
-    }
-    // A sum of this magnitude has no bits for a fraction, so the addition rounds (half to even, as everything does by
-    // default), and the integer stands in the lowest bits. Unlike `round_ties_even` this compiles to vector code on
-    // every target.
-    const ROUND: f32 = 1.5 * (1 << 23) as f32;
-    let quantize = |value: &f32| ((value * scale).clamp(-127.0, 127.0) + ROUND).to_bits() as u8;
-    out.extend(group.iter().map(quantize));
-    scale
 }
 
 #[cfg(test)]
