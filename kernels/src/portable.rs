@@ -1,7 +1,7 @@
 //! For any CPU: the `wide` crate's vectors, compiled for what the target guarantees (SSE2 on x86-64, NEON on aarch64).
 
 use crate::half::f16;
-use crate::int8::{Block, Group, Int8, PANEL_ROWS, Sixteen};
+use crate::int8::{GEMM_PANEL_ROWS, Group, GroupsX16, Int8, TokenGroups};
 use crate::quant::{GROUP, Outlier};
 use crate::scalar::{self, LANES};
 use crate::simd::Simd;
@@ -170,12 +170,12 @@ impl Simd for Portable {
 /// `[k / 2][row]`: two values of one row, as i16.
 #[derive(Clone, Copy)]
 #[repr(align(64))]
-pub(crate) struct Panel([[[i16; 2]; PANEL_ROWS]; GROUP / 2]);
+pub(crate) struct PanelGroup([[[i16; 2]; GEMM_PANEL_ROWS]; GROUP / 2]);
 
 // SAFETY: `pack` writes every row of every k.
 unsafe impl Int8 for Portable {
     type Lanes = Self;
-    type Panel = Panel;
+    type PanelGroup = PanelGroup;
     const GEMV_TOKENS: usize = 8;
     const TILE_TOKENS: usize = 4;
 
@@ -190,7 +190,7 @@ unsafe impl Int8 for Portable {
     }
 
     #[inline(always)]
-    fn correct(self, dots: i32x16, w: &[Group; LANES], x: &Sixteen) -> i32x16 {
+    fn correct(self, dots: i32x16, w: &[Group; LANES], x: &GroupsX16) -> i32x16 {
         match x.outliers {
             Some(outliers) => dots + i32x16::new(from_fn(|i| outliers[i].dot(&w[i]))),
             None => dots,
@@ -198,28 +198,28 @@ unsafe impl Int8 for Portable {
     }
 
     #[inline(always)]
-    fn pack(self, rows: &[&Group; PANEL_ROWS], panel: &mut MaybeUninit<Panel>) {
-        let mut pairs = [[[0; 2]; PANEL_ROWS]; GROUP / 2];
+    fn pack(self, rows: &[&Group; GEMM_PANEL_ROWS], panel: &mut MaybeUninit<PanelGroup>) {
+        let mut pairs = [[[0; 2]; GEMM_PANEL_ROWS]; GROUP / 2];
         for (r, row) in rows.iter().enumerate() {
             for (pairs, pair) in pairs.iter_mut().zip(row.as_chunks::<2>().0) {
                 pairs[r] = pair.map(i16::from);
             }
         }
-        panel.write(Panel(pairs));
+        panel.write(PanelGroup(pairs));
     }
 
     #[inline(always)]
     fn tile<const N: usize>(
         self,
-        panel: &[Panel],
-        inverse: &[[f32; PANEL_ROWS]],
-        x: &[Block; N],
-        acc: &mut [[f32; PANEL_ROWS]; N],
+        panel: &[PanelGroup],
+        inverse: &[[f32; GEMM_PANEL_ROWS]],
+        x: &[TokenGroups; N],
+        acc: &mut [[f32; GEMM_PANEL_ROWS]; N],
     ) {
         for (g, (panel, inverse)) in panel.iter().zip(inverse).enumerate() {
             let wide = x.map(|x| widen(&x.values[g], &x.outliers[g]));
-            for first in (0..PANEL_ROWS).step_by(8) {
-                let dots = eight_rows(panel, first, &wide);
+            for first in (0..GEMM_PANEL_ROWS).step_by(8) {
+                let dots = dots_of_8_rows(panel, first, &wide);
                 for ((acc, dots), x) in acc.iter_mut().zip(dots).zip(x) {
                     let rows = first..first + 8;
                     let scale = f32x8::from(&inverse[rows.clone()]) * x.scales[g];
@@ -241,7 +241,7 @@ fn widen(x: &Group, outlier: &Outlier) -> [i16; GROUP] {
 
 /// The dot products of eight rows of a panel with `N` tokens.
 #[inline(always)]
-fn eight_rows<const N: usize>(panel: &Panel, first: usize, x: &[[i16; GROUP]; N]) -> [i32x8; N] {
+fn dots_of_8_rows<const N: usize>(panel: &PanelGroup, first: usize, x: &[[i16; GROUP]; N]) -> [i32x8; N] {
     let mut dots = [i32x8::splat(0); N];
     for (k, w) in panel.0.iter().enumerate() {
         let w = i16x16::from(w[first..first + 8].as_flattened());

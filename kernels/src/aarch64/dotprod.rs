@@ -1,8 +1,8 @@
 //! NEON with the dot product instructions: `sdot` multiplies 16 pairs of signed bytes and adds each four to an i32.
 //! Everything but the int8 matmul is [`neon`](super::neon)'s.
 
-use super::neon::{self, Neon, Panel};
-use crate::int8::{self, Block, Group, Int8, PANEL_ROWS, Run, Sixteen};
+use super::neon::{self, Neon, PanelGroup};
+use crate::int8::{self, GEMM_PANEL_ROWS, Group, GroupsX16, Int8, Run, TokenGroups};
 use crate::mat::MatMut;
 use crate::quant::{Outlier, QMatrix, Quantized};
 use crate::scalar::LANES;
@@ -45,7 +45,7 @@ macro_rules! isa {
 // SAFETY: `pack` writes every row of every k.
 unsafe impl Int8 for DotProd {
     type Lanes = Neon;
-    type Panel = Panel;
+    type PanelGroup = PanelGroup;
     const GEMV_TOKENS: usize = 4;
     const TILE_TOKENS: usize = 4;
 
@@ -70,7 +70,7 @@ unsafe impl Int8 for DotProd {
     }
 
     #[inline(always)]
-    fn correct(self, dots: [int32x4_t; 4], w: &[Group; LANES], x: &Sixteen) -> [int32x4_t; 4] {
+    fn correct(self, dots: [int32x4_t; 4], w: &[Group; LANES], x: &GroupsX16) -> [int32x4_t; 4] {
         isa!(neon::add_outliers(dots, w, x.outliers))
     }
 
@@ -85,21 +85,21 @@ unsafe impl Int8 for DotProd {
     }
 
     #[inline(always)]
-    fn pack(self, rows: &[&Group; PANEL_ROWS], panel: &mut MaybeUninit<Panel>) {
+    fn pack(self, rows: &[&Group; GEMM_PANEL_ROWS], panel: &mut MaybeUninit<PanelGroup>) {
         isa!(neon::pack(rows, panel))
     }
 
     #[inline(always)]
     fn tile<const N: usize>(
         self,
-        panel: &[Panel],
-        inverse: &[[f32; PANEL_ROWS]],
-        x: &[Block; N],
-        acc: &mut [[f32; PANEL_ROWS]; N],
+        panel: &[PanelGroup],
+        inverse: &[[f32; GEMM_PANEL_ROWS]],
+        x: &[TokenGroups; N],
+        acc: &mut [[f32; GEMM_PANEL_ROWS]; N],
     ) {
         for (g, (panel, inverse)) in panel.iter().zip(inverse).enumerate() {
-            for first in (0..PANEL_ROWS).step_by(16) {
-                let dots = isa!(sixteen_rows(panel, first, x, g));
+            for first in (0..GEMM_PANEL_ROWS).step_by(16) {
+                let dots = isa!(dots_of_16_rows(panel, first, x, g));
                 for t in 0..N {
                     isa!(neon::add_scaled(&dots[t], &inverse[first..], x[t].scales[g], &mut acc[t][first..]));
                 }
@@ -123,10 +123,10 @@ fn multiply_run(k: DotProd, run: &Run, out: &mut [f32]) {
 /// The dot products of 16 rows of a panel with `N` tokens.
 #[inline]
 #[target_feature(enable = "neon,dotprod")]
-fn sixteen_rows<const N: usize>(
-    panel: &Panel,
+fn dots_of_16_rows<const N: usize>(
+    panel: &PanelGroup,
     first: usize,
-    x: &[Block; N],
+    x: &[TokenGroups; N],
     g: usize,
 ) -> [[int32x4_t; 4]; N] {
     let mut dots = [[vdupq_n_s32(0); 4]; N];
@@ -153,7 +153,7 @@ fn sixteen_rows<const N: usize>(
 /// `128·Σ_j w[j]·high[j]` of 16 rows.
 #[inline]
 #[target_feature(enable = "neon,dotprod")]
-fn outlier_rows(w: &[[i8; 4]; PANEL_ROWS], first: usize, outlier: &Outlier) -> [int32x4_t; 4] {
+fn outlier_rows(w: &[[i8; 4]; GEMM_PANEL_ROWS], first: usize, outlier: &Outlier) -> [int32x4_t; 4] {
     let high = vreinterpretq_s8_s32(vdupq_n_s32(outlier.high_bits()));
     let mut dots = [vdupq_n_s32(0); 4];
     for (dots, w) in dots.iter_mut().zip(w[first..].as_chunks::<4>().0) {
@@ -167,7 +167,7 @@ fn outlier_rows(w: &[[i8; 4]; PANEL_ROWS], first: usize, outlier: &Outlier) -> [
 #[inline]
 #[target_feature(enable = "neon,dotprod")]
 fn step<const QUAD: i32, const N: usize>(
-    w: &[[i8; 4]; PANEL_ROWS],
+    w: &[[i8; 4]; GEMM_PANEL_ROWS],
     first: usize,
     quads: &[int8x16_t; N],
     dots: &mut [[int32x4_t; 4]; N],

@@ -2,7 +2,7 @@
 //! i16 (2·128·127 fits), `sadalp` adds pairs of those to i32.
 
 use crate::half::f16;
-use crate::int8::{self, Block, Group, Int8, PANEL_ROWS, Run, Sixteen, any_outlier};
+use crate::int8::{self, GEMM_PANEL_ROWS, Group, GroupsX16, Int8, Run, TokenGroups, any_outlier};
 use crate::mat::MatMut;
 use crate::quant::{GROUP, Outlier, QMatrix, Quantized};
 use crate::scalar::LANES;
@@ -228,12 +228,12 @@ fn narrow_f16(x: float32x4_t) -> uint16x4_t {
 /// `[k / 4][row]`: four values of one row.
 #[derive(Clone, Copy)]
 #[repr(align(64))]
-pub(crate) struct Panel(pub(super) [[[i8; 4]; PANEL_ROWS]; GROUP / 4]);
+pub(crate) struct PanelGroup(pub(super) [[[i8; 4]; GEMM_PANEL_ROWS]; GROUP / 4]);
 
 // SAFETY: `pack` writes every row of every k.
 unsafe impl Int8 for Neon {
     type Lanes = Self;
-    type Panel = Panel;
+    type PanelGroup = PanelGroup;
     const GEMV_TOKENS: usize = 4;
     const TILE_TOKENS: usize = 4;
 
@@ -258,7 +258,7 @@ unsafe impl Int8 for Neon {
     }
 
     #[inline(always)]
-    fn correct(self, dots: I32, w: &[Group; LANES], x: &Sixteen) -> I32 {
+    fn correct(self, dots: I32, w: &[Group; LANES], x: &GroupsX16) -> I32 {
         isa!(add_outliers(dots, w, x.outliers))
     }
 
@@ -273,21 +273,21 @@ unsafe impl Int8 for Neon {
     }
 
     #[inline(always)]
-    fn pack(self, rows: &[&Group; PANEL_ROWS], panel: &mut MaybeUninit<Panel>) {
+    fn pack(self, rows: &[&Group; GEMM_PANEL_ROWS], panel: &mut MaybeUninit<PanelGroup>) {
         isa!(pack(rows, panel))
     }
 
     #[inline(always)]
     fn tile<const N: usize>(
         self,
-        panel: &[Panel],
-        inverse: &[[f32; PANEL_ROWS]],
-        x: &[Block; N],
-        acc: &mut [[f32; PANEL_ROWS]; N],
+        panel: &[PanelGroup],
+        inverse: &[[f32; GEMM_PANEL_ROWS]],
+        x: &[TokenGroups; N],
+        acc: &mut [[f32; GEMM_PANEL_ROWS]; N],
     ) {
         for (g, (panel, inverse)) in panel.iter().zip(inverse).enumerate() {
-            for first in (0..PANEL_ROWS).step_by(8) {
-                let dots = isa!(eight_rows(panel, first, x, g));
+            for first in (0..GEMM_PANEL_ROWS).step_by(8) {
+                let dots = isa!(dots_of_8_rows(panel, first, x, g));
                 for t in 0..N {
                     isa!(add_scaled(&dots[t], &inverse[first..], x[t].scales[g], &mut acc[t][first..]));
                 }
@@ -348,14 +348,19 @@ pub(super) fn add_pairs(v: [int32x4_t; 4]) -> int32x4_t {
 /// The dot products of eight rows of a panel with `N` tokens.
 #[inline]
 #[target_feature(enable = "neon")]
-fn eight_rows<const N: usize>(panel: &Panel, first: usize, x: &[Block; N], g: usize) -> [[int32x4_t; 2]; N] {
+fn dots_of_8_rows<const N: usize>(
+    panel: &PanelGroup,
+    first: usize,
+    x: &[TokenGroups; N],
+    g: usize,
+) -> [[int32x4_t; 2]; N] {
     // Two rows a register, two lanes a row.
     let mut sums = [[vdupq_n_s32(0); 4]; N];
     for (k, w) in panel.0.as_chunks::<2>().0.iter().enumerate() {
         // Rows in pairs, for an even and an odd k.
         // SAFETY: rows first..first + 8 of 32, four bytes each.
         let (even, odd) = unsafe {
-            let at = |w: &[[i8; 4]; PANEL_ROWS]| vld1q_s8_x2(w.as_ptr().add(first).cast());
+            let at = |w: &[[i8; 4]; GEMM_PANEL_ROWS]| vld1q_s8_x2(w.as_ptr().add(first).cast());
             (at(&w[0]), at(&w[1]))
         };
         for (sums, x) in sums.iter_mut().zip(x) {
@@ -388,7 +393,7 @@ fn eight_rows<const N: usize>(panel: &Panel, first: usize, x: &[Block; N], g: us
 /// Adds the high parts' products, 128 times, to the sums of eight rows: two rows a register, two lanes a row.
 #[inline]
 #[target_feature(enable = "neon")]
-fn add_outlier(w: &[[i8; 4]; PANEL_ROWS], first: usize, outlier: &Outlier, sums: &mut [int32x4_t; 4]) {
+fn add_outlier(w: &[[i8; 4]; GEMM_PANEL_ROWS], first: usize, outlier: &Outlier, sums: &mut [int32x4_t; 4]) {
     let high = vreinterpret_s8_s32(vdup_n_s32(outlier.high_bits()));
     for (sums, w) in sums.iter_mut().zip(w[first..].as_chunks::<2>().0) {
         // SAFETY: two rows of four bytes.
@@ -415,7 +420,7 @@ pub(super) fn add_scaled(dots: &[int32x4_t], inverse: &[f32], x_scale: f32, acc:
 
 /// 4 × 4 transposes of quads.
 #[target_feature(enable = "neon")]
-pub(super) fn pack(rows: &[&Group; PANEL_ROWS], panel: &mut MaybeUninit<Panel>) {
+pub(super) fn pack(rows: &[&Group; GEMM_PANEL_ROWS], panel: &mut MaybeUninit<PanelGroup>) {
     let panel = panel.as_mut_ptr().cast::<f32>();
     for (i, rows) in rows.as_chunks::<4>().0.iter().enumerate() {
         for j in 0..GROUP / 16 {
@@ -426,7 +431,7 @@ pub(super) fn pack(rows: &[&Group; PANEL_ROWS], panel: &mut MaybeUninit<Panel>) 
             }
             for (k, column) in transpose(block).into_iter().enumerate() {
                 // SAFETY: quad 4·j + k of four of the 32 rows.
-                unsafe { vst1q_f32(panel.add((4 * j + k) * PANEL_ROWS + 4 * i), column) };
+                unsafe { vst1q_f32(panel.add((4 * j + k) * GEMM_PANEL_ROWS + 4 * i), column) };
             }
         }
     }

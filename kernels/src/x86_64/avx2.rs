@@ -2,7 +2,9 @@
 //! is |w| and w's sign is moved over to x.
 
 use crate::half::f16;
-use crate::int8::{self, Block, Group, Int8, PANEL_ROWS, PREFETCH, Run, Sixteen, any_outlier};
+use crate::int8::{
+    self, GEMM_PANEL_ROWS, Group, GroupsX16, Int8, PREFETCH_BYTES, Run, TokenGroups, any_outlier,
+};
 use crate::mat::MatMut;
 use crate::quant::{GROUP, Outlier, QMatrix, Quantized};
 use crate::scalar::LANES;
@@ -215,26 +217,26 @@ impl Simd for Avx2 {
 /// One group of 32 rows, for products of an unsigned byte and a signed one.
 #[derive(Clone, Copy)]
 #[repr(align(64))]
-pub(crate) struct Panel {
+pub(crate) struct PanelGroup {
     /// `[k / 4][row]`: four values of one row.
     quads: [Quad; GROUP / 4],
     /// `Σ|w|` of the negative values of each row.
-    negative: [i32; PANEL_ROWS],
+    negative: [i32; GEMM_PANEL_ROWS],
 }
 
 /// Four values of each row.
 #[derive(Clone, Copy)]
 struct Quad {
     /// Unsigned: `|−128|` is 128.
-    magnitudes: [[u8; 4]; PANEL_ROWS],
+    magnitudes: [[u8; 4]; GEMM_PANEL_ROWS],
     /// −1 for negative values, 0 for others.
-    signs: [[i8; 4]; PANEL_ROWS],
+    signs: [[i8; 4]; GEMM_PANEL_ROWS],
 }
 
 // SAFETY: `pack` writes every row of every k.
 unsafe impl Int8 for Avx2 {
     type Lanes = Self;
-    type Panel = Panel;
+    type PanelGroup = PanelGroup;
     const GEMV_TOKENS: usize = 4;
     const TILE_TOKENS: usize = 4;
 
@@ -250,7 +252,7 @@ unsafe impl Int8 for Avx2 {
     }
 
     #[inline(always)]
-    fn correct(self, [d0, d1]: [__m256i; 2], w: &[Group; LANES], x: &Sixteen) -> [__m256i; 2] {
+    fn correct(self, [d0, d1]: [__m256i; 2], w: &[Group; LANES], x: &GroupsX16) -> [__m256i; 2] {
         let Some(outliers) = x.outliers else { return [d0, d1] };
         let ([w0, w1], [o0, o1]) = (halves_of(w), halves_of(outliers));
         isa!([_mm256_add_epi32(d0, outlier_dots(w0, o0)), _mm256_add_epi32(d1, outlier_dots(w1, o1))])
@@ -267,17 +269,17 @@ unsafe impl Int8 for Avx2 {
     }
 
     #[inline(always)]
-    fn pack(self, rows: &[&Group; PANEL_ROWS], panel: &mut MaybeUninit<Panel>) {
+    fn pack(self, rows: &[&Group; GEMM_PANEL_ROWS], panel: &mut MaybeUninit<PanelGroup>) {
         isa!(pack(rows, panel))
     }
 
     #[inline(always)]
     fn tile<const N: usize>(
         self,
-        panel: &[Panel],
-        inverse: &[[f32; PANEL_ROWS]],
-        x: &[Block; N],
-        acc: &mut [[f32; PANEL_ROWS]; N],
+        panel: &[PanelGroup],
+        inverse: &[[f32; GEMM_PANEL_ROWS]],
+        x: &[TokenGroups; N],
+        acc: &mut [[f32; GEMM_PANEL_ROWS]; N],
     ) {
         isa!(tile(panel, inverse, x, acc))
     }
@@ -304,7 +306,7 @@ pub(super) fn halves_of<T>(x: &[T; LANES]) -> [&[T; 8]; 2] {
 
 /// 8 × 8 transposes of quads.
 #[target_feature(enable = "avx2")]
-fn pack(rows: &[&Group; PANEL_ROWS], panel: &mut MaybeUninit<Panel>) {
+fn pack(rows: &[&Group; GEMM_PANEL_ROWS], panel: &mut MaybeUninit<PanelGroup>) {
     let panel = panel.as_mut_ptr();
     for (i, rows) in rows.as_chunks::<8>().0.iter().enumerate() {
         let mut negative = _mm256_setzero_si256();
@@ -320,7 +322,7 @@ fn pack(rows: &[&Group; PANEL_ROWS], panel: &mut MaybeUninit<Panel>) {
                 // At most 16 times 2·128.
                 let pairs = _mm256_maddubs_epi16(_mm256_and_si256(magnitudes, signs), _mm256_set1_epi8(1));
                 negative = _mm256_add_epi16(negative, pairs);
-                // SAFETY: quad 8·half + k of eight of the 32 rows, aligned as Panel is.
+                // SAFETY: quad 8·half + k of eight of the 32 rows, aligned as PanelGroup is.
                 unsafe {
                     let quad = &raw mut (*panel).quads[8 * half + k];
                     _mm256_store_si256((&raw mut (*quad).magnitudes).cast::<__m256i>().add(i), magnitudes);
@@ -329,7 +331,7 @@ fn pack(rows: &[&Group; PANEL_ROWS], panel: &mut MaybeUninit<Panel>) {
             }
         }
         let negative = _mm256_madd_epi16(negative, _mm256_set1_epi16(1));
-        // SAFETY: eight of the 32 rows, aligned as Panel is.
+        // SAFETY: eight of the 32 rows, aligned as PanelGroup is.
         unsafe { _mm256_store_si256((&raw mut (*panel).negative).cast::<__m256i>().add(i), negative) };
     }
 }
@@ -337,10 +339,10 @@ fn pack(rows: &[&Group; PANEL_ROWS], panel: &mut MaybeUninit<Panel>) {
 /// 16 rows at a time, or the sums would not fit the registers.
 #[target_feature(enable = "avx2")]
 fn tile<const N: usize>(
-    panel: &[Panel],
-    inverse: &[[f32; PANEL_ROWS]],
-    x: &[Block; N],
-    acc: &mut [[f32; PANEL_ROWS]; N],
+    panel: &[PanelGroup],
+    inverse: &[[f32; GEMM_PANEL_ROWS]],
+    x: &[TokenGroups; N],
+    acc: &mut [[f32; GEMM_PANEL_ROWS]; N],
 ) {
     let groups = panel.len();
     assert_eq!(inverse.len(), groups);
@@ -353,7 +355,7 @@ fn tile<const N: usize>(
         for t in 0..N {
             values[t] = x[t].values[g].as_ptr().cast();
         }
-        for half in 0..PANEL_ROWS / 16 {
+        for half in 0..GEMM_PANEL_ROWS / 16 {
             let mut dots = [load(&panel.negative, half); N];
             if any_outlier(x.iter().map(|x| &x.outliers[g])) {
                 for t in 0..N {
@@ -389,10 +391,10 @@ fn tile<const N: usize>(
 #[target_feature(enable = "avx2")]
 pub(super) fn add_scaled(
     dots: &[__m256i; 2],
-    inverse: &[f32; PANEL_ROWS],
+    inverse: &[f32; GEMM_PANEL_ROWS],
     x_scale: f32,
     half: usize,
-    acc: &mut [f32; PANEL_ROWS],
+    acc: &mut [f32; GEMM_PANEL_ROWS],
 ) {
     let x_scale = _mm256_set1_ps(x_scale);
     let (inverse, acc) = (&inverse[16 * half..][..16], &mut acc[16 * half..][..16]);
@@ -430,7 +432,7 @@ fn add_pairs(v: __m256i) -> __m256i {
 /// Four bytes of each of half a panel's rows.
 #[inline]
 #[target_feature(enable = "avx2")]
-pub(super) fn load<T>(rows: &[T; PANEL_ROWS], half: usize) -> [__m256i; 2] {
+pub(super) fn load<T>(rows: &[T; GEMM_PANEL_ROWS], half: usize) -> [__m256i; 2] {
     const { assert!(size_of::<T>() == 4) };
     // SAFETY: 16 rows.
     unsafe {
@@ -445,7 +447,7 @@ pub(super) fn load<T>(rows: &[T; PANEL_ROWS], half: usize) -> [__m256i; 2] {
 fn eight_dots(w: &[Group; 8], x: &[Group; 8]) -> __m256i {
     let mut parts = [_mm256_setzero_si256(); 8];
     for ((part, w), x) in parts.iter_mut().zip(w).zip(x) {
-        _mm_prefetch::<_MM_HINT_T1>(w.as_ptr().wrapping_add(PREFETCH));
+        _mm_prefetch::<_MM_HINT_T1>(w.as_ptr().wrapping_add(PREFETCH_BYTES));
         *part = group_dot(w, x);
     }
     sum_each(&parts)

@@ -1,8 +1,8 @@
 //! AVX-512 with VNNI: 16 lanes are one register, and `vpdpbusd` multiplies 64 pairs of bytes.
 
-use super::avxvnni::{Evex, Panel, Vnni};
+use super::avxvnni::{Evex, PanelGroup, Vnni};
 use crate::half::f16;
-use crate::int8::{self, Block, Group, Int8, PANEL_ROWS, Run, Sixteen, any_outlier};
+use crate::int8::{self, GEMM_PANEL_ROWS, Group, GroupsX16, Int8, Run, TokenGroups, any_outlier};
 use crate::mat::MatMut;
 use crate::quant::{Outlier, QMatrix, Quantized};
 use crate::scalar::LANES;
@@ -180,7 +180,7 @@ impl Simd for Avx512Vnni {
 // SAFETY: `pack` writes every row of every k.
 unsafe impl Int8 for Avx512Vnni {
     type Lanes = Self;
-    type Panel = Panel;
+    type PanelGroup = PanelGroup;
     const GEMV_TOKENS: usize = 3;
     const TILE_TOKENS: usize = 6;
 
@@ -195,7 +195,7 @@ unsafe impl Int8 for Avx512Vnni {
     }
 
     #[inline(always)]
-    fn correct(self, dots: __m512i, w: &[Group; LANES], x: &Sixteen) -> __m512i {
+    fn correct(self, dots: __m512i, w: &[Group; LANES], x: &GroupsX16) -> __m512i {
         isa!(correct(dots, w, x))
     }
 
@@ -210,17 +210,17 @@ unsafe impl Int8 for Avx512Vnni {
     }
 
     #[inline(always)]
-    fn pack(self, rows: &[&Group; PANEL_ROWS], panel: &mut MaybeUninit<Panel>) {
+    fn pack(self, rows: &[&Group; GEMM_PANEL_ROWS], panel: &mut MaybeUninit<PanelGroup>) {
         isa!(pack(rows, panel))
     }
 
     #[inline(always)]
     fn tile<const N: usize>(
         self,
-        panel: &[Panel],
-        inverse: &[[f32; PANEL_ROWS]],
-        x: &[Block; N],
-        acc: &mut [[f32; PANEL_ROWS]; N],
+        panel: &[PanelGroup],
+        inverse: &[[f32; GEMM_PANEL_ROWS]],
+        x: &[TokenGroups; N],
+        acc: &mut [[f32; GEMM_PANEL_ROWS]; N],
     ) {
         isa!(tile(panel, inverse, x, acc))
     }
@@ -249,7 +249,7 @@ fn dots(w: &[Group; LANES], x: &[Group; LANES]) -> __m512i {
 /// Takes 128·Σx off and puts the outliers in.
 #[inline]
 #[target_feature(enable = "avx512f,avx512vl,avx512vnni,avx512bw")]
-fn correct(dots: __m512i, w: &[Group; LANES], x: &Sixteen) -> __m512i {
+fn correct(dots: __m512i, w: &[Group; LANES], x: &GroupsX16) -> __m512i {
     // SAFETY: 16 sums.
     let mut sums = unsafe { _mm512_loadu_si512(x.sums.as_ptr().cast()) };
     if let Some(outliers) = x.outliers {
@@ -290,12 +290,12 @@ fn outlier_dots(w: &[Group; LANES], outliers: &[Outlier; LANES]) -> __m512i {
 }
 
 #[target_feature(enable = "avx512f,avx512bw")]
-fn pack(rows: &[&Group; PANEL_ROWS], panel: &mut MaybeUninit<Panel>) {
+fn pack(rows: &[&Group; GEMM_PANEL_ROWS], panel: &mut MaybeUninit<PanelGroup>) {
     let panel = panel.as_mut_ptr().cast::<u32>();
     for (half, rows) in rows.as_chunks().0.iter().enumerate() {
-        for (k, v) in pack_sixteen(rows).into_iter().enumerate() {
-            // SAFETY: dword k of half of the 32 rows, aligned as Panel is.
-            unsafe { _mm512_store_si512(panel.add(k * PANEL_ROWS + 16 * half).cast(), v) };
+        for (k, v) in pack_16_rows(rows).into_iter().enumerate() {
+            // SAFETY: dword k of half of the 32 rows, aligned as PanelGroup is.
+            unsafe { _mm512_store_si512(panel.add(k * GEMM_PANEL_ROWS + 16 * half).cast(), v) };
         }
     }
 }
@@ -303,7 +303,7 @@ fn pack(rows: &[&Group; PANEL_ROWS], panel: &mut MaybeUninit<Panel>) {
 /// `[k / 4][row]`: four bytes of one row, 128 added to each.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-pub(super) fn pack_sixteen(rows: &[&Group; 16]) -> [__m512i; 16] {
+pub(super) fn pack_16_rows(rows: &[&Group; 16]) -> [__m512i; 16] {
     let flip = _mm512_set1_epi8(-128);
     let mut v = [_mm512_setzero_si512(); 16];
     for (v, row) in v.iter_mut().zip(rows) {
@@ -347,10 +347,10 @@ pub(super) fn transpose(v: [__m512i; 16]) -> [__m512i; 16] {
 
 #[target_feature(enable = "avx512f,avx512vnni")]
 fn tile<const N: usize>(
-    panel: &[Panel],
-    inverse: &[[f32; PANEL_ROWS]],
-    x: &[Block; N],
-    acc: &mut [[f32; PANEL_ROWS]; N],
+    panel: &[PanelGroup],
+    inverse: &[[f32; GEMM_PANEL_ROWS]],
+    x: &[TokenGroups; N],
+    acc: &mut [[f32; GEMM_PANEL_ROWS]; N],
 ) {
     let groups = panel.len();
     assert_eq!(inverse.len(), groups);
@@ -369,7 +369,7 @@ fn tile<const N: usize>(
         // One branch for all tokens: one for each is harder to predict than two instructions are slow.
         if any_outlier(x.iter().map(|x| &x.outliers[g])) {
             for t in 0..N {
-                dots[t] = start(panel, x[t].sums[g], &x[t].outliers[g]);
+                dots[t] = initial_dots(panel, x[t].sums[g], &x[t].outliers[g]);
             }
         } else {
             for t in 0..N {
@@ -384,9 +384,11 @@ fn tile<const N: usize>(
             for (i, w) in w.iter().enumerate() {
                 // The next group's: from the second-level cache, which the CPU does not foresee well enough.
                 for half in w.as_chunks::<16>().0 {
-                    _mm_prefetch::<_MM_HINT_T0>(half.as_ptr().wrapping_byte_add(size_of::<Panel>()).cast());
+                    _mm_prefetch::<_MM_HINT_T0>(
+                        half.as_ptr().wrapping_byte_add(size_of::<PanelGroup>()).cast(),
+                    );
                 }
-                // SAFETY: 32 rows, aligned as Panel is.
+                // SAFETY: 32 rows, aligned as PanelGroup is.
                 let w = unsafe {
                     [_mm512_load_si512(w.as_ptr().cast()), _mm512_load_si512(w.as_ptr().add(16).cast())]
                 };
@@ -421,10 +423,10 @@ fn tile<const N: usize>(
 /// `128·(Σ_j w[4·quad + j]·high[j] − sum)` of a panel's rows.
 #[inline]
 #[target_feature(enable = "avx512f,avx512vnni")]
-fn start(panel: &Panel, sum: i32, outlier: &Outlier) -> [__m512i; 2] {
+fn initial_dots(panel: &PanelGroup, sum: i32, outlier: &Outlier) -> [__m512i; 2] {
     let (high, sum) = (_mm512_set1_epi32(outlier.high_bits()), _mm512_set1_epi32(-sum));
     let w = &panel.0[outlier.index()];
-    // SAFETY: 32 rows, aligned as Panel is.
+    // SAFETY: 32 rows, aligned as PanelGroup is.
     let w = unsafe { [_mm512_load_si512(w.as_ptr().cast()), _mm512_load_si512(w.as_ptr().add(16).cast())] };
     let half = |w| _mm512_slli_epi32::<7>(_mm512_dpbusd_epi32(sum, w, high));
     [half(w[0]), half(w[1])]
@@ -433,7 +435,7 @@ fn start(panel: &Panel, sum: i32, outlier: &Outlier) -> [__m512i; 2] {
 /// Both halves of a panel's rows.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn load(rows: &[f32; PANEL_ROWS]) -> [__m512; 2] {
+fn load(rows: &[f32; GEMM_PANEL_ROWS]) -> [__m512; 2] {
     // SAFETY: 32 floats.
     unsafe { [_mm512_loadu_ps(rows.as_ptr()), _mm512_loadu_ps(rows.as_ptr().add(16))] }
 }

@@ -4,7 +4,9 @@
 //! vectors of 256 bits. A CPU that has only the latter runs these kernels as well, which is how they are tested on it.
 
 use super::avx2::{self, Avx2, halves_of, sum_each, transpose};
-use crate::int8::{self, Block, Group, Int8, PANEL_ROWS, PREFETCH, Run, Sixteen, any_outlier};
+use crate::int8::{
+    self, GEMM_PANEL_ROWS, Group, GroupsX16, Int8, PREFETCH_BYTES, Run, TokenGroups, any_outlier,
+};
 use crate::mat::MatMut;
 use crate::quant::{Outlier, QMatrix, Quantized};
 use crate::scalar::LANES;
@@ -119,12 +121,12 @@ pub(super) struct Vnni<E>(pub(super) E);
 /// `[k / 4][row]`: four bytes of one row, 128 added to each.
 #[derive(Clone, Copy)]
 #[repr(align(64))]
-pub(crate) struct Panel(pub(super) [[u32; PANEL_ROWS]; 16]);
+pub(crate) struct PanelGroup(pub(super) [[u32; GEMM_PANEL_ROWS]; 16]);
 
 // SAFETY: `pack` writes every row of every k.
 unsafe impl<E: Encoding> Int8 for Vnni<E> {
     type Lanes = Avx2;
-    type Panel = Panel;
+    type PanelGroup = PanelGroup;
     const GEMV_TOKENS: usize = 3;
     const TILE_TOKENS: usize = 6;
 
@@ -142,7 +144,7 @@ unsafe impl<E: Encoding> Int8 for Vnni<E> {
 
     /// Takes 128·Σx off and puts the outliers in.
     #[inline(always)]
-    fn correct(self, dots: [__m256i; 2], w: &[Group; LANES], x: &Sixteen) -> [__m256i; 2] {
+    fn correct(self, dots: [__m256i; 2], w: &[Group; LANES], x: &GroupsX16) -> [__m256i; 2] {
         let sums = halves_of(x.sums);
         let mut corrected = dots;
         for (half, dots) in corrected.iter_mut().enumerate() {
@@ -169,7 +171,7 @@ unsafe impl<E: Encoding> Int8 for Vnni<E> {
     }
 
     #[inline(always)]
-    fn pack(self, rows: &[&Group; PANEL_ROWS], panel: &mut MaybeUninit<Panel>) {
+    fn pack(self, rows: &[&Group; GEMM_PANEL_ROWS], panel: &mut MaybeUninit<PanelGroup>) {
         isa!(pack(rows, panel))
     }
 
@@ -177,14 +179,14 @@ unsafe impl<E: Encoding> Int8 for Vnni<E> {
     #[inline(always)]
     fn tile<const N: usize>(
         self,
-        panel: &[Panel],
-        inverse: &[[f32; PANEL_ROWS]],
-        x: &[Block; N],
-        acc: &mut [[f32; PANEL_ROWS]; N],
+        panel: &[PanelGroup],
+        inverse: &[[f32; GEMM_PANEL_ROWS]],
+        x: &[TokenGroups; N],
+        acc: &mut [[f32; GEMM_PANEL_ROWS]; N],
     ) {
         for (g, (panel, inverse)) in panel.iter().zip(inverse).enumerate() {
-            for half in 0..PANEL_ROWS / 16 {
-                let dots = self.sixteen_rows(panel, half, x, g);
+            for half in 0..GEMM_PANEL_ROWS / 16 {
+                let dots = self.dots_of_16_rows(panel, half, x, g);
                 for (t, dots) in dots.iter().enumerate() {
                     isa!(avx2::add_scaled(dots, inverse, x[t].scales[g], half, &mut acc[t]));
                 }
@@ -199,7 +201,7 @@ impl<E: Encoding> Vnni<E> {
     fn eight_dots(self, w: &[Group; 8], x: &[Group; 8]) -> __m256i {
         let mut parts = isa!([_mm256_setzero_si256(); 8]);
         for ((part, w), x) in parts.iter_mut().zip(w).zip(x) {
-            isa!(_mm_prefetch::<_MM_HINT_T1>(w.as_ptr().wrapping_add(PREFETCH)));
+            isa!(_mm_prefetch::<_MM_HINT_T1>(w.as_ptr().wrapping_add(PREFETCH_BYTES)));
             for (w, x) in w.as_chunks::<32>().0.iter().zip(x.as_chunks::<32>().0) {
                 let (w, x) =
                     isa!((_mm256_loadu_si256(w.as_ptr().cast()), _mm256_loadu_si256(x.as_ptr().cast())));
@@ -218,18 +220,18 @@ impl<E: Encoding> Vnni<E> {
 
     /// The dot products of 16 of a panel's rows with one group of each token.
     #[inline(always)]
-    fn sixteen_rows<const N: usize>(
+    fn dots_of_16_rows<const N: usize>(
         self,
-        panel: &Panel,
+        panel: &PanelGroup,
         half: usize,
-        x: &[Block; N],
+        x: &[TokenGroups; N],
         g: usize,
     ) -> [[__m256i; 2]; N] {
         // Each w is 128 too large: start at −128·Σx, and with what the outliers' high parts add.
         let mut dots = isa!([[_mm256_setzero_si256(); 2]; N]);
         if any_outlier(x.iter().map(|x| &x.outliers[g])) {
             for (dots, x) in dots.iter_mut().zip(x) {
-                *dots = self.start(panel, half, x.sums[g], &x.outliers[g]);
+                *dots = self.initial_dots(panel, half, x.sums[g], &x.outliers[g]);
             }
         } else {
             for (dots, x) in dots.iter_mut().zip(x) {
@@ -256,7 +258,7 @@ impl<E: Encoding> Vnni<E> {
 
     /// `128·(Σ_j w[4·quad + j]·high[j] − sum)` of 16 of a panel's rows.
     #[inline(always)]
-    fn start(self, panel: &Panel, half: usize, sum: i32, outlier: &Outlier) -> [__m256i; 2] {
+    fn initial_dots(self, panel: &PanelGroup, half: usize, sum: i32, outlier: &Outlier) -> [__m256i; 2] {
         isa!({
             let (high, sum) = (_mm256_set1_epi32(outlier.high_bits()), _mm256_set1_epi32(-sum));
             let w = avx2::load(&panel.0[outlier.index()], half);
@@ -276,8 +278,8 @@ fn add_128(w: __m256i) -> __m256i {
 
 /// 8 × 8 transposes of quads.
 #[target_feature(enable = "avx2")]
-fn pack(rows: &[&Group; PANEL_ROWS], panel: &mut MaybeUninit<Panel>) {
-    let panel = panel.as_mut_ptr().cast::<[u32; PANEL_ROWS]>();
+fn pack(rows: &[&Group; GEMM_PANEL_ROWS], panel: &mut MaybeUninit<PanelGroup>) {
+    let panel = panel.as_mut_ptr().cast::<[u32; GEMM_PANEL_ROWS]>();
     for (i, rows) in rows.as_chunks::<8>().0.iter().enumerate() {
         for half in 0..2 {
             let mut block = [_mm256_setzero_ps(); 8];
@@ -287,7 +289,7 @@ fn pack(rows: &[&Group; PANEL_ROWS], panel: &mut MaybeUninit<Panel>) {
             }
             for (k, column) in transpose(&block).into_iter().enumerate() {
                 let w = add_128(_mm256_castps_si256(column));
-                // SAFETY: quad 8·half + k of eight of the 32 rows, aligned as Panel is.
+                // SAFETY: quad 8·half + k of eight of the 32 rows, aligned as PanelGroup is.
                 unsafe { _mm256_store_si256(panel.add(8 * half + k).cast::<__m256i>().add(i), w) };
             }
         }

@@ -1,0 +1,149 @@
+//! The int8 matmul, written once around what each instruction set does its own way: the dot products of groups.
+//!
+//! Few tokens (decode) go through [`gemv`], which reads the weights in the order they lie in memory. Many tokens
+//! (prefill) go through [`gemm`], which packs a panel of rows and multiplies it by tile after tile of tokens.
+//! DESIGN.md has both loops in pseudo-code, and a glossary.
+
+mod gemm;
+mod gemv;
+
+pub(crate) use gemm::{GEMM_PANEL_ROWS, gemm};
+#[cfg(target_arch = "x86_64")]
+pub(crate) use gemm::{group_of_rows, prefetch_groups};
+#[cfg(target_arch = "x86_64")]
+pub(crate) use gemv::PREFETCH_BYTES;
+pub(crate) use gemv::{GroupsX16, Run, multiply_run};
+
+use crate::mat::MatMut;
+use crate::quant::{GROUP, Outlier, QMatrix, Quantized};
+use crate::scalar::{self, LANES};
+use crate::simd::Simd;
+use gemv::gemv;
+use std::mem::MaybeUninit;
+use std::ops::Range;
+
+/// Bytes of rows, at the most, that some tokens meet in [`gemv`] one after the other: they stay in the second-level
+/// cache from one token to the next.
+const STRIP_BYTES: usize = 128 << 10;
+
+/// The 64 values of a group.
+pub(crate) type Group = [i8; GROUP];
+
+/// What an instruction set brings to an int8 matmul.
+///
+/// # Safety
+/// [`Int8::pack`] must initialise what it packs into.
+pub(crate) unsafe trait Int8: Copy {
+    /// Its float lanes.
+    type Lanes: Simd;
+    /// One group of each of a panel's 32 rows, in the order the tile reads it.
+    type PanelGroup: Copy;
+
+    /// The most tokens that go through [`gemv`] one by one.
+    const GEMV_TOKENS: usize;
+    /// Tokens in a full tile, at most 6.
+    const TILE_TOKENS: usize;
+    /// The token of the float lanes.
+    fn lanes(self) -> Self::Lanes;
+
+    /// 16 dot products, a group a lane: lane `i` is `Σ_k w[i][k]·x[i][k]`, or a value from which [`Int8::correct`]
+    /// makes that. Reads `w` from memory for the first time, and so prefetches what lies [`PREFETCH_BYTES`] behind it.
+    fn dots(self, w: &[Group; LANES], x: &[Group; LANES]) -> <Self::Lanes as Simd>::I32;
+
+    /// The exact dot products of 16 groups, a group a lane: takes off from `dots` what [`Int8::dots`] added to each weight,
+    /// and adds what the outliers of `x` add.
+    fn correct(
+        self,
+        dots: <Self::Lanes as Simd>::I32,
+        w: &[Group; LANES],
+        x: &GroupsX16,
+    ) -> <Self::Lanes as Simd>::I32;
+
+    /// [`gemm`], in a function of its own: a single token should not pay for its stack.
+    #[inline(always)]
+    fn gemm(self, w: &QMatrix, rows: Range<usize>, x: &Quantized, out: MatMut<f32>) {
+        gemm(self, w, rows, x, out);
+    }
+
+    /// [`multiply_run`], in a function of its own: its registers are its own too.
+    #[inline(always)]
+    fn multiply_run(self, run: &Run, out: &mut [f32]) {
+        multiply_run(self, run, out);
+    }
+
+    /// Packs one group of each of 32 rows: initialises `packed`.
+    fn pack(self, rows: &[&Group; GEMM_PANEL_ROWS], packed: &mut MaybeUninit<Self::PanelGroup>);
+
+    /// 32 rows × `N` tokens: `acc[t][r] += dot(panel[g] row r, x[t].values[g]) · (inverse[g][r] · x[t].scales[g])` for
+    /// each `g` in order.
+    fn tile<const N: usize>(
+        self,
+        panel: &[Self::PanelGroup],
+        inverse: &[[f32; GEMM_PANEL_ROWS]],
+        x: &[TokenGroups; N],
+        acc: &mut [[f32; GEMM_PANEL_ROWS]; N],
+    );
+}
+
+/// Some consecutive groups of one token.
+#[derive(Clone, Copy)]
+pub(crate) struct TokenGroups<'a> {
+    pub values: &'a [Group],
+    pub scales: &'a [f32],
+    pub sums: &'a [i32],
+    pub outliers: &'a [Outlier],
+}
+
+impl<'a> TokenGroups<'a> {
+    #[inline(always)]
+    fn new(x: &Quantized<'a>, token: usize, groups: Range<usize>) -> Self {
+        let (values, scales) = (x.token_values(token).as_chunks().0, x.token_scales(token));
+        let (sums, outliers) = (x.token_sums(token), x.token_outliers(token));
+        Self {
+            values: &values[groups.clone()],
+            scales: &scales[groups.clone()],
+            sums: &sums[groups.clone()],
+            outliers: &outliers[groups],
+        }
+    }
+}
+
+#[inline(always)]
+pub(crate) fn matmul_i8<K: Int8>(k: K, w: &QMatrix, rows: Range<usize>, x: &Quantized, mut out: MatMut<f32>) {
+    // `gemv` reads 16 groups at a time.
+    let min_rows = LANES.div_ceil((w.cols() / GROUP).max(1));
+    if !w.is_aligned() || w.cols() == 0 || x.tokens() <= K::GEMV_TOKENS && rows.len() < min_rows {
+        scalar::matmul_i8(w, rows, x, out);
+    } else if x.tokens() <= K::GEMV_TOKENS {
+        let strip_rows = match x.tokens() {
+            1 => rows.len(),
+            // The second token finds the rows in the cache.
+            _ => (STRIP_BYTES / w.cols()).next_multiple_of(GEMM_PANEL_ROWS),
+        };
+        for first in rows.clone().step_by(strip_rows) {
+            let end = (first + strip_rows).min(rows.end);
+            let strip = first.min(end - min_rows)..end;
+            for t in 0..x.tokens() {
+                let out = &mut out.row(t)[strip.start - rows.start..strip.end - rows.start];
+                gemv(k, w, strip.clone(), x, t, out);
+            }
+        }
+    } else {
+        k.gemm(w, rows, x, out);
+    }
+}
+
+/// Whether any of some groups has an outlier.
+#[inline(always)]
+pub(crate) fn any_outlier<'a>(outliers: impl IntoIterator<Item = &'a Outlier>) -> bool {
+    // Without a branch for each.
+    outliers.into_iter().fold(0, |any, outlier| any | outlier.high_bits()) != 0
+}
+
+/// # Safety
+/// Every element must have been written.
+#[inline(always)]
+unsafe fn assume_init<T>(x: &[MaybeUninit<T>]) -> &[T] {
+    // SAFETY: the layouts are the same, and the caller says that the elements are initialised.
+    unsafe { &*(std::ptr::from_ref(x) as *const [T]) }
+}
