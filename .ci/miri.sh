@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs the kernels' tests under Miri: scalar and portable, whose memory accesses the others share through `int8.rs` and
+# Runs the kernels' tests under Miri: scalar and portable, whose memory accesses the others share through `int8/` and
 # `float.rs`. A few minutes. Needs a nightly toolchain with Miri; installs it where rustup can.
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -81,3 +81,14 @@ pub(crate) trait Simd: Copy {
     /// Stores lanes that lie in −128..=127; others are stored as any value.
     fn store_i8(self, v: Self::I32, out: &mut [i8; LANES]);
 }
+
+/// Runs intrinsics.
+macro_rules! isa {
+    ($($body:tt)*) => {
+        // SAFETY: the token proves that the CPU has the features; pointers come from references to whole arrays.
+        unsafe { $($body)* }
+    };
+}
+
+#[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), allow(unused_imports))]
+pub(crate) use isa;

@@ -2,10 +2,11 @@
 //! Everything but the int8 matmul is [`neon`](super::neon)'s.
 
 use super::neon::{self, Neon, PanelGroup};
-use crate::int8::{self, GEMM_PANEL_ROWS, Group, GroupsX16, Int8, Run, TokenGroups};
+use crate::int8::{self, GEMM_PANEL_ROWS, Group, GroupsX16, Int8, TokenGroups};
 use crate::mat::MatMut;
 use crate::quant::{Outlier, QMatrix, Quantized};
 use crate::scalar::LANES;
+use crate::simd::isa;
 use crate::table::Table;
 use std::arch::aarch64::*;
 use std::arch::asm;
@@ -32,14 +33,6 @@ pub(crate) static TABLE: Table = Table { matmul_i8, ..neon::TABLE };
 #[target_feature(enable = "neon,dotprod")]
 fn matmul_i8(w: &QMatrix, rows: Range<usize>, x: &Quantized, out: MatMut<f32>) {
     int8::matmul_i8(DotProd::new(), w, rows, x, out);
-}
-
-/// Runs intrinsics.
-macro_rules! isa {
-    ($($body:tt)*) => {
-        // SAFETY: the token proves that the CPU has the features.
-        unsafe { $($body)* }
-    };
 }
 
 // SAFETY: `pack` writes every row of every k.
@@ -74,15 +67,7 @@ unsafe impl Int8 for DotProd {
         isa!(neon::add_outliers(dots, w, x.outliers))
     }
 
-    #[inline(always)]
-    fn gemm(self, w: &QMatrix, rows: Range<usize>, x: &Quantized, out: MatMut<f32>) {
-        isa!(gemm(self, w, rows, x, out))
-    }
-
-    #[inline(always)]
-    fn multiply_run(self, run: &Run, out: &mut [f32]) {
-        isa!(multiply_run(self, run, out))
-    }
+    int8::own_functions!(DotProd, [target_feature(enable = "neon,dotprod")]);
 
     #[inline(always)]
     fn pack(self, rows: &[&Group; GEMM_PANEL_ROWS], panel: &mut MaybeUninit<PanelGroup>) {
@@ -106,18 +91,6 @@ unsafe impl Int8 for DotProd {
             }
         }
     }
-}
-
-#[inline(never)]
-#[target_feature(enable = "neon,dotprod")]
-fn gemm(k: DotProd, w: &QMatrix, rows: Range<usize>, x: &Quantized, out: MatMut<f32>) {
-    int8::gemm(k, w, rows, x, out);
-}
-
-#[inline(never)]
-#[target_feature(enable = "neon,dotprod")]
-fn multiply_run(k: DotProd, run: &Run, out: &mut [f32]) {
-    int8::multiply_run(k, run, out);
 }
 
 /// The dot products of 16 rows of a panel with `N` tokens.

@@ -2,15 +2,13 @@
 //! i16 (2·128·127 fits), `sadalp` adds pairs of those to i32.
 
 use crate::half::f16;
-use crate::int8::{self, GEMM_PANEL_ROWS, Group, GroupsX16, Int8, Run, TokenGroups, any_outlier};
-use crate::mat::MatMut;
-use crate::quant::{GROUP, Outlier, QMatrix, Quantized};
+use crate::int8::{self, GEMM_PANEL_ROWS, Group, GroupsX16, Int8, TokenGroups, any_outlier};
+use crate::quant::{GROUP, Outlier};
 use crate::scalar::LANES;
-use crate::simd::Simd;
+use crate::simd::{Simd, isa};
 use std::arch::aarch64::*;
 use std::arch::asm;
 use std::mem::MaybeUninit;
-use std::ops::Range;
 
 /// Exists only on a CPU with the features of [`Neon::new`].
 #[derive(Clone, Copy)]
@@ -28,14 +26,6 @@ pub(crate) fn is_available() -> bool {
 }
 
 crate::table::table!(Neon, [target_feature(enable = "neon")]);
-
-/// Runs intrinsics.
-macro_rules! isa {
-    ($($body:tt)*) => {
-        // SAFETY: the token proves that the CPU has the features; pointers come from references to whole arrays.
-        unsafe { $($body)* }
-    };
-}
 
 /// All four quarters of a vector.
 macro_rules! quarters {
@@ -262,15 +252,7 @@ unsafe impl Int8 for Neon {
         isa!(add_outliers(dots, w, x.outliers))
     }
 
-    #[inline(always)]
-    fn gemm(self, w: &QMatrix, rows: Range<usize>, x: &Quantized, out: MatMut<f32>) {
-        isa!(gemm(self, w, rows, x, out))
-    }
-
-    #[inline(always)]
-    fn multiply_run(self, run: &Run, out: &mut [f32]) {
-        isa!(multiply_run(self, run, out))
-    }
+    int8::own_functions!(Neon, [target_feature(enable = "neon")]);
 
     #[inline(always)]
     fn pack(self, rows: &[&Group; GEMM_PANEL_ROWS], panel: &mut MaybeUninit<PanelGroup>) {
@@ -294,18 +276,6 @@ unsafe impl Int8 for Neon {
             }
         }
     }
-}
-
-#[inline(never)]
-#[target_feature(enable = "neon")]
-fn gemm(k: Neon, w: &QMatrix, rows: Range<usize>, x: &Quantized, out: MatMut<f32>) {
-    int8::gemm(k, w, rows, x, out);
-}
-
-#[inline(never)]
-#[target_feature(enable = "neon")]
-fn multiply_run(k: Neon, run: &Run, out: &mut [f32]) {
-    int8::multiply_run(k, run, out);
 }
 
 /// Adds `128·Σ_j w[i][4·quad + j]·high[j]` to lane `i` of the 16.

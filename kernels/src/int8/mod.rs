@@ -147,3 +147,44 @@ unsafe fn assume_init<T>(x: &[MaybeUninit<T>]) -> &[T] {
     // SAFETY: the layouts are the same, and the caller says that the elements are initialised.
     unsafe { &*(std::ptr::from_ref(x) as *const [T]) }
 }
+
+/// `own_functions!(Token, [attribute]);` within `impl Int8 for Token`: [`Int8::gemm`] and [`Int8::multiply_run`] in functions
+/// that are not inlined, and that carry `attribute`, a `target_feature` with the features of `Token::new`.
+macro_rules! own_functions {
+    ($token:ty, $attribute:tt) => {
+        #[inline(always)]
+        fn gemm(
+            self,
+            w: &$crate::QMatrix,
+            rows: std::ops::Range<usize>,
+            x: &$crate::Quantized,
+            out: $crate::MatMut<f32>,
+        ) {
+            #[inline(never)]
+            #$attribute
+            fn gemm(
+                k: $token,
+                w: &$crate::QMatrix,
+                rows: std::ops::Range<usize>,
+                x: &$crate::Quantized,
+                out: $crate::MatMut<f32>,
+            ) {
+                $crate::int8::gemm(k, w, rows, x, out);
+            }
+            $crate::simd::isa!(gemm(self, w, rows, x, out))
+        }
+
+        #[inline(always)]
+        fn multiply_run(self, run: &$crate::int8::Run, out: &mut [f32]) {
+            #[inline(never)]
+            #$attribute
+            fn multiply_run(k: $token, run: &$crate::int8::Run, out: &mut [f32]) {
+                $crate::int8::multiply_run(k, run, out);
+            }
+            $crate::simd::isa!(multiply_run(self, run, out))
+        }
+    };
+}
+
+#[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), allow(unused_imports))]
+pub(crate) use own_functions;

@@ -2,14 +2,12 @@
 
 use super::avxvnni::{Evex, PanelGroup, Vnni};
 use crate::half::f16;
-use crate::int8::{self, GEMM_PANEL_ROWS, Group, GroupsX16, Int8, Run, TokenGroups, any_outlier};
-use crate::mat::MatMut;
-use crate::quant::{Outlier, QMatrix, Quantized};
+use crate::int8::{self, GEMM_PANEL_ROWS, Group, GroupsX16, Int8, TokenGroups, any_outlier};
+use crate::quant::Outlier;
 use crate::scalar::LANES;
-use crate::simd::Simd;
+use crate::simd::{Simd, isa};
 use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
-use std::ops::Range;
 
 /// Exists only on a CPU with the features of [`Avx512Vnni::new`].
 #[derive(Clone, Copy)]
@@ -36,14 +34,6 @@ crate::table::table!(
     Avx512Vnni,
     [target_feature(enable = "avx2,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 );
-
-/// Runs intrinsics.
-macro_rules! isa {
-    ($($body:tt)*) => {
-        // SAFETY: the token proves that the CPU has the features; pointers come from references to whole arrays.
-        unsafe { $($body)* }
-    };
-}
 
 impl Simd for Avx512Vnni {
     type F32 = __m512;
@@ -199,15 +189,10 @@ unsafe impl Int8 for Avx512Vnni {
         isa!(correct(dots, w, x))
     }
 
-    #[inline(always)]
-    fn gemm(self, w: &QMatrix, rows: Range<usize>, x: &Quantized, out: MatMut<f32>) {
-        isa!(gemm(self, w, rows, x, out))
-    }
-
-    #[inline(always)]
-    fn multiply_run(self, run: &Run, out: &mut [f32]) {
-        isa!(multiply_run(self, run, out))
-    }
+    int8::own_functions!(
+        Avx512Vnni,
+        [target_feature(enable = "avx2,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+    );
 
     #[inline(always)]
     fn pack(self, rows: &[&Group; GEMM_PANEL_ROWS], panel: &mut MaybeUninit<PanelGroup>) {
@@ -224,18 +209,6 @@ unsafe impl Int8 for Avx512Vnni {
     ) {
         isa!(tile(panel, inverse, x, acc))
     }
-}
-
-#[inline(never)]
-#[target_feature(enable = "avx2,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn gemm(k: Avx512Vnni, w: &QMatrix, rows: Range<usize>, x: &Quantized, out: MatMut<f32>) {
-    int8::gemm(k, w, rows, x, out);
-}
-
-#[inline(never)]
-#[target_feature(enable = "avx2,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn multiply_run(k: Avx512Vnni, run: &Run, out: &mut [f32]) {
-    int8::multiply_run(k, run, out);
 }
 
 /// Each w is 128 too large. In halves of 32 bytes: half the lanes are half as much to add up, and 512 bits would not multiply

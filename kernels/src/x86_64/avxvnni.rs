@@ -3,13 +3,14 @@
 //! The instruction has two encodings: AVX-VNNI, for CPUs without AVX-512 (Intel's from Alder Lake on), and AVX-512's for
 //! vectors of 256 bits. A CPU that has only the latter runs these kernels as well, which is how they are tested on it.
 
-use super::avx2::{self, Avx2, halves_of, sum_each, transpose};
+use super::avx2::{self, Avx2, halves_of, sum_each, transpose_quads};
 use crate::int8::{
     self, GEMM_PANEL_ROWS, Group, GroupsX16, Int8, PREFETCH_BYTES, Run, TokenGroups, any_outlier,
 };
 use crate::mat::MatMut;
 use crate::quant::{Outlier, QMatrix, Quantized};
 use crate::scalar::LANES;
+use crate::simd::isa;
 use crate::table::Table;
 use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
@@ -41,14 +42,6 @@ pub(super) trait Encoding: Copy {
 
     /// [`int8::multiply_run`], compiled for it.
     fn multiply_run(self, run: &Run, out: &mut [f32]);
-}
-
-/// Runs intrinsics.
-macro_rules! isa {
-    ($($body:tt)*) => {
-        // SAFETY: the token proves that the CPU has the features; pointers come from references to whole arrays.
-        unsafe { $($body)* }
-    };
 }
 
 /// Defines an encoding with its table: what has to stand inside functions that carry its features.
@@ -214,7 +207,7 @@ impl<E: Encoding> Vnni<E> {
     /// Lane `i`: `Σ_j high[j]·(w[i][4·quad + j] + 128)`.
     #[inline(always)]
     fn outlier_dots(self, w: &[Group; 8], outliers: &[Outlier; 8]) -> __m256i {
-        let (w, high) = isa!(avx2::quads(w, outliers));
+        let (w, high) = isa!(avx2::outlier_quads(w, outliers));
         self.0.dot(isa!(_mm256_setzero_si256()), add_128(w), high)
     }
 
@@ -276,21 +269,14 @@ fn add_128(w: __m256i) -> __m256i {
     isa!(_mm256_xor_si256(w, _mm256_set1_epi8(-128)))
 }
 
-/// 8 × 8 transposes of quads.
 #[target_feature(enable = "avx2")]
-fn pack(rows: &[&Group; GEMM_PANEL_ROWS], panel: &mut MaybeUninit<PanelGroup>) {
-    let panel = panel.as_mut_ptr().cast::<[u32; GEMM_PANEL_ROWS]>();
+fn pack(rows: &[&Group; GEMM_PANEL_ROWS], packed: &mut MaybeUninit<PanelGroup>) {
+    let packed = packed.as_mut_ptr().cast::<[u32; GEMM_PANEL_ROWS]>();
     for (i, rows) in rows.as_chunks::<8>().0.iter().enumerate() {
         for half in 0..2 {
-            let mut block = [_mm256_setzero_ps(); 8];
-            for (block, row) in block.iter_mut().zip(rows) {
-                // SAFETY: half of the 64 bytes.
-                *block = unsafe { _mm256_loadu_ps(row.as_ptr().add(32 * half).cast()) };
-            }
-            for (k, column) in transpose(&block).into_iter().enumerate() {
-                let w = add_128(_mm256_castps_si256(column));
+            for (k, w) in transpose_quads(rows, half).into_iter().enumerate() {
                 // SAFETY: quad 8·half + k of eight of the 32 rows, aligned as PanelGroup is.
-                unsafe { _mm256_store_si256(panel.add(8 * half + k).cast::<__m256i>().add(i), w) };
+                unsafe { _mm256_store_si256(packed.add(8 * half + k).cast::<__m256i>().add(i), add_128(w)) };
             }
         }
     }
