@@ -1,8 +1,8 @@
 //! The attention kernels, written once for 16 lanes: each does what the one of the same name in [`crate::scalar`] does.
 //!
-//! Keys lie 16 positions side by side, `[positions / 16][head_dim][16]`: a lane is a position, and a score is a plain
-//! sum over the features. Values lie one position after the other: a lane is a feature. So neither needs a sum across
-//! lanes, and a tile of a few queries shares every load. As in [`crate::float`], everything is `#[inline(always)]`.
+//! Keys lie in columns of 16 positions, `[positions / 16][head_dim][16]`: a lane is a position, and a score is a plain
+//! sum over the features. Values lie one position after the other, `[positions][head_dim]`: a lane is a feature. So neither
+//! needs a sum across lanes, and a tile of up to 4 queries shares every load. As in [`crate::float`], everything is `#[inline(always)]`.
 
 use crate::float::{exp, padded, update2};
 use crate::half::f16;
@@ -72,24 +72,26 @@ for_element!(f16, attn_scores_f16, attn_accumulate_f16, widen_f16);
 for_element!(i8, attn_scores_i8, attn_accumulate_i8, widen_i8);
 
 /// Queries in a full tile.
-const TILE: usize = 4;
+const ATTENTION_TILE_QUERIES: usize = 4;
 
-/// Accumulators of a tile of scores: columns lie `16·head_dim` elements apart, often a multiple of 4 KiB, and several read
-/// side by side get in each other's way in the cache.
+/// Accumulators of a tile of scores, queries × columns: 4 at the most, so that 4 queries meet one column at a time. Columns lie
+/// `16·head_dim` elements apart, often a multiple of 4 KiB, and several that are read side by side displace each other in
+/// the cache.
 const fn score_accumulators<S: Simd>() -> usize {
-    if S::ACCUMULATORS < TILE { S::ACCUMULATORS } else { TILE }
+    if S::ACCUMULATORS < ATTENTION_TILE_QUERIES { S::ACCUMULATORS } else { ATTENTION_TILE_QUERIES }
 }
 
-/// Accumulators of a tile of values: what has to be widened comes more slowly than many could take it up.
+/// Accumulators of a tile of values, queries × vectors of 16 features: as many as the instruction set has, but no more than
+/// for scores where values have to be widened, since widening then takes the time.
 const fn value_accumulators<S: Simd, T>() -> usize {
     if size_of::<T>() < size_of::<f32>() { score_accumulators::<S>() } else { S::ACCUMULATORS }
 }
 
-/// Calls `$f::<_, _, N>` with as many queries as there are: four at a time, then what is left.
+/// Calls `$f::<S, T, N>` with `N = $queries`, 1 to 4.
 macro_rules! by_tiles {
-    ($rows:expr, $f:ident($($arg:expr),*)) => {
-        match $rows {
-            TILE => $f::<S, T, 4>($($arg),*),
+    ($queries:expr, $f:ident($($arg:expr),*)) => {
+        match $queries {
+            ATTENTION_TILE_QUERIES => $f::<S, T, 4>($($arg),*),
             3 => $f::<S, T, 3>($($arg),*),
             2 => $f::<S, T, 2>($($arg),*),
             _ => $f::<S, T, 1>($($arg),*),
@@ -102,61 +104,63 @@ fn attn_scores<S: Simd, T: Load>(s: S, q: &[f32], keys: &[T], scores: &mut [[f32
     if scores.is_empty() {
         return;
     }
-    let width = q.len() / scores.len();
+    let head_dim = q.len() / scores.len();
     let keys = keys.as_chunks().0;
-    for (scores, q) in scores.chunks_mut(TILE).zip(q.chunks(TILE * width)) {
-        by_tiles!(scores.len(), tile_scores(s, q, width, keys, scores));
+    for (scores, q) in
+        scores.chunks_mut(ATTENTION_TILE_QUERIES).zip(q.chunks(ATTENTION_TILE_QUERIES * head_dim))
+    {
+        by_tiles!(scores.len(), tile_scores(s, q, head_dim, keys, scores));
     }
 }
 
-/// The scores of `N` queries, as many positions at a time as there are registers for.
+/// The scores of `N` queries with all positions, as many columns at a time as [`score_accumulators`] allow.
 #[inline(always)]
 fn tile_scores<S: Simd, T: Load, const N: usize>(
     s: S,
     q: &[f32],
-    width: usize,
+    head_dim: usize,
     keys: &[[T; LANES]],
     scores: &mut [[f32; BLOCK]],
 ) {
-    let blocks = keys.len() / width;
+    let columns = keys.len() / head_dim;
     let mut at = 0;
-    while at < blocks {
-        let keys = &keys[at * width..];
-        if N * 4 <= score_accumulators::<S>() && at + 4 <= blocks {
-            scores_columns::<S, T, N, 4>(s, q, width, keys, scores, at);
+    while at < columns {
+        let keys = &keys[at * head_dim..];
+        if N * 4 <= score_accumulators::<S>() && at + 4 <= columns {
+            scores_columns::<S, T, N, 4>(s, q, head_dim, keys, scores, at);
             at += 4;
-        } else if N * 2 <= score_accumulators::<S>() && at + 2 <= blocks {
-            scores_columns::<S, T, N, 2>(s, q, width, keys, scores, at);
+        } else if N * 2 <= score_accumulators::<S>() && at + 2 <= columns {
+            scores_columns::<S, T, N, 2>(s, q, head_dim, keys, scores, at);
             at += 2;
         } else {
-            scores_columns::<S, T, N, 1>(s, q, width, keys, scores, at);
+            scores_columns::<S, T, N, 1>(s, q, head_dim, keys, scores, at);
             at += 1;
         }
     }
 }
 
-/// The scores of `N` queries with 16·`V` positions.
+/// The scores of `N` queries with `V` columns of 16 positions, the first of which is column `at`; `keys` begins there.
 #[inline(always)]
 fn scores_columns<S: Simd, T: Load, const N: usize, const V: usize>(
     s: S,
     q: &[f32],
-    width: usize,
+    head_dim: usize,
     keys: &[[T; LANES]],
     scores: &mut [[f32; BLOCK]],
     at: usize,
 ) {
     // Of a length the compiler knows: a check inside the loop would cost it the registers.
-    let rows: [&[f32]; N] = std::array::from_fn(|i| &q[i * width..][..width]);
-    let columns: [&[[T; LANES]]; V] = std::array::from_fn(|i| &keys[i * width..][..width]);
+    let queries: [&[f32]; N] = std::array::from_fn(|i| &q[i * head_dim..][..head_dim]);
+    let columns: [&[[T; LANES]]; V] = std::array::from_fn(|i| &keys[i * head_dim..][..head_dim]);
     let mut acc = [[s.splat(0.0); V]; N];
-    for d in 0..width {
+    for d in 0..head_dim {
         let mut k = [s.splat(0.0); V];
         for (k, column) in k.iter_mut().zip(&columns) {
             *k = T::load(s, &column[d]);
-            prefetch_next_block(s, &column[d], width);
+            prefetch_next_block(s, &column[d], head_dim);
         }
-        for (acc, row) in acc.iter_mut().zip(&rows) {
-            let q = s.splat(row[d]);
+        for (acc, query) in acc.iter_mut().zip(&queries) {
+            let q = s.splat(query[d]);
             for (acc, k) in acc.iter_mut().zip(&k) {
                 *acc = s.add(*acc, s.mul(q, *k));
             }
@@ -181,50 +185,50 @@ fn attn_accumulate<S: Simd, T: Load>(
     if p.is_empty() {
         return;
     }
-    let width = out.len() / p.len();
-    let tiles = p.chunks(TILE).zip(factors.chunks(TILE));
-    for ((p, factors), out) in tiles.zip(out.chunks_mut(TILE * width)) {
-        by_tiles!(p.len(), tile_accumulate(s, p, first, values, width, factors, out));
+    let head_dim = out.len() / p.len();
+    let tiles = p.chunks(ATTENTION_TILE_QUERIES).zip(factors.chunks(ATTENTION_TILE_QUERIES));
+    for ((p, factors), out) in tiles.zip(out.chunks_mut(ATTENTION_TILE_QUERIES * head_dim)) {
+        by_tiles!(p.len(), tile_accumulate(s, p, first, values, head_dim, factors, out));
     }
 }
 
-/// [`attn_accumulate`] for `N` queries, as many features at a time as there are registers for.
+/// [`attn_accumulate`] for `N` queries, as many vectors of 16 features at a time as [`value_accumulators`] allow.
 #[inline(always)]
 fn tile_accumulate<S: Simd, T: Load, const N: usize>(
     s: S,
     p: &[[f32; BLOCK]],
     first: usize,
     values: &[T],
-    width: usize,
+    head_dim: usize,
     factors: &[[f32; 2]],
     out: &mut [f32],
 ) {
-    let m = values.len() / width;
-    let rows: [&[f32]; N] = std::array::from_fn(|i| &p[i][first..][..m]);
+    let positions = values.len() / head_dim;
+    let rows: [&[f32]; N] = std::array::from_fn(|i| &p[i][first..][..positions]);
     let mut at = 0;
-    while at < width {
-        if N * 4 <= value_accumulators::<S, T>() && at + 4 * LANES <= width {
-            accumulate_columns::<S, T, N, 4>(s, &rows, values, width, at, factors, out);
+    while at < head_dim {
+        if N * 4 <= value_accumulators::<S, T>() && at + 4 * LANES <= head_dim {
+            accumulate_columns::<S, T, N, 4>(s, &rows, values, head_dim, at, factors, out);
             at += 4 * LANES;
-        } else if N * 2 <= value_accumulators::<S, T>() && at + 2 * LANES <= width {
-            accumulate_columns::<S, T, N, 2>(s, &rows, values, width, at, factors, out);
+        } else if N * 2 <= value_accumulators::<S, T>() && at + 2 * LANES <= head_dim {
+            accumulate_columns::<S, T, N, 2>(s, &rows, values, head_dim, at, factors, out);
             at += 2 * LANES;
-        } else if at + LANES <= width {
-            accumulate_columns::<S, T, N, 1>(s, &rows, values, width, at, factors, out);
+        } else if at + LANES <= head_dim {
+            accumulate_columns::<S, T, N, 1>(s, &rows, values, head_dim, at, factors, out);
             at += LANES;
         } else {
-            accumulate_tail::<S, T, N>(s, &rows, values, width, at, factors, out);
-            at = width;
+            accumulate_tail::<S, T, N>(s, &rows, values, head_dim, at, factors, out);
+            at = head_dim;
         }
     }
 }
 
-/// Asks for what lies a block of positions further, where the cache is read and not its f32 copy. Each block being a few
-/// pages, the CPU's own prefetching has hardly begun when it is done.
+/// Prefetches the element that lies a block of 64 positions behind `at`, where the KV cache is read and not its f32 copy. A
+/// block is a few pages, too short for the CPU's own prefetching.
 #[inline(always)]
-fn prefetch_next_block<S: Simd, T: Load>(s: S, at: &[T; LANES], width: usize) {
+fn prefetch_next_block<S: Simd, T: Load>(s: S, at: &[T; LANES], head_dim: usize) {
     if size_of::<T>() < size_of::<f32>() {
-        s.prefetch(at.as_ptr().wrapping_add(BLOCK * width));
+        s.prefetch(at.as_ptr().wrapping_add(BLOCK * head_dim));
     }
 }
 
@@ -234,17 +238,17 @@ fn accumulate_columns<S: Simd, T: Load, const N: usize, const V: usize>(
     s: S,
     p: &[&[f32]; N],
     values: &[T],
-    width: usize,
+    head_dim: usize,
     at: usize,
     factors: &[[f32; 2]],
     out: &mut [f32],
 ) {
     let mut acc = [[s.splat(0.0); V]; N];
-    for (j, row) in values.chunks_exact(width).enumerate() {
+    for (j, row) in values.chunks_exact(head_dim).enumerate() {
         let mut v = [s.splat(0.0); V];
         for (v, row) in v.iter_mut().zip(row[at..at + V * LANES].as_chunks().0) {
             *v = T::load(s, row);
-            prefetch_next_block(s, row, width);
+            prefetch_next_block(s, row, head_dim);
         }
         for (acc, p) in acc.iter_mut().zip(p) {
             let p = s.splat(p[j]);
@@ -253,7 +257,7 @@ fn accumulate_columns<S: Simd, T: Load, const N: usize, const V: usize>(
             }
         }
     }
-    for ((acc, factors), out) in acc.iter().zip(factors).zip(out.chunks_exact_mut(width)) {
+    for ((acc, factors), out) in acc.iter().zip(factors).zip(out.chunks_exact_mut(head_dim)) {
         let (old, new) = (s.splat(factors[0]), s.splat(factors[1]));
         for (acc, out) in acc.iter().zip(out[at..].as_chunks_mut().0) {
             s.store(s.add(s.mul(s.load(out), old), s.mul(*acc, new)), out);
@@ -267,20 +271,20 @@ fn accumulate_tail<S: Simd, T: Load, const N: usize>(
     s: S,
     p: &[&[f32]; N],
     values: &[T],
-    width: usize,
+    head_dim: usize,
     at: usize,
     factors: &[[f32; 2]],
     out: &mut [f32],
 ) {
-    for ((p, factors), out) in p.iter().zip(factors).zip(out.chunks_exact_mut(width)) {
+    for ((p, factors), out) in p.iter().zip(factors).zip(out.chunks_exact_mut(head_dim)) {
         let mut acc = s.splat(0.0);
-        for (&p, row) in p.iter().zip(values.chunks_exact(width)) {
+        for (&p, row) in p.iter().zip(values.chunks_exact(head_dim)) {
             acc = s.add(acc, s.mul(s.splat(p), T::load(s, &padded(&row[at..]))));
         }
         let mut last = padded(&out[at..]);
         let (old, new) = (s.splat(factors[0]), s.splat(factors[1]));
         s.store(s.add(s.mul(s.load(&last), old), s.mul(acc, new)), &mut last);
-        out[at..].copy_from_slice(&last[..width - at]);
+        out[at..].copy_from_slice(&last[..head_dim - at]);
     }
 }
 
@@ -301,8 +305,8 @@ pub(crate) fn softmax_block<S: Simd>(s: S, scores: &mut [f32]) -> (f32, f32) {
     let max = largest(s, scores);
     let shift = s.splat(max);
     let mut sum = s.splat(0.0);
-    let (blocks, tail) = scores.as_chunks_mut();
-    for x in blocks {
+    let (vectors, tail) = scores.as_chunks_mut();
+    for x in vectors {
         let e = exp(s, s.sub(s.load(x), shift));
         s.store(e, x);
         sum = s.add(sum, e);
@@ -319,9 +323,9 @@ pub(crate) fn softmax_block<S: Simd>(s: S, scores: &mut [f32]) -> (f32, f32) {
 /// The largest of some values, NaN not counted; −∞ where there are none.
 #[inline(always)]
 fn largest<S: Simd>(s: S, x: &[f32]) -> f32 {
-    let (blocks, tail) = x.as_chunks();
+    let (vectors, tail) = x.as_chunks();
     let mut acc = s.splat(f32::NEG_INFINITY);
-    for x in blocks {
+    for x in vectors {
         acc = s.max(s.load(x), acc);
     }
     if !tail.is_empty() {
@@ -334,9 +338,9 @@ fn largest<S: Simd>(s: S, x: &[f32]) -> f32 {
 
 #[inline(always)]
 pub(crate) fn narrow_i8<S: Simd>(s: S, x: &[f32], out: &mut [i8]) -> f32 {
-    let (blocks, tail) = x.as_chunks();
+    let (vectors, tail) = x.as_chunks();
     let mut largest = s.abs_bits(s.load(&padded(tail)));
-    for x in blocks {
+    for x in vectors {
         largest = s.max_i32(largest, s.abs_bits(s.load(x)));
     }
     let absmax = f32::from_bits(s.largest_i32(largest) as u32);
@@ -345,8 +349,8 @@ pub(crate) fn narrow_i8<S: Simd>(s: S, x: &[f32], out: &mut [i8]) -> f32 {
         return if absmax < TINY { 0.0 } else { f32::NAN };
     }
     let inverse = s.splat(127.0 / absmax);
-    let (out_blocks, out_tail) = out.as_chunks_mut();
-    for (x, out) in blocks.iter().zip(out_blocks) {
+    let (out_vectors, out_tail) = out.as_chunks_mut();
+    for (x, out) in vectors.iter().zip(out_vectors) {
         s.store_i8(s.round(s.mul(s.load(x), inverse)), out);
     }
     let mut last = [0; LANES];

@@ -15,16 +15,16 @@ use crate::simd::Simd;
 /// The start of `[T::default(); N]` replaced by `x`.
 #[inline(always)]
 pub(crate) fn padded<T: Copy + Default, const N: usize>(x: &[T]) -> [T; N] {
-    let mut block = [T::default(); N];
-    block[..x.len()].copy_from_slice(x);
-    block
+    let mut whole = [T::default(); N];
+    whole[..x.len()].copy_from_slice(x);
+    whole
 }
 
 /// `x = f(x)`, element by element.
 #[inline(always)]
 fn update<S: Simd>(s: S, x: &mut [f32], f: impl Fn(S::F32) -> S::F32) {
-    let (blocks, tail) = x.as_chunks_mut();
-    for x in blocks {
+    let (vectors, tail) = x.as_chunks_mut();
+    for x in vectors {
         s.store(f(s.load(x)), x);
     }
     if !tail.is_empty() {
@@ -37,9 +37,9 @@ fn update<S: Simd>(s: S, x: &mut [f32], f: impl Fn(S::F32) -> S::F32) {
 /// `x = f(x, y)`, element by element.
 #[inline(always)]
 pub(crate) fn update2<S: Simd>(s: S, x: &mut [f32], y: &[f32], f: impl Fn(S::F32, S::F32) -> S::F32) {
-    let (blocks, tail) = x.as_chunks_mut();
-    let (y_blocks, y_tail) = y.as_chunks();
-    for (x, y) in blocks.iter_mut().zip(y_blocks) {
+    let (vectors, tail) = x.as_chunks_mut();
+    let (y_vectors, y_tail) = y.as_chunks();
+    for (x, y) in vectors.iter_mut().zip(y_vectors) {
         s.store(f(s.load(x), s.load(y)), x);
     }
     if !tail.is_empty() {
@@ -52,9 +52,9 @@ pub(crate) fn update2<S: Simd>(s: S, x: &mut [f32], y: &[f32], f: impl Fn(S::F32
 /// `out = f(x, y)`, element by element.
 #[inline(always)]
 fn map2<S: Simd>(s: S, x: &[f32], y: &[f32], out: &mut [f32], f: impl Fn(S::F32, S::F32) -> S::F32) {
-    let (blocks, tail) = out.as_chunks_mut();
-    let ((x_blocks, x_tail), (y_blocks, y_tail)) = (x.as_chunks(), y.as_chunks());
-    for (out, (x, y)) in blocks.iter_mut().zip(x_blocks.iter().zip(y_blocks)) {
+    let (vectors, tail) = out.as_chunks_mut();
+    let ((x_vectors, x_tail), (y_vectors, y_tail)) = (x.as_chunks(), y.as_chunks());
+    for (out, (x, y)) in vectors.iter_mut().zip(x_vectors.iter().zip(y_vectors)) {
         s.store(f(s.load(x), s.load(y)), out);
     }
     if !tail.is_empty() {
@@ -67,9 +67,9 @@ fn map2<S: Simd>(s: S, x: &[f32], y: &[f32], out: &mut [f32], f: impl Fn(S::F32,
 /// The 16 running sums of `Σ a[i]·b[i]`. A padded lane adds +0, which changes nothing: no running sum is ever −0.
 #[inline(always)]
 fn dot_lanes<S: Simd>(s: S, a: &[f32], b: &[f32]) -> S::F32 {
-    let ((a_blocks, a_tail), (b_blocks, b_tail)) = (a.as_chunks(), b.as_chunks());
+    let ((a_vectors, a_tail), (b_vectors, b_tail)) = (a.as_chunks(), b.as_chunks());
     let mut acc = s.splat(0.0);
-    for (a, b) in a_blocks.iter().zip(b_blocks) {
+    for (a, b) in a_vectors.iter().zip(b_vectors) {
         acc = s.add(acc, s.mul(s.load(a), s.load(b)));
     }
     if !a_tail.is_empty() {
@@ -97,7 +97,7 @@ pub(crate) fn exp<S: Simd>(s: S, x: S::F32) -> S::F32 {
 
 #[inline(always)]
 pub(crate) fn quantize<S: Simd>(s: S, x: &[f32], out: QuantizedRow) {
-    quantize_blocks(
+    quantize_groups(
         s,
         x.len(),
         out,
@@ -113,15 +113,15 @@ fn load_group<S: Simd>(s: S, x: &[f32]) -> [S::F32; 4] {
         ([a, b, c, d], []) => [s.load(a), s.load(b), s.load(c), s.load(d)],
         _ => {
             let last: [f32; GROUP] = padded(x);
-            let [a, b, c, d] = last.as_chunks::<LANES>().0 else { unreachable!("64 values are 4 blocks") };
+            let [a, b, c, d] = last.as_chunks::<LANES>().0 else { unreachable!("64 values are 4 vectors") };
             [s.load(a), s.load(b), s.load(c), s.load(d)]
         }
     }
 }
 
-/// Quantises `len` values, of which `group(start, n)` gives a group.
+/// Quantises `len` values; `group(start, n)` gives values `start..start + n`, 64 or what is left of them.
 #[inline(always)]
-fn quantize_blocks<S: Simd>(
+fn quantize_groups<S: Simd>(
     s: S,
     len: usize,
     mut out: QuantizedRow,
@@ -180,8 +180,10 @@ fn largest_bits<S: Simd>(s: S, [a, b, c, d]: &[S::F32; 4]) -> u32 {
     s.largest_i32(s.max_i32(ab, cd)) as u32
 }
 
-/// The quad that holds every value above `absmax / 1.5`, if one does. Rounding keeps order: the largest value outside
-/// the quad of `absmax` decides, so this is the test of the reference.
+/// The quad that holds every value above `absmax / 1.5`, if a single one does.
+///
+/// This is the test of the reference, which compares `1.5 · rest` with `absmax` for the largest value outside the quad:
+/// rounding keeps order, so that one value decides here too.
 #[inline(always)]
 fn outlier_quad<S: Simd>(s: S, x: &[S::F32; 4], absmax: f32) -> Option<usize> {
     let mut large = 0u64;
@@ -194,7 +196,7 @@ fn outlier_quad<S: Simd>(s: S, x: &[S::F32; 4], absmax: f32) -> Option<usize> {
     (large >> (quad * QUAD) < 1 << QUAD).then_some(quad)
 }
 
-/// 1 everywhere but in the quad in the middle.
+/// Ones, but for a quad of zeros in the middle: a window of 64 masks any quad of a group.
 const OUTSIDE: [f32; 2 * GROUP - QUAD] = {
     let mut ones = [1.0; 2 * GROUP - QUAD];
     let mut i = GROUP - QUAD;
@@ -205,7 +207,7 @@ const OUTSIDE: [f32; 2 * GROUP - QUAD] = {
     ones
 };
 
-/// The largest absolute value outside a quad; all values must be finite.
+/// The largest absolute value outside quad `quad`; all values must be finite.
 #[inline(always)]
 fn largest_outside<S: Simd>(s: S, x: &[S::F32; 4], quad: usize) -> f32 {
     let mut x = *x;
@@ -263,7 +265,7 @@ pub(crate) fn rms_norm<S: Simd>(s: S, x: &[f32], weight: &[f32], eps: f32, out: 
 #[inline(always)]
 pub(crate) fn rms_norm_quantize<S: Simd>(s: S, x: &[f32], weight: &[f32], eps: f32, out: QuantizedRow) {
     let inverse = s.splat(rms_inverse(s, x, eps));
-    quantize_blocks(
+    quantize_groups(
         s,
         x.len(),
         out,
@@ -298,7 +300,7 @@ pub(crate) fn silu_mul<S: Simd>(s: S, gate: &[f32], up: &[f32], out: &mut [f32])
 
 #[inline(always)]
 pub(crate) fn silu_mul_quantize<S: Simd>(s: S, gate: &[f32], up: &[f32], out: QuantizedRow) {
-    quantize_blocks(
+    quantize_groups(
         s,
         gate.len(),
         out,
@@ -315,11 +317,11 @@ pub(crate) fn silu_mul_quantize<S: Simd>(s: S, gate: &[f32], up: &[f32], out: Qu
 
 #[inline(always)]
 pub(crate) fn rope<S: Simd>(s: S, x: &mut [f32], cos: &[f32], sin: &[f32]) {
-    let ((cos_blocks, cos_tail), (sin_blocks, sin_tail)) = (cos.as_chunks(), sin.as_chunks());
+    let ((cos_vectors, cos_tail), (sin_vectors, sin_tail)) = (cos.as_chunks(), sin.as_chunks());
     for head in x.chunks_exact_mut(2 * cos.len()) {
         let (low, high) = head.split_at_mut(cos.len());
         let ((low, low_tail), (high, high_tail)) = (low.as_chunks_mut(), high.as_chunks_mut());
-        for ((a, b), (c, d)) in low.iter_mut().zip(high).zip(cos_blocks.iter().zip(sin_blocks)) {
+        for ((a, b), (c, d)) in low.iter_mut().zip(high).zip(cos_vectors.iter().zip(sin_vectors)) {
             rotate(s, a, b, c, d);
         }
         let n = low_tail.len();
@@ -332,7 +334,7 @@ pub(crate) fn rope<S: Simd>(s: S, x: &mut [f32], cos: &[f32], sin: &[f32]) {
     }
 }
 
-/// One block of [`rope`]: `(a, b)` rotated by the angles whose cosines and sines are given.
+/// 16 lanes of [`rope`]: `(low, high)` rotated by the angles whose cosines and sines are given.
 #[inline(always)]
 fn rotate<S: Simd>(
     s: S,
@@ -394,10 +396,10 @@ pub(crate) fn narrow_f16<S: Simd>(s: S, x: &[f32], out: &mut [f16]) {
 
 #[inline(always)]
 pub(crate) fn argmax<S: Simd>(s: S, x: &[f32]) -> usize {
-    let (blocks, tail) = x.as_chunks();
+    let (vectors, tail) = x.as_chunks();
     // `max(x, best)` keeps the best where x is NaN.
     let mut best = s.splat(f32::NEG_INFINITY);
-    for x in blocks {
+    for x in vectors {
         best = s.max(s.load(x), best);
     }
     let mut lanes = [0.0; LANES];
@@ -407,10 +409,10 @@ pub(crate) fn argmax<S: Simd>(s: S, x: &[f32]) -> usize {
         return 0;
     }
     let target = s.splat(best);
-    let block = blocks.iter().position(
+    let vector = vectors.iter().position(
         #[inline(always)]
         |x| s.any_eq(s.load(x), target),
     );
-    let start = block.unwrap_or(blocks.len()) * LANES;
+    let start = vector.unwrap_or(vectors.len()) * LANES;
     start + x[start..].iter().position(|&x| x == best).unwrap_or(0)
 }

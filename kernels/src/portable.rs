@@ -9,7 +9,7 @@ use std::array::from_fn;
 use std::mem::MaybeUninit;
 use wide::{f32x8, f32x16, i8x16, i16x16, i32x8, i32x16};
 
-/// Needs nothing.
+/// Exists on any CPU.
 #[derive(Clone, Copy)]
 pub(crate) struct Portable(());
 
@@ -167,7 +167,7 @@ impl Simd for Portable {
     }
 }
 
-/// `[k / 2][row]`: two values of one row, as i16.
+/// One group of 32 rows, `[k / 2][row]`: two values of one row, as i16.
 #[derive(Clone, Copy)]
 #[repr(align(64))]
 pub(crate) struct PanelGroup([[[i16; 2]; GEMM_PANEL_ROWS]; GROUP / 2]);
@@ -198,14 +198,14 @@ unsafe impl Int8 for Portable {
     }
 
     #[inline(always)]
-    fn pack(self, rows: &[&Group; GEMM_PANEL_ROWS], panel: &mut MaybeUninit<PanelGroup>) {
+    fn pack(self, rows: &[&Group; GEMM_PANEL_ROWS], packed: &mut MaybeUninit<PanelGroup>) {
         let mut pairs = [[[0; 2]; GEMM_PANEL_ROWS]; GROUP / 2];
         for (r, row) in rows.iter().enumerate() {
             for (pairs, pair) in pairs.iter_mut().zip(row.as_chunks::<2>().0) {
                 pairs[r] = pair.map(i16::from);
             }
         }
-        panel.write(PanelGroup(pairs));
+        packed.write(PanelGroup(pairs));
     }
 
     #[inline(always)]
@@ -231,15 +231,15 @@ unsafe impl Int8 for Portable {
     }
 }
 
-/// A group's values as i16, its outlier's whole.
+/// A group's 64 values as i16, those of its outlier whole: low part + 128·high.
 #[inline(always)]
 fn widen(x: &Group, outlier: &Outlier) -> [i16; GROUP] {
     let mut wide = x.map(i16::from);
-    wide.as_chunks_mut().0[outlier.index()] = outlier.join(x);
+    wide.as_chunks_mut().0[outlier.quad_index()] = outlier.join(x);
     wide
 }
 
-/// The dot products of eight rows of a panel with `N` tokens.
+/// The dot products of one group of rows `first..first + 8` of a panel with `N` tokens: a vector a token, a row a lane.
 #[inline(always)]
 fn dots_of_8_rows<const N: usize>(panel: &PanelGroup, first: usize, x: &[[i16; GROUP]; N]) -> [i32x8; N] {
     let mut dots = [i32x8::splat(0); N];
@@ -254,7 +254,7 @@ fn dots_of_8_rows<const N: usize>(panel: &PanelGroup, first: usize, x: &[[i16; G
     dots
 }
 
-/// The dot product of two groups.
+/// `Σ_k w[k]·x[k]`
 #[inline(always)]
 fn dot(w: &Group, x: &Group) -> i32 {
     let (w, x) = (w.as_chunks::<16>().0, x.as_chunks::<16>().0);

@@ -25,7 +25,7 @@ pub const QUAD: usize = 4;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Outlier {
-    /// What to multiply by 128 for each value of the quad, −127..=127.
+    /// `high[j]`, −127..=127: what value `4·quad + j` of the group lacks, divided by 128.
     pub high: [i8; QUAD],
     /// Which quad of the group, 0..16.
     pub quad: u32,
@@ -55,13 +55,13 @@ impl Outlier {
         i32::from_ne_bytes(self.high.map(|h| h as u8))
     }
 
-    /// Which quad of the group. The remainder spares the check of an index.
+    /// Which quad of the group, 0..16. The remainder spares the check of an index.
     #[inline(always)]
-    pub(crate) fn index(&self) -> usize {
+    pub(crate) fn quad_index(&self) -> usize {
         self.quad as usize % (GROUP / QUAD)
     }
 
-    /// What to add to value `k` of the group.
+    /// What to add to value `k` of the group: `128·high`, or 0 outside the quad.
     pub(crate) fn extra(&self, k: usize) -> i32 {
         if k / QUAD == self.quad as usize { 128 * i32::from(self.high[k % QUAD]) } else { 0 }
     }
@@ -86,10 +86,10 @@ impl Outlier {
         128 * products.sum::<i32>()
     }
 
-    /// Four of a group's values or weights: those the high parts belong to.
+    /// The four of a group's values or weights that the high parts belong to.
     #[inline(always)]
     pub(crate) fn quad_of(&self, group: &[i8; GROUP]) -> [i8; QUAD] {
-        group.as_chunks().0[self.index()]
+        group.as_chunks().0[self.quad_index()]
     }
 }
 
@@ -133,12 +133,12 @@ impl<'a> QMatrix<'a> {
         self.cols.is_multiple_of(GROUP)
     }
 
-    /// All values, row after row.
+    /// `[rows][cols]` values.
     pub fn values(&self) -> &'a [i8] {
         self.values
     }
 
-    /// The stored scales (`127 / max|w|`), one a group of the flattened matrix.
+    /// `[⌈rows·cols / 64⌉]` stored scales (`127 / max|w|`), one a group of the flattened matrix.
     pub fn scales(&self) -> &'a [f32] {
         self.scales
     }
@@ -161,10 +161,10 @@ impl<'a> Quantized<'a> {
         self.tokens
     }
 
-    /// Only these tokens.
+    /// Tokens `tokens` only, of the same columns.
     ///
     /// # Panics
-    /// If there are not so many.
+    /// If `tokens` reaches beyond the last.
     pub fn part(&self, tokens: Range<usize>) -> Self {
         let groups = tokens.start * self.groups()..tokens.end * self.groups();
         Self {
@@ -208,22 +208,25 @@ impl<'a> Quantized<'a> {
         self.outliers
     }
 
-    /// The values of one token.
+    /// `[cols]` values of one token.
+    ///
+    /// # Panics
+    /// If `token` is out of range, as the three below.
     pub fn token_values(&self, token: usize) -> &'a [i8] {
         &self.values[token * self.cols..][..self.cols]
     }
 
-    /// The sums of one token's groups.
+    /// `[groups]` sums of one token's groups.
     pub fn token_sums(&self, token: usize) -> &'a [i32] {
         &self.sums[token * self.groups()..][..self.groups()]
     }
 
-    /// The outliers of one token's groups.
+    /// `[groups]` outliers of one token's groups.
     pub fn token_outliers(&self, token: usize) -> &'a [Outlier] {
         &self.outliers[token * self.groups()..][..self.groups()]
     }
 
-    /// The scales of one token.
+    /// `[groups]` scales of one token's groups.
     pub fn token_scales(&self, token: usize) -> &'a [f32] {
         &self.scales[token * self.groups()..][..self.groups()]
     }
@@ -283,7 +286,7 @@ impl QuantizedBuf {
     }
 }
 
-/// A block of quantised activations to be written: some tokens × some whole groups.
+/// Quantised activations to be written: some tokens × some whole groups of each.
 pub struct QuantizedMut<'a> {
     values: MatMut<'a, i8>,
     scales: MatMut<'a, f32>,
@@ -297,12 +300,12 @@ impl<'a> QuantizedMut<'a> {
         self.values.rows()
     }
 
-    /// Values a token in this block.
+    /// Values of each token that are to be written here.
     pub fn cols(&self) -> usize {
         self.values.cols()
     }
 
-    /// One token's part of the block.
+    /// One token's values, scales, sums and outliers.
     ///
     /// # Panics
     /// If `token` is out of range.
@@ -315,7 +318,7 @@ impl<'a> QuantizedMut<'a> {
         }
     }
 
-    /// Splits the block into the values before column `col` and the rest.
+    /// Splits each token into the values before column `col` and the rest.
     ///
     /// # Panics
     /// If `col` is not a multiple of 64 or lies outside.
@@ -329,7 +332,7 @@ impl<'a> QuantizedMut<'a> {
         (left, Self { values: v1, scales: s1, sums: t1, outliers: o1 })
     }
 
-    /// Splits the block into the first `token` tokens and the rest.
+    /// The first `token` tokens, and the rest.
     ///
     /// # Panics
     /// If `token` is beyond the last.

@@ -12,7 +12,7 @@ use std::ops::Range;
 /// Running values a float reduction keeps.
 pub const LANES: usize = 16;
 
-/// A quad this many times as large as the rest of its group gets 14 bits.
+/// How many times as large as the rest of its group a quad's largest value must be for the quad to get 14 bits.
 pub(crate) const OUTLIER_RATIO: f32 = 1.5;
 
 /// Folds the lanes of a reduction: lane `i` takes lane `i + 8`, then `i + 4`, `i + 2`, `i + 1`.
@@ -250,7 +250,7 @@ pub fn add(x: &mut [f32], y: &[f32]) {
     }
 }
 
-/// Positions in a block of attention.
+/// Positions in a block of attention: blocks begin at multiples of 64 of the absolute position.
 pub const BLOCK: usize = 64;
 
 /// A cache element: exact in f32.

@@ -1,7 +1,7 @@
 //! Threads that stay together from one parallel region to the next.
 //!
-//! A forward pass is a hundred and more regions, of a few microseconds each where the model is small. To find a job by
-//! stealing it, or to be woken for it, takes as long; members of a team wait where the next region is announced.
+//! A forward pass is a hundred and more regions, of a few microseconds each where the model is small. A thread takes as long
+//! to find a job by stealing it, or to be woken for one; the members of a team wait where the next region is announced.
 
 use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering::SeqCst};
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use std::{hint, ptr, thread};
 
 use crossbeam_utils::CachePadded;
 
-/// What each thread does in a region; returns whether it found anything to do.
+/// What each thread calls in a region; returns whether it found anything to do.
 type Work<'a> = &'a (dyn Fn() -> bool + Sync);
 
 /// Some threads, one of which leads: see [`Team::run`] and [`Team::attend`].
@@ -38,22 +38,22 @@ type Work<'a> = &'a (dyn Fn() -> bool + Sync);
 /// ```
 pub struct Team {
     notice: CachePadded<Notice>,
-    /// Of each member, whether it may be looking at a region's work.
+    /// One flag a member: whether it may be looking at a region's work.
     busy: Box<[CachePadded<AtomicBool>]>,
-    /// Whether there is a region, from its announcement until the last call has returned.
+    /// Whether there is a region: true from its announcement until the last call of its work has returned.
     running: AtomicBool,
 }
 
-/// What all look at while they wait.
+/// What all members read while they wait.
 struct Notice {
     /// The region's work, which lies on the leader's stack, or null between regions.
     work: AtomicPtr<Work<'static>>,
-    /// Whether there may be more regions.
+    /// Whether the leader may announce more regions.
     open: AtomicBool,
 }
 
 impl Team {
-    /// A team of up to `members` threads, the leader among them.
+    /// A team of up to `members` threads, the leader among them; members 1 and up may attend.
     pub fn new(members: usize) -> Self {
         let notice = Notice { work: AtomicPtr::new(ptr::null_mut()), open: AtomicBool::new(false) };
         Self {
@@ -71,59 +71,62 @@ impl Team {
     /// Calls `lead`, during which others may [attend](Team::attend).
     pub fn lead<R>(&self, lead: impl FnOnce() -> R) -> R {
         self.notice.open.store(true, SeqCst);
-        let _closed = Cleared(&self.notice.open);
+        let _close = ClearOnDrop(&self.notice.open);
         lead()
     }
 
-    /// Calls `work` here and on each thread that attends, there perhaps several times. Returns when it has returned here and
-    /// every other call that was begun has returned as well; whoever is held up elsewhere is not waited for.
+    /// One parallel region: calls `work` on this thread, and on each thread that attends, there perhaps several times. Returns
+    /// when the call on this thread and every other call that has begun have returned; a thread that has not begun, because
+    /// other programs hold it up, is not waited for.
     ///
-    /// Within a region, another is this thread's alone. Allocates nothing.
+    /// While the team is in a region, a second one runs on the thread that asks for it only. Allocates nothing.
     pub fn run(&self, work: Work) {
         if self.running.swap(true, SeqCst) {
-            // Within a region. Another would wait until this member is not busy, which it is until it returns.
+            // The caller may be a member at work in that region, and busy until it returns: to end a second region, it would
+            // wait for itself.
             work();
             return;
         }
-        let _ended = Ended(self);
+        let _end = EndOnDrop(self);
         self.notice.work.store((&raw const work).cast_mut().cast(), SeqCst);
         work();
     }
 
-    /// Takes part in the regions of the team's leader, as `member`, until there are no more.
+    /// Takes part in the leader's regions as member `member` (0 to [`Team::members`] − 1), until [`Team::lead`] has returned.
     ///
     /// # Panics
-    /// If another thread is this member, or there is none of this number. If the work does: the leader goes on then.
+    /// If another thread attends as this member, if there is no member of this number, or if a region's work panics; the
+    /// leader then goes on without this thread.
     pub fn attend(&self, member: usize) {
         let busy = &self.busy[member];
-        let mut wait = Wait::default();
+        let mut backoff = Backoff::default();
         while self.notice.open.load(SeqCst) {
             if !self.notice.work.load(SeqCst).is_null() {
                 assert!(!busy.swap(true, SeqCst), "member {member} of a team is there twice");
-                let _left = Cleared(busy);
+                let _leave = ClearOnDrop(busy);
                 let work = self.notice.work.load(SeqCst);
                 // SAFETY: what a pointer that is not null points to lives until its leader has stored null and, after
                 // that, seen every member not busy. This member said that it is busy before it loaded the pointer, and
                 // all of this is sequentially consistent: the leader sees it, and waits. `Work` may be shared.
                 if !work.is_null() && unsafe { (*work)() } {
-                    wait = Wait::default();
+                    backoff = Backoff::default();
                 }
             }
-            wait.pause();
+            backoff.pause();
         }
     }
 }
 
-/// Ends a region when dropped, also by a panic.
-struct Ended<'a>(&'a Team);
+/// Ends a region when dropped, so also where its work panics: takes the announcement back, then waits until no member is busy.
+struct EndOnDrop<'a>(&'a Team);
 
-impl Drop for Ended<'_> {
+impl Drop for EndOnDrop<'_> {
     fn drop(&mut self) {
         self.0.notice.work.store(ptr::null_mut(), SeqCst);
         for busy in &self.0.busy {
-            let mut wait = Wait::default();
+            let mut backoff = Backoff::default();
             while busy.load(SeqCst) {
-                wait.pause();
+                backoff.pause();
             }
         }
         self.0.running.store(false, SeqCst);
@@ -131,25 +134,26 @@ impl Drop for Ended<'_> {
 }
 
 /// Sets its flag to false when dropped.
-struct Cleared<'a>(&'a AtomicBool);
+struct ClearOnDrop<'a>(&'a AtomicBool);
 
-impl Drop for Cleared<'_> {
+impl Drop for ClearOnDrop<'_> {
     fn drop(&mut self) {
         self.0.store(false, SeqCst);
     }
 }
 
-/// Waits for something that is expected in a few microseconds; the longer it takes, the more it lets others have the CPU.
+/// Waits for something that is expected in a few microseconds: first in a loop, for 50 µs, then by 20 yields to other threads,
+/// then asleep, 50 µs at a time.
 #[derive(Default)]
-struct Wait {
+struct Backoff {
     pauses: u32,
     since: Option<Instant>,
     yields: u32,
 }
 
-impl Wait {
-    /// Longer than a region of a small model takes. Giving the CPU away earlier is dear where it is shared: the system
-    /// returns it milliseconds later.
+impl Backoff {
+    /// Longer than a region of a small model takes. To yield earlier is dear where the CPU is shared: the system returns it
+    /// milliseconds later.
     const SPIN: Duration = Duration::from_micros(50);
     const YIELDS: u32 = 20;
 
@@ -157,7 +161,7 @@ impl Wait {
         if self.yields == 0 {
             hint::spin_loop();
             self.pauses += 1;
-            // How long a pause takes differs by a factor of fifteen between CPUs.
+            // By the clock, since a pause takes up to 15 times as long on one CPU as on another.
             if self.pauses.is_multiple_of(64)
                 && self.since.get_or_insert_with(Instant::now).elapsed() > Self::SPIN
             {

@@ -52,7 +52,7 @@ unsafe impl Int8 for DotProd {
         let mut dots = isa!([vdupq_n_s32(0); 4]);
         let groups = w.as_chunks::<4>().0.iter().zip(x.as_chunks::<4>().0);
         for (dots, (w, x)) in dots.iter_mut().zip(groups) {
-            *dots = isa!(neon::add_pairs([
+            *dots = isa!(neon::sum_each([
                 group_dot(&w[0], &x[0]),
                 group_dot(&w[1], &x[1]),
                 group_dot(&w[2], &x[2]),
@@ -70,8 +70,8 @@ unsafe impl Int8 for DotProd {
     int8::own_functions!(DotProd, [target_feature(enable = "neon,dotprod")]);
 
     #[inline(always)]
-    fn pack(self, rows: &[&Group; GEMM_PANEL_ROWS], panel: &mut MaybeUninit<PanelGroup>) {
-        isa!(neon::pack(rows, panel))
+    fn pack(self, rows: &[&Group; GEMM_PANEL_ROWS], packed: &mut MaybeUninit<PanelGroup>) {
+        isa!(neon::pack(rows, packed))
     }
 
     #[inline(always)]
@@ -93,7 +93,7 @@ unsafe impl Int8 for DotProd {
     }
 }
 
-/// The dot products of 16 rows of a panel with `N` tokens.
+/// The dot products of group `g` of rows `first..first + 16` of a panel with `N` tokens, a row a lane.
 #[inline]
 #[target_feature(enable = "neon,dotprod")]
 fn dots_of_16_rows<const N: usize>(
@@ -106,7 +106,7 @@ fn dots_of_16_rows<const N: usize>(
     for (dots, x) in dots.iter_mut().zip(x) {
         let outlier = &x.outliers[g];
         if !outlier.is_none() {
-            *dots = outlier_rows(&panel.0[outlier.index()], first, outlier);
+            *dots = outlier_rows(&panel.0[outlier.quad_index()], first, outlier);
         }
     }
     for (k, w) in panel.0.as_chunks::<4>().0.iter().enumerate() {
@@ -123,7 +123,7 @@ fn dots_of_16_rows<const N: usize>(
     dots
 }
 
-/// `128·Σ_j w[j]·high[j]` of 16 rows.
+/// `128·Σ_j w[r][j]·high[j]` of rows `first..first + 16`, a row a lane.
 #[inline]
 #[target_feature(enable = "neon,dotprod")]
 fn outlier_rows(w: &[[i8; 4]; GEMM_PANEL_ROWS], first: usize, outlier: &Outlier) -> [int32x4_t; 4] {
@@ -136,7 +136,7 @@ fn outlier_rows(w: &[[i8; 4]; GEMM_PANEL_ROWS], first: usize, outlier: &Outlier)
     dots
 }
 
-/// Four values of 16 rows times quad `QUAD` of each token's 16 values.
+/// Adds to `dots` the products of one quad of rows `first..first + 16` with quad `QUAD` of each token's 16 values.
 #[inline]
 #[target_feature(enable = "neon,dotprod")]
 fn step<const QUAD: i32, const N: usize>(
@@ -155,7 +155,7 @@ fn step<const QUAD: i32, const N: usize>(
     }
 }
 
-/// Four partial sums of one group's dot product.
+/// Four partial sums of `Σ_k w[k]·x[k]`.
 #[inline]
 #[target_feature(enable = "neon,dotprod")]
 fn group_dot(w: &Group, x: &Group) -> int32x4_t {

@@ -215,7 +215,7 @@ fn narrow_f16(x: float32x4_t) -> uint16x4_t {
     narrow
 }
 
-/// `[k / 4][row]`: four values of one row.
+/// One group of 32 rows, `[k / 4][row]`: four values of one row.
 #[derive(Clone, Copy)]
 #[repr(align(64))]
 pub(crate) struct PanelGroup(pub(super) [[[i8; 4]; GEMM_PANEL_ROWS]; GROUP / 4]);
@@ -237,7 +237,7 @@ unsafe impl Int8 for Neon {
         let mut dots = isa!([vdupq_n_s32(0); 4]);
         let groups = w.as_chunks::<4>().0.iter().zip(x.as_chunks::<4>().0);
         for (dots, (w, x)) in dots.iter_mut().zip(groups) {
-            *dots = isa!(add_pairs([
+            *dots = isa!(sum_each([
                 group_dot(&w[0], &x[0]),
                 group_dot(&w[1], &x[1]),
                 group_dot(&w[2], &x[2]),
@@ -255,8 +255,8 @@ unsafe impl Int8 for Neon {
     int8::own_functions!(Neon, [target_feature(enable = "neon")]);
 
     #[inline(always)]
-    fn pack(self, rows: &[&Group; GEMM_PANEL_ROWS], panel: &mut MaybeUninit<PanelGroup>) {
-        isa!(pack(rows, panel))
+    fn pack(self, rows: &[&Group; GEMM_PANEL_ROWS], packed: &mut MaybeUninit<PanelGroup>) {
+        isa!(pack(rows, packed))
     }
 
     #[inline(always)]
@@ -294,7 +294,7 @@ pub(super) fn add_outliers(mut dots: I32, w: &[Group; LANES], outliers: Option<&
     dots
 }
 
-/// Four partial sums of one group's dot product.
+/// Four partial sums of `Σ_k w[k]·x[k]`.
 #[inline]
 #[target_feature(enable = "neon")]
 fn group_dot(w: &Group, x: &Group) -> int32x4_t {
@@ -311,11 +311,11 @@ fn group_dot(w: &Group, x: &Group) -> int32x4_t {
 /// Lane `i`: the sum of the lanes of `v[i]`.
 #[inline]
 #[target_feature(enable = "neon")]
-pub(super) fn add_pairs(v: [int32x4_t; 4]) -> int32x4_t {
+pub(super) fn sum_each(v: [int32x4_t; 4]) -> int32x4_t {
     vpaddq_s32(vpaddq_s32(v[0], v[1]), vpaddq_s32(v[2], v[3]))
 }
 
-/// The dot products of eight rows of a panel with `N` tokens.
+/// The dot products of group `g` of rows `first..first + 8` of a panel with `N` tokens, a row a lane.
 #[inline]
 #[target_feature(enable = "neon")]
 fn dots_of_8_rows<const N: usize>(
@@ -350,7 +350,7 @@ fn dots_of_8_rows<const N: usize>(
     for (sums, x) in sums.iter_mut().zip(x) {
         let outlier = &x.outliers[g];
         if !outlier.is_none() {
-            add_outlier(&panel.0[outlier.index()], first, outlier, sums);
+            add_outlier(&panel.0[outlier.quad_index()], first, outlier, sums);
         }
     }
     let mut dots = [[vdupq_n_s32(0); 2]; N];
@@ -360,7 +360,7 @@ fn dots_of_8_rows<const N: usize>(
     dots
 }
 
-/// Adds the high parts' products, 128 times, to the sums of eight rows: two rows a register, two lanes a row.
+/// Adds `128·Σ_j w[r][j]·high[j]` to the sums of eight rows: two rows a register, two lanes a row.
 #[inline]
 #[target_feature(enable = "neon")]
 fn add_outlier(w: &[[i8; 4]; GEMM_PANEL_ROWS], first: usize, outlier: &Outlier, sums: &mut [int32x4_t; 4]) {
@@ -372,7 +372,7 @@ fn add_outlier(w: &[[i8; 4]; GEMM_PANEL_ROWS], first: usize, outlier: &Outlier, 
     }
 }
 
-/// `acc[r] += dots[r] · (inverse[r] · x_scale)`, as many rows as there are dots.
+/// `acc[r] += dots[r] · (inverse[r] · x_scale)`, four rows a vector of `dots`.
 #[inline]
 #[target_feature(enable = "neon")]
 pub(super) fn add_scaled(dots: &[int32x4_t], inverse: &[f32], x_scale: f32, acc: &mut [f32]) {
@@ -390,18 +390,18 @@ pub(super) fn add_scaled(dots: &[int32x4_t], inverse: &[f32], x_scale: f32, acc:
 
 /// 4 × 4 transposes of quads.
 #[target_feature(enable = "neon")]
-pub(super) fn pack(rows: &[&Group; GEMM_PANEL_ROWS], panel: &mut MaybeUninit<PanelGroup>) {
-    let panel = panel.as_mut_ptr().cast::<f32>();
+pub(super) fn pack(rows: &[&Group; GEMM_PANEL_ROWS], packed: &mut MaybeUninit<PanelGroup>) {
+    let packed = packed.as_mut_ptr().cast::<f32>();
     for (i, rows) in rows.as_chunks::<4>().0.iter().enumerate() {
         for j in 0..GROUP / 16 {
-            let mut block = [vdupq_n_f32(0.0); 4];
-            for (block, row) in block.iter_mut().zip(rows) {
+            let mut quads = [vdupq_n_f32(0.0); 4];
+            for (quads, row) in quads.iter_mut().zip(rows) {
                 // SAFETY: 16 of the 64 bytes.
-                *block = vreinterpretq_f32_s8(unsafe { vld1q_s8(row.as_ptr().add(16 * j)) });
+                *quads = vreinterpretq_f32_s8(unsafe { vld1q_s8(row.as_ptr().add(16 * j)) });
             }
-            for (k, column) in transpose(block).into_iter().enumerate() {
+            for (k, column) in transpose(quads).into_iter().enumerate() {
                 // SAFETY: quad 4·j + k of four of the 32 rows.
-                unsafe { vst1q_f32(panel.add((4 * j + k) * GEMM_PANEL_ROWS + 4 * i), column) };
+                unsafe { vst1q_f32(packed.add((4 * j + k) * GEMM_PANEL_ROWS + 4 * i), column) };
             }
         }
     }

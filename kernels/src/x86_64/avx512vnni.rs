@@ -195,8 +195,8 @@ unsafe impl Int8 for Avx512Vnni {
     );
 
     #[inline(always)]
-    fn pack(self, rows: &[&Group; GEMM_PANEL_ROWS], panel: &mut MaybeUninit<PanelGroup>) {
-        isa!(pack(rows, panel))
+    fn pack(self, rows: &[&Group; GEMM_PANEL_ROWS], packed: &mut MaybeUninit<PanelGroup>) {
+        isa!(pack(rows, packed))
     }
 
     #[inline(always)]
@@ -211,8 +211,8 @@ unsafe impl Int8 for Avx512Vnni {
     }
 }
 
-/// Each w is 128 too large. In halves of 32 bytes: half the lanes are half as much to add up, and 512 bits would not multiply
-/// faster where one instruction takes two rounds.
+/// Lane `i`: `Σ_k (w[i][k] + 128)·x[i][k]`. In vectors of 32 bytes: half the lanes are half as much to add up, and 64 bytes
+/// would not multiply faster on a CPU that takes two rounds for them.
 #[inline]
 #[target_feature(enable = "avx2,f16c,avx512f,avx512vl,avx512vnni")]
 fn dots(w: &[Group; LANES], x: &[Group; LANES]) -> __m512i {
@@ -231,7 +231,7 @@ fn correct(dots: __m512i, w: &[Group; LANES], x: &GroupsX16) -> __m512i {
     _mm512_sub_epi32(dots, _mm512_slli_epi32::<7>(sums))
 }
 
-/// Eight lanes and eight more.
+/// 16 lanes of twice eight.
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn join([low, high]: [__m256i; 2]) -> __m512i {
@@ -263,17 +263,17 @@ fn outlier_dots(w: &[Group; LANES], outliers: &[Outlier; LANES]) -> __m512i {
 }
 
 #[target_feature(enable = "avx512f,avx512bw")]
-fn pack(rows: &[&Group; GEMM_PANEL_ROWS], panel: &mut MaybeUninit<PanelGroup>) {
-    let panel = panel.as_mut_ptr().cast::<u32>();
+fn pack(rows: &[&Group; GEMM_PANEL_ROWS], packed: &mut MaybeUninit<PanelGroup>) {
+    let packed = packed.as_mut_ptr().cast::<u32>();
     for (half, rows) in rows.as_chunks().0.iter().enumerate() {
         for (k, v) in pack_16_rows(rows).into_iter().enumerate() {
             // SAFETY: dword k of half of the 32 rows, aligned as PanelGroup is.
-            unsafe { _mm512_store_si512(panel.add(k * GEMM_PANEL_ROWS + 16 * half).cast(), v) };
+            unsafe { _mm512_store_si512(packed.add(k * GEMM_PANEL_ROWS + 16 * half).cast(), v) };
         }
     }
 }
 
-/// `[k / 4][row]`: four bytes of one row, 128 added to each.
+/// One group of 16 rows, `[k / 4][row]`: four bytes of one row, 128 added to each.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
 pub(super) fn pack_16_rows(rows: &[&Group; 16]) -> [__m512i; 16] {
@@ -337,7 +337,7 @@ fn tile<const N: usize>(
     }
     for g in 0..groups {
         let (panel, inverse) = (&panel[g], &inverse[g]);
-        // Each w is 128 too large: start at −128·Σx, and with what the outliers' high parts add.
+        // The weights have 128 added: start at −128·Σx, plus what the outliers' high parts add.
         let mut dots = [[_mm512_setzero_si512(); 2]; N];
         // One branch for all tokens: one for each is harder to predict than two instructions are slow.
         if any_outlier(x.iter().map(|x| &x.outliers[g])) {
@@ -355,7 +355,7 @@ fn tile<const N: usize>(
         }
         for (k, w) in panel.0.as_chunks::<4>().0.iter().enumerate() {
             for (i, w) in w.iter().enumerate() {
-                // The next group's: from the second-level cache, which the CPU does not foresee well enough.
+                // The next group's quads, into the first level: the CPU does not foresee them well enough.
                 for half in w.as_chunks::<16>().0 {
                     _mm_prefetch::<_MM_HINT_T0>(
                         half.as_ptr().wrapping_byte_add(size_of::<PanelGroup>()).cast(),
@@ -393,19 +393,20 @@ fn tile<const N: usize>(
     }
 }
 
-/// `128·(Σ_j w[4·quad + j]·high[j] − sum)` of a panel's rows.
+/// `128·(Σ_j (w[r][4·quad + j] + 128)·high[j] − sum)` of a panel's 32 rows, a row a lane: what their dot products with a token
+/// start from.
 #[inline]
 #[target_feature(enable = "avx512f,avx512vnni")]
 fn initial_dots(panel: &PanelGroup, sum: i32, outlier: &Outlier) -> [__m512i; 2] {
     let (high, sum) = (_mm512_set1_epi32(outlier.high_bits()), _mm512_set1_epi32(-sum));
-    let w = &panel.0[outlier.index()];
+    let w = &panel.0[outlier.quad_index()];
     // SAFETY: 32 rows, aligned as PanelGroup is.
     let w = unsafe { [_mm512_load_si512(w.as_ptr().cast()), _mm512_load_si512(w.as_ptr().add(16).cast())] };
     let half = |w| _mm512_slli_epi32::<7>(_mm512_dpbusd_epi32(sum, w, high));
     [half(w[0]), half(w[1])]
 }
 
-/// Both halves of a panel's rows.
+/// One float for each of a panel's 32 rows.
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn load(rows: &[f32; GEMM_PANEL_ROWS]) -> [__m512; 2] {

@@ -31,16 +31,16 @@ pub(crate) fn table() -> Option<&'static Table> {
 
 /// One of the two encodings; its values exist only on a CPU that has it.
 pub(super) trait Encoding: Copy {
-    /// The float lanes, which have nothing to do with it.
+    /// The token of the float lanes, which are the same in both encodings.
     fn lanes(self) -> Avx2;
 
     /// `vpdpbusd`: adds to each i32 of `sum` the products of four unsigned bytes with four signed ones.
     fn dot(self, sum: __m256i, unsigned: __m256i, signed: __m256i) -> __m256i;
 
-    /// [`int8::gemm`], compiled for it.
+    /// [`int8::gemm`], compiled for this encoding.
     fn gemm(self, w: &QMatrix, rows: Range<usize>, x: &Quantized, out: MatMut<f32>);
 
-    /// [`int8::multiply_run`], compiled for it.
+    /// [`int8::multiply_run`], compiled for this encoding.
     fn multiply_run(self, run: &Run, out: &mut [f32]);
 }
 
@@ -111,7 +111,7 @@ pub(super) use evex::Evex;
 #[derive(Clone, Copy)]
 pub(super) struct Vnni<E>(pub(super) E);
 
-/// `[k / 4][row]`: four bytes of one row, 128 added to each.
+/// One group of 32 rows, `[k / 4][row]`: four bytes of one row, 128 added to each.
 #[derive(Clone, Copy)]
 #[repr(align(64))]
 pub(crate) struct PanelGroup(pub(super) [[u32; GEMM_PANEL_ROWS]; 16]);
@@ -128,7 +128,7 @@ unsafe impl<E: Encoding> Int8 for Vnni<E> {
         self.0.lanes()
     }
 
-    /// Each w is 128 too large.
+    /// With 128 added to each weight.
     #[inline(always)]
     fn dots(self, w: &[Group; LANES], x: &[Group; LANES]) -> [__m256i; 2] {
         let ([w0, w1], [x0, x1]) = (halves_of(w), halves_of(x));
@@ -164,8 +164,8 @@ unsafe impl<E: Encoding> Int8 for Vnni<E> {
     }
 
     #[inline(always)]
-    fn pack(self, rows: &[&Group; GEMM_PANEL_ROWS], panel: &mut MaybeUninit<PanelGroup>) {
-        isa!(pack(rows, panel))
+    fn pack(self, rows: &[&Group; GEMM_PANEL_ROWS], packed: &mut MaybeUninit<PanelGroup>) {
+        isa!(pack(rows, packed))
     }
 
     /// 16 rows at a time, or the sums would not fit the registers.
@@ -189,7 +189,7 @@ unsafe impl<E: Encoding> Int8 for Vnni<E> {
 }
 
 impl<E: Encoding> Vnni<E> {
-    /// The dot products of eight groups, 128 added to each w.
+    /// Lane `i`: `Σ_k (w[i][k] + 128)·x[i][k]`.
     #[inline(always)]
     fn eight_dots(self, w: &[Group; 8], x: &[Group; 8]) -> __m256i {
         let mut parts = isa!([_mm256_setzero_si256(); 8]);
@@ -211,7 +211,7 @@ impl<E: Encoding> Vnni<E> {
         self.0.dot(isa!(_mm256_setzero_si256()), add_128(w), high)
     }
 
-    /// The dot products of 16 of a panel's rows with one group of each token.
+    /// The dot products of group `g` of half a panel's rows (0: 0..16, 1: 16..32) with each token, a row a lane.
     #[inline(always)]
     fn dots_of_16_rows<const N: usize>(
         self,
@@ -220,7 +220,7 @@ impl<E: Encoding> Vnni<E> {
         x: &[TokenGroups; N],
         g: usize,
     ) -> [[__m256i; 2]; N] {
-        // Each w is 128 too large: start at −128·Σx, and with what the outliers' high parts add.
+        // The weights have 128 added: start at −128·Σx, plus what the outliers' high parts add.
         let mut dots = isa!([[_mm256_setzero_si256(); 2]; N]);
         if any_outlier(x.iter().map(|x| &x.outliers[g])) {
             for (dots, x) in dots.iter_mut().zip(x) {
@@ -249,12 +249,13 @@ impl<E: Encoding> Vnni<E> {
         dots
     }
 
-    /// `128·(Σ_j w[4·quad + j]·high[j] − sum)` of 16 of a panel's rows.
+    /// `128·(Σ_j (w[r][4·quad + j] + 128)·high[j] − sum)` of half a panel's rows, a row a lane: what their dot products with a
+    /// token start from.
     #[inline(always)]
     fn initial_dots(self, panel: &PanelGroup, half: usize, sum: i32, outlier: &Outlier) -> [__m256i; 2] {
         isa!({
             let (high, sum) = (_mm256_set1_epi32(outlier.high_bits()), _mm256_set1_epi32(-sum));
-            let w = avx2::load(&panel.0[outlier.index()], half);
+            let w = avx2::load(&panel.0[outlier.quad_index()], half);
             [
                 _mm256_slli_epi32::<7>(self.0.dot(sum, w[0], high)),
                 _mm256_slli_epi32::<7>(self.0.dot(sum, w[1], high)),

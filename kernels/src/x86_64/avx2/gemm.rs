@@ -66,7 +66,7 @@ pub(in crate::x86_64) fn transpose_quads(rows: &[&Group; 8], half: usize) -> [__
     columns
 }
 
-/// 16 rows at a time, or the sums would not fit the registers.
+/// See [`Int8::tile`](crate::int8::Int8::tile). 16 rows at a time, or the sums would not fit the registers.
 #[target_feature(enable = "avx2")]
 pub(super) fn tile<const N: usize>(
     panel: &[PanelGroup],
@@ -90,7 +90,7 @@ pub(super) fn tile<const N: usize>(
             if any_outlier(x.iter().map(|x| &x.outliers[g])) {
                 for t in 0..N {
                     let outlier = &x[t].outliers[g];
-                    add_outlier(&panel.quads[outlier.index()], half, outlier, &mut dots[t]);
+                    add_outlier(&panel.quads[outlier.quad_index()], half, outlier, &mut dots[t]);
                 }
             }
             // Two at a time: the loop's own instructions would take a tenth of what the CPU can issue.
@@ -101,7 +101,7 @@ pub(super) fn tile<const N: usize>(
                         // SAFETY: four of the 64 bytes.
                         let x = _mm256_set1_epi32(unsafe { values[t].add(2 * k + i).read_unaligned() });
                         for ((dots, magnitudes), signs) in dots[t].iter_mut().zip(magnitudes).zip(signs) {
-                            // Where w is negative this is −x − 1: |w| is missing, which the sum had from the start.
+                            // Where w is negative this is −x − 1: the |w| that its product lacks was in the sum from the start.
                             let x = _mm256_xor_si256(x, signs);
                             let product = add_pairs(_mm256_maddubs_epi16(magnitudes, x));
                             *dots = _mm256_add_epi32(*dots, product);
@@ -116,7 +116,7 @@ pub(super) fn tile<const N: usize>(
     }
 }
 
-/// `acc[r] += dots[r] · (inverse[r] · x_scale)` for half of a panel's rows.
+/// `acc[r] += dots[r] · (inverse[r] · x_scale)` for half a panel's rows (0: 0..16, 1: 16..32).
 #[inline]
 #[target_feature(enable = "avx2")]
 pub(in crate::x86_64) fn add_scaled(
@@ -139,7 +139,7 @@ pub(in crate::x86_64) fn add_scaled(
     }
 }
 
-/// Adds the high parts' products, 128 times, to the sums of half a panel's rows.
+/// Adds `128·Σ_j w[r][j]·high[j]` to the dot products of half a panel's rows, a row a lane.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn add_outlier(quads: &RowQuads, half: usize, outlier: &Outlier, dots: &mut [__m256i; 2]) {
@@ -152,7 +152,7 @@ fn add_outlier(quads: &RowQuads, half: usize, outlier: &Outlier, dots: &mut [__m
     }
 }
 
-/// Four bytes of each of half a panel's rows.
+/// Four bytes of each of half a panel's rows (0: 0..16, 1: 16..32).
 #[inline]
 #[target_feature(enable = "avx2")]
 pub(in crate::x86_64) fn load<T>(rows: &[T; GEMM_PANEL_ROWS], half: usize) -> [__m256i; 2] {
