@@ -25,6 +25,7 @@ struct RowQuads {
     signs: [[i8; 4]; GEMM_PANEL_ROWS],
 }
 
+#[inline]
 #[target_feature(enable = "avx2")]
 pub(super) fn pack(rows: &[&Group; GEMM_PANEL_ROWS], packed: &mut MaybeUninit<PanelGroup>) {
     let packed = packed.as_mut_ptr();
@@ -67,6 +68,7 @@ pub(in crate::x86_64) fn transpose_quads(rows: &[&Group; 8], half: usize) -> [__
 }
 
 /// See [`Int8::tile`](crate::int8::Int8::tile). 16 rows at a time, or the sums would not fit the registers.
+#[inline]
 #[target_feature(enable = "avx2")]
 pub(super) fn tile<const N: usize>(
     panel: &[PanelGroup],
