@@ -4,7 +4,7 @@
 
 use crate::Kernels;
 use crate::activations::{ActivationFormat, Activations};
-use crate::int8;
+use crate::int8::GEMM_PANEL_ROWS;
 use crate::mat::MatMut;
 use crate::quant::{GROUP, QMatrix};
 use crate::sgemm::sgemm;
@@ -76,7 +76,7 @@ impl Weight<'_> {
     /// Rows that a kernel takes together: products of multiples of it are the fast ones. A power of two.
     pub fn row_granule(&self) -> usize {
         match self {
-            Weight::F32(_) | Weight::Int8(_) => int8::PANEL_ROWS,
+            Weight::F32(_) | Weight::Int8(_) => GEMM_PANEL_ROWS,
         }
     }
 
