@@ -269,7 +269,11 @@ fn headers() {
             "shorter than its header",
         ),
         ("no JSON", assemble("PK", payload), "not a torchless .bin file"),
-        ("GGUF", [b"GGUF\x03\0\0\0".as_slice(), &[0; 64]].concat(), "`torchless convert`"),
+        (
+            "GGUF",
+            [b"GGUF\x03\0\0\0".as_slice(), &[0; 64]].concat(),
+            "a GGUF file, not a .bin model file: convert it first",
+        ),
         ("half a header", assemble(&text[..text.len() / 2], payload), "header: EOF"),
         ("nested deeply", assemble(&deep, payload), "header: recursion limit"),
         ("a key twice", with("\"n_heads\"", "\"hidden_size\""), "the key \"hidden_size\" stands twice"),

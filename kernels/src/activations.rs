@@ -110,7 +110,7 @@ impl ActivationBuf {
     ///
     /// # Panics
     /// If there is not room for so many, or none for f32.
-    pub fn from_f32(&mut self, tokens: usize) -> (&[f32], ActivationsMut<'_>) {
+    pub fn f32_and_others(&mut self, tokens: usize) -> (&[f32], ActivationsMut<'_>) {
         let x = &self.f32.as_ref().expect("room for f32 activations")[..tokens * self.cols];
         let int8 = self.int8.as_mut().map(|int8| int8.view_mut(tokens));
         (x, ActivationsMut { f32: None, int8, tokens })

@@ -24,13 +24,13 @@ impl Rope {
     /// If a factor is not a positive number.
     pub fn new(theta: f64, head_dim: usize, factors: Option<&[f32]>) -> Result<Self, Malformed> {
         let mut frequencies = frequencies(theta, head_dim);
-        for (i, &factor) in factors.unwrap_or_default().iter().enumerate() {
+        for (i, (frequency, &factor)) in frequencies.iter_mut().zip(factors.unwrap_or_default()).enumerate() {
             if !(factor.is_finite() && factor > 0.0) {
                 return Err(Malformed(format!(
                     "the rotary embedding's factor {i} is {factor}: a positive number is needed"
                 )));
             }
-            frequencies[i] /= f64::from(factor);
+            *frequency /= f64::from(factor);
         }
         Ok(Self { frequencies })
     }

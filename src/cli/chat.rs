@@ -238,3 +238,17 @@ fn full(error: Error) -> anyhow::Error {
         other => other.into(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_context_says_what_can_be_done_about_it() {
+        let text = |ctx| full(Error::ContextFull { tokens: 40, ctx, max: 256 }).to_string();
+        for part in ["the context is full", "40 tokens", "32 fit", "/reset", "(--ctx, up to 256)"] {
+            assert!(text(32).contains(part), "{}", text(32));
+        }
+        assert!(!text(256).contains("--ctx"), "{}", text(256));
+    }
+}

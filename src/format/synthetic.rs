@@ -31,10 +31,10 @@ pub fn write_synthetic(
         Ok(())
     })
     .map_err(Malformed::in_file(dst))?;
-    let mut block = Block::default();
+    let mut drawn = DrawnRows::default();
     let read_row = |index: usize, row: usize, out: &mut [f32]| {
         match tensors[index].1[..] {
-            [rows, _] => out.copy_from_slice(block.row(index, row, rows, out.len())),
+            [rows, _] => out.copy_from_slice(drawn.row(index, row, rows, out.len())),
             _ => out.fill(1.0),
         }
         Ok(())
@@ -45,13 +45,13 @@ pub fn write_synthetic(
 
 /// Rows of a matrix that were drawn together, by all threads.
 #[derive(Default)]
-struct Block {
+struct DrawnRows {
     tensor: usize,
     first: usize,
     values: Vec<f32>,
 }
 
-impl Block {
+impl DrawnRows {
     /// Values drawn together: 4 MiB.
     const VALUES: usize = 1 << 20;
 

@@ -30,7 +30,7 @@ pub(crate) struct Workspace {
     pub products: ProductBuffers,
     /// `[LOGIT_ROWS][vocab_size]`
     pub logits: Aligned<f32>,
-    pub attention: AttentionBuffers,
+    pub attention_buffers: AttentionBuffers,
 }
 
 impl Workspace {
@@ -56,7 +56,7 @@ impl Workspace {
             ffn: ActivationBuf::new(memory, chunk, config.intermediate_size, ffn),
             products: ProductBuffers::new(memory, chunk, threads),
             logits: memory.aligned(LOGIT_ROWS * config.vocab_size),
-            attention: AttentionBuffers::new(memory, config, ctx, threads),
+            attention_buffers: AttentionBuffers::new(memory, config, ctx, threads),
         }
     }
 }

@@ -151,9 +151,11 @@ struct Share<P> {
     left: Mutex<Left<P>>,
 }
 
-/// First a part of what one piece in the outer direction stands for, then whole ones.
+/// What is left of a share. Its pieces are taken in order: all inner ones of one outer piece, then those of the next.
 struct Left<P> {
+    /// The rest of the outer piece that is under way.
     one: Option<Part<P>>,
+    /// The outer pieces after it, whole.
     others: Option<Part<P>>,
 }
 

@@ -206,33 +206,33 @@ fn place(name: String, raw: &RawTensor, base: usize, file_len: usize) -> Result<
     let (rows, cols) = rows_cols(&raw.shape);
     let sizes = dtype.encoding().sizes(rows, cols);
     let sizes = sizes.ok_or_else(|| bad(format!("shape {:?} overflows", raw.shape)))?;
-    let range = |what: &str, offset: usize, count: usize, size: usize| {
+    let range = |what: &str, offset: usize, bytes: usize, alignment: usize| {
         let start = base.checked_add(offset);
-        let end = start.and_then(|s| s.checked_add(count.checked_mul(size)?));
+        let end = start.and_then(|s| s.checked_add(bytes));
         match (start, end) {
-            (Some(start), Some(end)) if end <= file_len && start.is_multiple_of(size) => Ok(start..end),
+            (Some(start), Some(end)) if end <= file_len && start.is_multiple_of(alignment) => Ok(start..end),
             (Some(_), Some(end)) if end <= file_len => {
-                Err(bad(format!("{what} at offset {offset} is not aligned to {size} bytes")))
+                Err(bad(format!("{what} at offset {offset} is not aligned to {alignment} bytes")))
             }
             _ => Err(bad(format!(
-                "{what} at offset {offset}, {count} × {size} bytes, ends past the file's {file_len}: is it truncated?"
+                "{what} at offset {offset}, {bytes} bytes, ends past the file's {file_len}: is it truncated?"
             ))),
         }
     };
-    let data = range("data", raw.offset, sizes.data / sizes.element, sizes.element)?;
+    let data = range("data", raw.offset, sizes.data, sizes.element)?;
     let scales = match sizes.scales {
         None => 0..0,
         Some(count) => {
+            let n = rows.saturating_mul(cols);
             let Some(offset) = raw.scale_offset else {
                 return Err(bad(format!("{} without a scale_offset", dtype.name())));
             };
             // Early files count bytes, not scales.
             if let Some(size) = raw.scale_size.filter(|&s| s != count && Some(s) != sizes.scale_bytes()) {
-                return Err(bad(format!(
-                    "scale_size is {size}, but {rows} × {cols} values have {count} scales"
-                )));
+                return Err(bad(format!("scale_size is {size}, but {n} values have {count} scales")));
             }
-            range("scales", offset, count, sizes.scale)?
+            let bytes = sizes.scale_bytes().ok_or_else(|| bad("too many scales".to_owned()))?;
+            range("scales", offset, bytes, sizes.scale)?
         }
     };
     Ok(Tensor { name, dtype, shape: raw.shape.clone(), data, scales })

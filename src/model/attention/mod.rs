@@ -30,7 +30,7 @@ impl Pass<'_> {
         let config = self.model.config();
         let (hidden, q_dim) = (config.hidden_size, config.q_dim());
         let stride = q_dim + 2 * config.kv_dim();
-        let Workspace { x, normed, qkv, cos, sin, heads, attention, products, .. } = workspace;
+        let Workspace { x, normed, qkv, cos, sin, heads, attention_buffers, products, .. } = workspace;
         let x = &mut x[..tokens * hidden];
 
         self.norm(x, &layer.attn_norm, normed.view_mut(tokens, self.model.formats(&layer.qkv)));
@@ -52,11 +52,11 @@ impl Pass<'_> {
             start,
             queries: qkv,
             stride,
-            buffers: attention,
+            buffers: attention_buffers,
         };
         attention.run(MatMut::new(heads.f32_mut(tokens), tokens, q_dim));
 
-        let (values, others) = heads.from_f32(tokens);
+        let (values, others) = heads.f32_and_others(tokens);
         self.fill_each_token(values, others, |x, out| self.kernels.convert(x, out));
         self.add_product(&layer.o, heads.view(tokens), MatMut::new(x, tokens, hidden), products);
         if let Some(bias) = &layer.o_bias {
