@@ -1,26 +1,32 @@
 //! Models of more architectures, converted from what is published and from GGUF, against Hugging Face transformers; see
 //! `tests/fixtures/models/architectures.py` for how they were made.
 
+mod common {
+    pub mod bits;
+    pub mod converted;
+    pub mod fixture;
+    pub mod hash;
+    pub mod hashed_bits;
+}
+
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use tempfile::TempDir;
-use torchless::Model;
 use torchless::format::convert::{Quant, convert};
-use torchless::runtime::{Session, SessionOptions};
-use torchless::sampling::log_probability;
+use torchless::model::Model;
+use torchless::perplexity::log_probability;
+use torchless::runtime::session::{Session, SessionOptions};
 use torchless_kernels::{Isa, Kernels};
+
+use common::bits::bits;
+use common::converted::converted;
+use common::fixture::fixture;
+use common::hashed_bits::hash;
 
 #[derive(serde::Deserialize)]
 struct Golden {
     tokens: Vec<u32>,
     logprobs: Vec<f64>,
-}
-
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models").join(name)
 }
 
 fn goldens() -> BTreeMap<String, Golden> {
@@ -30,17 +36,8 @@ fn goldens() -> BTreeMap<String, Golden> {
     goldens
 }
 
-/// The folder must live as long as the model.
-fn converted(source: &str, quant: Quant) -> (TempDir, Arc<Model>) {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("model.bin");
-    convert(&fixture(source), &path, quant, &mut |_| ControlFlow::Continue(())).unwrap();
-    let model = Arc::new(Model::open(path).unwrap());
-    (folder, model)
-}
-
 /// Calls `each` with every token that follows and the logits for it.
-fn score(model: &Arc<Model>, options: &SessionOptions, tokens: &[u32], mut each: impl FnMut(u32, &[f32])) {
+fn score(model: &Model, options: &SessionOptions, tokens: &[u32], mut each: impl FnMut(u32, &[f32])) {
     let mut session = Session::new(model, options).unwrap();
     let after = |i: usize| tokens.get(i + 1);
     session.score(tokens, |i, logits| after(i).into_iter().for_each(|&next| each(next, logits))).unwrap();
@@ -50,7 +47,7 @@ fn score(model: &Arc<Model>, options: &SessionOptions, tokens: &[u32], mut each:
 fn log_probabilities_are_those_of_transformers() {
     for (name, golden) in goldens() {
         for source in [format!("{name}-hf"), format!("{name}.gguf")] {
-            let (_folder, model) = converted(&source, Quant::F32);
+            let (_folder, model) = converted(&fixture(&source), Quant::F32);
             for chunk in [1, 7, 512] {
                 let options = SessionOptions { chunk, ..SessionOptions::new(&model) };
                 let mut expected = golden.logprobs.iter();
@@ -64,7 +61,7 @@ fn log_probabilities_are_those_of_transformers() {
     }
 }
 
-/// FNV-1a of the logits' bits, on any CPU.
+/// On any CPU. These are the engine's own word; `tests/int8.rs` compares the same models with a reference.
 const HASHES: [(&str, u64); 4] = [
     ("llama-bias", 0x93eb86e479900d),
     ("llama3", 0x84ef6e74a489c166),
@@ -76,17 +73,14 @@ const HASHES: [(&str, u64); 4] = [
 fn int8_logits_are_the_same_bits_however_they_are_worked_out() {
     let goldens = goldens();
     for (name, expected) in HASHES {
-        let (_folder, model) = converted(&format!("{name}-hf"), Quant::Int8);
+        let tokens = &goldens[name].tokens;
+        let (_folder, model) = converted(&fixture(&format!("{name}-hf")), Quant::Int8);
         for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
             let kernels = Kernels::new(isa).unwrap();
             for (threads, chunk) in [(1, 512), (1, 1), (2, 7), (3, 512)] {
                 let options = SessionOptions { threads, chunk, kernels, ..SessionOptions::new(&model) };
-                let mut hash = 0xcbf2_9ce4_8422_2325u64;
-                score(&model, &options, &goldens[name].tokens, |_, logits| {
-                    for byte in logits.iter().flat_map(|logit| logit.to_bits().to_le_bytes()) {
-                        hash = (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
-                    }
-                });
+                // The logits after the last token are left out.
+                let hash = hash(&bits(&model, &options, &tokens[..tokens.len() - 1]));
                 assert_eq!(hash, expected, "{name}: {hash:#x} ({isa}, {threads} threads, chunks of {chunk})");
             }
         }
@@ -108,5 +102,5 @@ fn a_window_that_qwen_does_not_use_changes_nothing() {
     gguf[16..24].copy_from_slice(&(n_keys + 2).to_le_bytes());
     std::fs::write(&source, gguf).unwrap();
     convert(&source, &path, Quant::F32, &mut |_| ControlFlow::Continue(())).unwrap();
-    assert_eq!(Arc::new(Model::open(path).unwrap()).config().sliding_window, None);
+    assert_eq!(Model::open(path).unwrap().config().sliding_window, None);
 }

@@ -1,20 +1,18 @@
 //! Measuring speed: what is counted, and that nothing is timed that was not asked for.
 
-use std::ops::ControlFlow;
-use std::path::Path;
-use std::sync::Arc;
+mod common {
+    pub mod fixture;
+    pub mod model;
+}
 
-use torchless::Model;
+use std::ops::ControlFlow;
+
 use torchless::bench::bandwidth::{memory_bandwidth, read};
 use torchless::bench::{Test, measure};
-use torchless::kv::KvType;
-use torchless::runtime::{Session, SessionOptions};
+use torchless::runtime::KvType;
+use torchless::runtime::session::SessionOptions;
 
-fn model(name: &str) -> Arc<Model> {
-    Arc::new(
-        Model::open(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models").join(name)).unwrap(),
-    )
-}
+use common::model::model;
 
 fn test(prompt: usize, generate: usize, depth: usize) -> Test {
     Test { prompt, generate, depth }
@@ -32,7 +30,7 @@ fn a_test_reads_weights_once_a_pass_and_what_is_in_sight_of_keys_and_values() {
     let model = model("mistral-int8.bin");
     let options = SessionOptions { kv: KvType::F16, chunk: 8, threads: 1, ..SessionOptions::new(&model) };
     let (position, token) = (2 * 2 * 2 * 32 * 2, model.bytes_a_token());
-    let tensor = |name| model.file().tensors().iter().find(|t| t.name() == name).unwrap().bytes();
+    let tensor = |name| model.file().tensors().iter().find(|t| t.name == name).unwrap().bytes();
     let head = tensor("model.embed_tokens.weight"); // tied
     let bytes = |t: Test| t.bytes(&model, &options);
     assert_eq!(bytes(test(0, 1, 0)), token + position);
@@ -63,36 +61,6 @@ fn every_run_is_reported_and_can_be_the_last() {
     for impossible in [test(0, 0, 1), test(usize::MAX, 1, 1)] {
         assert!(measure(&model, &options, impossible, 1, || ControlFlow::Continue(())).is_err());
     }
-}
-
-#[test]
-fn a_truncated_session_answers_as_if_it_had_never_gone_on() {
-    for name in ["llama-int8.bin", "mistral-int8.bin"] {
-        let model = model(name);
-        let mut session = Session::new(&model, &SessionOptions::new(&model)).unwrap();
-        session.feed(&[1, 2, 3]).unwrap();
-        let expected = session.feed(&[4]).unwrap().to_vec();
-        session.truncate(3).unwrap();
-        session.feed(&[9, 8, 7, 6, 5]).unwrap();
-        session.truncate(3).unwrap();
-        assert_eq!(session.feed(&[4]).unwrap(), expected);
-        assert_eq!(session.position(), 4);
-    }
-}
-
-#[test]
-fn what_a_window_has_lost_cannot_come_back() {
-    let model = model("mistral-int8.bin");
-    let options = SessionOptions { chunk: 4, ..SessionOptions::new(&model) };
-    let mut session = Session::new(&model, &options).unwrap();
-    session.feed(&[1; 100]).unwrap();
-    for impossible in [10, 101] {
-        assert!(session.truncate(impossible).is_err());
-        assert_eq!(session.position(), 100);
-    }
-    session.truncate(90).unwrap();
-    // Having gone back does not bring back what was overwritten on the way there.
-    assert!(session.truncate(10).is_err());
 }
 
 #[test]

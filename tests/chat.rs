@@ -1,19 +1,25 @@
 //! Chat templates against Hugging Face's (see fixtures/chat/make.py), and conversations against prompts fed at once.
 
+mod common {
+    pub mod fixture;
+    pub mod model;
+}
+
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::Path;
-use std::sync::Arc;
 
 use flate2::read::GzDecoder;
 use proptest::prelude::*;
 use serde::Deserialize;
 use torchless::chat::{Chat, ChatTemplate, Message, Reply, Role};
-use torchless::runtime::{FinishReason, GenerateOptions};
-use torchless::runtime::{Session, SessionOptions};
-use torchless::sampling::Sampling;
+use torchless::model::Model;
+use torchless::runtime::generate::{FinishReason, GenerateOptions};
+use torchless::runtime::sampler::Sampling;
+use torchless::runtime::session::{Session, SessionOptions};
 use torchless::tokenizer::{Spec, Tokenizer};
-use torchless::{Error, Model};
+
+use common::model::model;
 
 #[path = "fixtures/tokenizer/load.rs"]
 #[allow(dead_code)]
@@ -240,21 +246,14 @@ fn a_template_that_is_wrong_is_one_line_and_ends() {
         let error = template.render(&[Message::new(Role::User, "a")], true).unwrap_err().to_string();
         assert_eq!(error.lines().count(), 1, "{error}");
     }
-    let none = ChatTemplate::of(&tokenizer).unwrap_err();
-    assert!(matches!(&none, Error::NoChatTemplate { built_in } if built_in.contains(&"chatml")), "{none}");
-    assert!(none.to_string().contains("chatml"), "{none}");
-}
-
-fn model(name: &str) -> Arc<Model> {
-    Arc::new(
-        Model::open(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models").join(name)).unwrap(),
-    )
+    let none = ChatTemplate::of(&tokenizer).unwrap_err().to_string();
+    assert!(none.contains("--chat-template") && none.contains("chatml"), "{none}");
 }
 
 /// Each message in a line of its own.
 const LINES: &str = "{% for m in messages %}{{ m.content }}\n{% endfor %}";
 
-fn chat(model: &Arc<Model>, source: &str, ctx: usize) -> Chat {
+fn chat<'m>(model: &'m Model, source: &str, ctx: usize) -> Chat<'m> {
     let options = SessionOptions { ctx, threads: 1, ..SessionOptions::new(model) };
     let template = ChatTemplate::new(source, model.tokenizer()).unwrap();
     Chat::new(Session::new(model, &options).unwrap(), template)
@@ -270,7 +269,7 @@ fn say(chat: &mut Chat, text: &str, max_tokens: usize) -> Reply {
 }
 
 /// What the model says after `context`, fed at once.
-fn fresh(model: &Arc<Model>, context: &[u32], max_tokens: usize) -> Vec<u32> {
+fn fresh(model: &Model, context: &[u32], max_tokens: usize) -> Vec<u32> {
     let mut session = Session::new(model, &SessionOptions::new(model)).unwrap();
     let pieces = session.generate(context, &greedy(max_tokens)).unwrap();
     pieces.map(|piece| piece.unwrap().token).collect()
@@ -327,10 +326,10 @@ fn a_full_context_is_said_and_changes_nothing() {
     let reply = say(&mut chat, "she said that", 100);
     assert!(reply.context_full && reply.generated.finish_reason == FinishReason::Length);
     let before = chat.messages().to_vec();
-    let error = chat.send("and", &greedy(5), |_| ControlFlow::Continue(())).unwrap_err();
-    let max = model.config().max_position_embeddings;
-    let Error::ContextFull { tokens, ctx: 32, max: found } = error else { panic!("{error}") };
-    assert!(tokens >= 32 && found == max, "{error}");
+    let error = chat.send("and", &greedy(5), |_| ControlFlow::Continue(())).unwrap_err().to_string();
+    for part in ["the context is full", "32", "/reset", "--ctx"] {
+        assert!(error.contains(part), "{error}");
+    }
     assert_eq!(chat.messages(), before);
     chat.reset();
     assert!(!say(&mut chat, "she", 3).context_full);
@@ -393,25 +392,4 @@ fn a_long_prompt_can_be_broken_off_and_goes_on_from_there() {
     let messages = [Message::new(Role::User, text)];
     let context = template().encode(model.tokenizer(), &messages, true).unwrap();
     assert_eq!(reply.generated.tokens, fresh(&model, &context, 9));
-}
-
-#[test]
-fn a_truncated_session_goes_on_as_if_it_had_never_been_longer() {
-    for name in ["llama-int8.bin", "mistral-int8.bin", "ragged-int8.bin"] {
-        let model = model(name);
-        let new = || Session::new(&model, &SessionOptions::new(&model)).unwrap();
-        let tokens: Vec<u32> = (3..63).collect();
-        // With a window of 16 only what is short goes back far; what does go back must be right.
-        for (fed, back) in [(12, 5), (12, 0), (60, 59), (60, 58), (60, 50), (60, 0)] {
-            let mut session = new();
-            session.feed(&tokens[..fed]).unwrap();
-            assert!(session.truncate(fed + 1).is_err());
-            let went = session.truncate(fed - 1).and_then(|()| session.truncate(back));
-            assert!(went.is_ok() || (fed == 60 && name.starts_with("mistral")), "{name}: {fed} to {back}");
-            let left = if went.is_ok() { back } else { fed - 1 };
-            assert_eq!(session.position(), left);
-            let logits = session.feed(&[20, 21]).unwrap().to_vec();
-            assert_eq!(logits, new().feed(&[&tokens[..left], &[20, 21]].concat()).unwrap(), "{name}: {left}");
-        }
-    }
 }

@@ -1,14 +1,16 @@
 //! The command line as a user meets it: what goes to stdout, what to stderr, and the exit codes.
 
+mod common {
+    pub mod fixture;
+}
+
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models").join(name)
-}
+use common::fixture::fixture;
 
 fn torchless(args: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_torchless"));

@@ -1,6 +1,10 @@
 //! How the command treats the terminal, pipes, signals and memory it is given.
 #![cfg(unix)]
 
+mod common {
+    pub mod fixture;
+}
+
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -15,9 +19,7 @@ use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models").join(name)
-}
+use common::fixture::fixture;
 
 fn torchless() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_torchless"));

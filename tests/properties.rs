@@ -1,12 +1,17 @@
 //! What holds of any logits, and of any way to cut a text into chunks.
 
-use std::path::Path;
-use std::sync::Arc;
+mod common {
+    pub mod fixture;
+    pub mod model;
+}
 
 use proptest::prelude::*;
-use torchless::Model;
-use torchless::runtime::{Session, SessionOptions};
-use torchless::sampling::{Sampler, Sampling};
+use torchless::kernels::Kernels;
+use torchless::model::Model;
+use torchless::runtime::sampler::{Sampler, Sampling};
+use torchless::runtime::session::{Session, SessionOptions};
+
+use common::model::model;
 
 /// No step that cuts candidates.
 fn open(seed: u64) -> Sampling {
@@ -15,7 +20,7 @@ fn open(seed: u64) -> Sampling {
 
 fn draw(settings: &Sampling, logits: &[f32], n: usize) -> Vec<usize> {
     let mut sampler = Sampler::new(settings.clone(), logits.len()).unwrap();
-    (0..n).map(|_| sampler.sample(logits, &[]).unwrap() as usize).collect()
+    (0..n).map(|_| sampler.sample(Kernels::detect(), logits, &[]).unwrap() as usize).collect()
 }
 
 /// Logits that differ from one another by what an exponential still tells apart.
@@ -24,43 +29,7 @@ fn distinct_logits() -> impl Strategy<Value = Vec<f32>> {
         .prop_map(|set| set.into_iter().map(|step| f32::from(step) / 16.0).collect())
 }
 
-fn probabilities(logits: &[f32]) -> Vec<f64> {
-    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let weights: Vec<f64> = logits.iter().map(|l| f64::from(l - max).exp()).collect();
-    let sum: f64 = weights.iter().sum();
-    weights.iter().map(|w| w / sum).collect()
-}
-
 proptest! {
-    #[test]
-    fn top_k_draws_from_the_k_best(logits in distinct_logits(), top_k in 1usize..70, seed: u64) {
-        let mut best = logits.clone();
-        best.sort_by(|a, b| b.total_cmp(a));
-        let worst = best[top_k.min(best.len()) - 1];
-        for id in draw(&Sampling { top_k, ..open(seed) }, &logits, 20) {
-            prop_assert!(logits[id] >= worst);
-        }
-    }
-
-    /// What is drawn is among the fewest tokens that reach the mass: those more probable do not reach it.
-    #[test]
-    fn top_p_draws_from_the_mass(logits in distinct_logits(), top_p in 0.01f32..1.0, seed: u64) {
-        let p = probabilities(&logits);
-        for id in draw(&Sampling { top_p, ..open(seed) }, &logits, 20) {
-            let above: f64 = p.iter().filter(|&&q| q > p[id]).sum();
-            prop_assert!(above < f64::from(top_p) + 1e-5, "{above} of {top_p}");
-        }
-    }
-
-    #[test]
-    fn min_p_draws_nothing_less_probable(logits in distinct_logits(), min_p in 0.0f32..=1.0, seed: u64) {
-        let p = probabilities(&logits);
-        let max = p.iter().copied().fold(0.0, f64::max);
-        for id in draw(&Sampling { min_p, ..open(seed) }, &logits, 20) {
-            prop_assert!(p[id] >= f64::from(min_p) * max * (1.0 - 1e-5));
-        }
-    }
-
     /// Which id a token has is no part of the choice.
     #[test]
     fn the_order_of_the_vocabulary_does_not_matter(
@@ -100,21 +69,15 @@ proptest! {
             bits.iter().map(|&b| if b % 3 == 0 { special[b as usize / 3 % 4] } else { f32::from_bits(b) }).collect();
         let settings = Sampling { repeat_penalty: 1.3, ..Sampling { seed, ..Sampling::default() } };
         let mut sampler = Sampler::new(settings, logits.len()).unwrap();
-        match sampler.sample(&logits, &[0, 1, 2]) {
+        match sampler.sample(Kernels::detect(), &logits, &[0, 1, 2]) {
             Ok(id) => prop_assert!((id as usize) < logits.len()),
             Err(_) => prop_assert!(logits.iter().any(|l| l.is_nan())),
         }
     }
 }
 
-fn fixture(name: &str) -> Arc<Model> {
-    Arc::new(
-        Model::open(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models").join(name)).unwrap(),
-    )
-}
-
 /// All logits of `tokens`, fed in pieces of these lengths (the last again and again), as bits.
-fn logits(model: &Arc<Model>, tokens: &[u32], pieces: &[usize], chunk: usize) -> Vec<Vec<u32>> {
+fn logits(model: &Model, tokens: &[u32], pieces: &[usize], chunk: usize) -> Vec<Vec<u32>> {
     let options = SessionOptions { threads: 1, chunk, ..SessionOptions::new(model) };
     let mut session = Session::new(model, &options).unwrap();
     let mut found = Vec::new();
@@ -138,7 +101,7 @@ proptest! {
         pieces in prop::collection::vec(1usize..50, 1..12),
         chunk in 1usize..40,
     ) {
-        let model = fixture("mistral-int8.bin");
+        let model = model("mistral-int8.bin");
         assert_eq!(model.config().sliding_window, Some(16));
         let one_by_one = logits(&model, &tokens, &[], 1);
         prop_assert_eq!(logits(&model, &tokens, &pieces, chunk), one_by_one);
@@ -150,7 +113,7 @@ proptest! {
         tokens in prop::collection::vec(3u32..60, 1..=16),
         pieces in prop::collection::vec(1usize..10, 1..5),
     ) {
-        let with = fixture("mistral-int8.bin");
+        let with = model("mistral-int8.bin");
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("full.bin");
         let mut bytes = std::fs::read(with.file().path()).unwrap();
@@ -159,7 +122,7 @@ proptest! {
         bytes[at..at + from.len()].fill(b' ');
         bytes[at..at + to.len()].copy_from_slice(to);
         std::fs::write(&path, bytes).unwrap();
-        let without = Arc::new(Model::open(&path).unwrap());
+        let without = Model::open(&path).unwrap();
         assert_eq!(without.config().sliding_window, None);
         prop_assert_eq!(logits(&with, &tokens, &pieces, 8), logits(&without, &tokens, &[], 1));
     }

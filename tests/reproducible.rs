@@ -1,27 +1,34 @@
 //! The logits are the same bits on every instruction set, at every number of threads and in chunks of any size.
 //!
-//! Contexts reach over several of the spans that attention is divided into, with a sliding window and without.
+//! Contexts reach over several of the spans that attention is divided into, with a sliding window and without; and the
+//! products of larger models are split by their output rows.
 
-mod common;
-
-use common::{long_model, tokens};
-use std::sync::Arc;
-use torchless::Model;
-use torchless::kv::KvType;
-use torchless::runtime::{Session, SessionOptions};
-use torchless_kernels::{Isa, Kernels};
-
-/// The bits of all logits of a sequence.
-fn bits(model: &Arc<Model>, options: &SessionOptions, tokens: &[u32]) -> Vec<u32> {
-    let mut bits = Vec::new();
-    let mut session = Session::new(model, options).unwrap();
-    session.score(tokens, |_, logits| bits.extend(logits.iter().map(|l| l.to_bits()))).unwrap();
-    bits
+mod common {
+    pub mod bits;
+    pub mod converted;
+    pub mod fixture;
+    pub mod hash;
+    pub mod long;
+    pub mod tokens;
+    pub mod wide;
 }
 
-fn assert_reproducible(model: &Arc<Model>, n: usize) {
+use common::bits::bits;
+use common::converted::converted;
+use common::long::long_model;
+use common::tokens::tokens;
+use common::wide::wide_source;
+use torchless::format::convert::Quant;
+use torchless::model::Model;
+use torchless::runtime::KvType;
+use torchless::runtime::session::SessionOptions;
+use torchless_kernels::{Isa, Kernels};
+
+const KV_TYPES: [KvType; 3] = [KvType::F32, KvType::F16, KvType::Int8];
+
+fn assert_reproducible(model: &Model, n: usize, kv_types: &[KvType]) {
     let tokens = tokens(n, model.config().vocab_size);
-    for kv in [KvType::F32, KvType::F16, KvType::Int8] {
+    for &kv in kv_types {
         let mut expected = None;
         for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
             let kernels = Kernels::new(isa).unwrap();
@@ -42,56 +49,39 @@ fn assert_reproducible(model: &Arc<Model>, n: usize) {
 
 #[test]
 fn without_a_window() {
-    assert_reproducible(&long_model("llama-int8.bin", None), 600);
+    assert_reproducible(&long_model("llama-int8.bin", None), 600, &KV_TYPES);
 }
 
 #[test]
 fn with_a_window_of_several_spans() {
-    assert_reproducible(&long_model("ragged-int8.bin", Some(("4096", "300"))), 700);
+    assert_reproducible(&long_model("ragged-int8.bin", Some(("4096", "300"))), 700, &KV_TYPES);
 }
 
 #[test]
 fn with_a_window_inside_a_block() {
-    assert_reproducible(&long_model("mistral-int8.bin", None), 330);
+    assert_reproducible(&long_model("mistral-int8.bin", None), 330, &KV_TYPES);
 }
 
-/// What is left of a sequence after going back is what would be there had the rest never been fed.
+/// Every product is split by its output rows, of one token, of some, and of all.
 #[test]
-fn going_back_leaves_no_trace() {
-    for (file, window) in [("llama-int8.bin", None), ("ragged-int8.bin", Some(("4096", "300")))] {
-        let model = long_model(file, window);
-        let tokens = tokens(620, model.config().vocab_size);
-        for kv in [KvType::F32, KvType::F16, KvType::Int8] {
-            let options = SessionOptions { ctx: 700, kv, chunk: 64, ..SessionOptions::new(&model) };
-            let mut straight = Session::new(&model, &options).unwrap();
-            let expected = straight.feed(&tokens).unwrap().to_vec();
-
-            let mut session = Session::new(&model, &options).unwrap();
-            session.feed(&tokens[..600]).unwrap();
-            session.feed(&tokens[..40]).unwrap();
-            session.truncate(590).unwrap();
-            assert_eq!(session.position(), 590);
-            assert_eq!(session.feed(&tokens[590..]).unwrap(), expected, "{file}, {kv:?}");
-        }
+fn with_products_split_by_rows() {
+    for (name, quant) in [("qwen2", Quant::Int8), ("qwen2", Quant::Int8Proj), ("qwen3", Quant::Int8)] {
+        let (_folder, model) = converted(wide_source(name).path(), quant);
+        assert_reproducible(&model, 35, &[KvType::F16]);
     }
 }
 
-/// A window's ring forgets: going back further than it reaches is refused, and leaves the session as it was.
+/// A chunk of 512 tokens and more is split by tokens too, and each part by output rows.
 #[test]
-fn going_back_behind_the_ring_is_refused() {
-    let model = long_model("mistral-int8.bin", None);
-    let options = SessionOptions { ctx: 700, chunk: 16, ..SessionOptions::new(&model) };
-    let mut session = Session::new(&model, &options).unwrap();
-    let tokens = tokens(500, model.config().vocab_size);
-    session.feed(&tokens).unwrap();
-    assert!(session.truncate(501).is_err());
-    assert!(session.truncate(300).is_err());
-    assert_eq!(session.position(), 500);
-    // Truncated step by step, it remembers how much was overwritten.
-    session.truncate(480).unwrap();
-    assert!(session.truncate(440).is_err());
-    session.reset();
-    assert_eq!(session.position(), 0);
-    session.feed(&tokens[..10]).unwrap();
-    session.truncate(3).unwrap();
+fn with_products_split_by_tokens_and_rows() {
+    let (_folder, model) = converted(wide_source("qwen2").path(), Quant::Int8);
+    let tokens = tokens(530, model.config().vocab_size);
+    let of = |threads, chunk| {
+        let options = SessionOptions { threads, chunk, ..SessionOptions::new(&model) };
+        bits(&model, &options, &tokens)
+    };
+    let expected = of(1, 100);
+    for threads in [1, 2, 3, 5] {
+        assert!(of(threads, tokens.len()) == expected, "{threads} threads");
+    }
 }

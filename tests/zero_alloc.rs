@@ -1,13 +1,24 @@
 //! Once a session is set up, neither a chunk of a prompt nor a decode step allocates, on any thread.
 
-mod common;
+mod common {
+    pub mod converted;
+    pub mod fixture;
+    pub mod hash;
+    pub mod long;
+    pub mod tokens;
+    pub mod wide;
+}
 
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 use std::alloc::System;
 
-use common::{long_model, tokens};
-use torchless::kv::KvType;
-use torchless::runtime::{Session, SessionOptions};
+use common::converted::converted;
+use common::long::long_model;
+use common::tokens::tokens;
+use common::wide::wide_source;
+use torchless::format::convert::Quant;
+use torchless::runtime::KvType;
+use torchless::runtime::session::{Session, SessionOptions};
 
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
@@ -22,8 +33,11 @@ fn nothing_is_allocated_after_set_up() {
     // Threads that start or end meanwhile allocate for themselves: those that open a model have started then, and those of
     // a session live until the end.
     rayon::broadcast(|_| ());
-    let models =
+    let small =
         ["ragged-int8.bin", "ragged-f32.bin", "mistral-int8.bin"].map(|file| (file, long_model(file, None)));
+    // Its products are split by output rows.
+    let (_folder, wide) = converted(wide_source("qwen2").path(), Quant::Int8);
+    let models = small.into_iter().chain([("wide qwen2", wide)]).collect::<Vec<_>>();
     let mut sessions = Vec::new();
     for (file, model) in &models {
         let prompt = tokens(300, model.config().vocab_size);
