@@ -3,6 +3,10 @@
 //! Which instruction sets a machine must have is said by `TORCHLESS_EXPECT_ISAS` (comma-separated names): where it is
 //! set, any other set fails, so that none is left out unseen.
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+
 #[cfg(not(miri))]
 use proptest::prelude::*;
 use torchless_kernels::half::f16;
@@ -23,13 +27,57 @@ fn all() -> Vec<Kernels> {
     Isa::ALL.into_iter().filter_map(|isa| Kernels::new(isa).ok()).collect()
 }
 
-/// Runs `f` with every instruction set and expects what it says with the reference.
-fn assert_equal<T: Same + std::fmt::Debug>(case: &dyn std::fmt::Debug, f: impl Fn(Kernels) -> T) {
-    let kernels = all();
-    let expected = f(kernels[0]);
-    for k in &kernels[1..] {
-        let got = f(*k);
-        assert!(got.same(&expected), "{k:?} {case:?}:\n{got:?}\nexpected\n{expected:?}");
+/// The differences that a test finds, of which it then names some for each instruction set: one that differs in a single
+/// case is wrong in another way than one that differs in all of them.
+#[derive(Default)]
+struct Differences(RefCell<BTreeMap<&'static str, Found>>);
+
+/// What was found of one instruction set.
+#[derive(Default)]
+struct Found {
+    cases: usize,
+    differing: Vec<String>,
+}
+
+impl Differences {
+    /// Cases that are named for each instruction set.
+    const NAMED: usize = 10;
+
+    /// Runs `f` with every instruction set and expects what it says with the reference.
+    fn look<T: Same + Debug>(&self, case: &dyn Debug, f: impl Fn(Kernels) -> T) {
+        let kernels = all();
+        let expected = f(kernels[0]);
+        for k in &kernels[1..] {
+            let got = f(*k);
+            self.note(*k, case, got.same(&expected), || format!(":\n{got:?}\nexpected\n{expected:?}"));
+        }
+    }
+
+    /// Notes whether a case is the same. The first difference of an instruction set is told in full.
+    fn note(&self, k: Kernels, case: &dyn Debug, same: bool, full: impl FnOnce() -> String) {
+        let mut found = self.0.borrow_mut();
+        let Found { cases, differing } = found.entry(k.isa().name()).or_default();
+        *cases += 1;
+        match differing.len() {
+            _ if same => (),
+            0 => differing.push(format!("{case:?}{}", full())),
+            1..Self::NAMED => differing.push(format!("{case:?}")),
+            _ => differing.push(String::new()),
+        }
+    }
+}
+
+/// So that no test forgets to ask.
+impl Drop for Differences {
+    fn drop(&mut self) {
+        let mut text = String::new();
+        for (isa, Found { cases, differing }) in self.0.take() {
+            if !differing.is_empty() {
+                text += &format!("\n{isa} differs in {} of {cases} cases:\n", differing.len());
+                differing.iter().take(Self::NAMED).for_each(|case| text += &format!("  {case}\n"));
+            }
+        }
+        assert!(text.is_empty() || std::thread::panicking(), "{text}");
     }
 }
 
@@ -204,6 +252,15 @@ fn updated(x: &[f32], f: impl FnOnce(&mut [f32])) -> Vec<f32> {
 }
 
 #[test]
+#[should_panic(expected = "portable differs in 2 of 3 cases:\n  0, in full\n  2\n")]
+fn every_difference_is_named() {
+    let (differences, portable) = (Differences::default(), Kernels::new(Isa::Portable).unwrap());
+    for case in 0..3 {
+        differences.note(portable, &case, case == 1, || ", in full".to_owned());
+    }
+}
+
+#[test]
 fn the_machine_has_the_instruction_sets_it_should() {
     let names: Vec<_> = all().iter().map(|k| k.isa().name()).collect();
     println!("instruction sets tested: {}", names.join(","));
@@ -215,18 +272,20 @@ fn the_machine_has_the_instruction_sets_it_should() {
 
 #[test]
 fn quantize() {
-    for_floats(|case, x, _| assert_equal(case, |k| quantized(x.len(), |row| k.quantize(x, row))));
+    let differences = Differences::default();
+    for_floats(|case, x, _| differences.look(case, |k| quantized(x.len(), |row| k.quantize(x, row))));
 }
 
 /// An outlier of every sort at every position of a whole and of short groups, behind a whole one.
 #[test]
 fn quantize_outliers() {
+    let differences = Differences::default();
     for n in if cfg!(miri) { vec![64, 6] } else { vec![64, 63, 62, 61, 60, 37, 6, 5, 4, 3, 2, 1] } {
         for at in (0..n).step_by(if cfg!(miri) { 5 } else { 1 }) {
             for sort in 0..OUTLIERS {
                 let mut x = Floats::Plain.make(GROUP + n, at as u64);
                 with_outlier(&mut x[GROUP..], at, sort);
-                assert_equal(&(n, at, sort), |k| quantized(x.len(), |row| k.quantize(&x, row)));
+                differences.look(&(n, at, sort), |k| quantized(x.len(), |row| k.quantize(&x, row)));
             }
         }
     }
@@ -249,17 +308,19 @@ fn the_cases_have_outliers() {
 
 #[test]
 fn rms_norm() {
+    let differences = Differences::default();
     for_floats(|case, x, w| {
-        assert_equal(case, |k| updated(x, |out| k.rms_norm(x, w, 1e-5, out)));
-        assert_equal(case, |k| quantized(x.len(), |row| k.rms_norm_quantize(x, w, 1e-5, row)));
+        differences.look(case, |k| updated(x, |out| k.rms_norm(x, w, 1e-5, out)));
+        differences.look(case, |k| quantized(x.len(), |row| k.rms_norm_quantize(x, w, 1e-5, row)));
     });
 }
 
 #[test]
 fn silu_mul() {
+    let differences = Differences::default();
     for_floats(|case, gate, up| {
-        assert_equal(case, |k| updated(gate, |out| k.silu_mul(gate, up, out)));
-        assert_equal(case, |k| quantized(gate.len(), |row| k.silu_mul_quantize(gate, up, row)));
+        differences.look(case, |k| updated(gate, |out| k.silu_mul(gate, up, out)));
+        differences.look(case, |k| quantized(gate.len(), |row| k.silu_mul_quantize(gate, up, row)));
     });
 }
 
@@ -267,23 +328,25 @@ fn silu_mul() {
 #[test]
 #[cfg_attr(miri, ignore = "slow")]
 fn silu_over_the_whole_range() {
+    let differences = Differences::default();
     let mut gate: Vec<f32> = (-1100..1100).map(|i| i as f32 / 10.0).collect();
     gate.extend((-130..130).flat_map(|n| {
         let edge = (n as f32 + 0.5) * std::f32::consts::LN_2;
         [edge.next_down(), edge, edge.next_up()]
     }));
     let ones = vec![1.0; gate.len()];
-    assert_equal(&"silu", |k| updated(&gate, |out| k.silu_mul(&gate, &ones, out)));
+    differences.look(&"silu", |k| updated(&gate, |out| k.silu_mul(&gate, &ones, out)));
 }
 
 #[test]
 fn rope() {
+    let differences = Differences::default();
     for half in [1, 2, 3, 8, 15, 16, 17, 32, 40, 64] {
         for heads in [0, 1, 3] {
             for &sort in FLOATS {
                 let (x, angles) = (sort.make(heads * 2 * half, 1), Floats::Plain.make(half, 2));
                 let (cos, sin): (Vec<_>, Vec<_>) = angles.iter().map(|a| (a.cos(), a.sin())).unzip();
-                assert_equal(&(sort, half, heads), |k| updated(&x, |x| k.rope(x, &cos, &sin)));
+                differences.look(&(sort, half, heads), |k| updated(&x, |x| k.rope(x, &cos, &sin)));
             }
         }
     }
@@ -291,17 +354,18 @@ fn rope() {
 
 #[test]
 fn elementwise() {
+    let differences = Differences::default();
     for_floats(|case, x, y| {
-        assert_equal(case, |k| updated(x, |x| k.add(x, y)));
-        assert_equal(case, |k| updated(x, |x| k.mul(x, y)));
-        assert_equal(case, |k| updated(x, |x| k.scale(x, 0.7)));
-        assert_equal(case, |k| updated(x, |x| k.attn_merge(x, 0.3, y, 1.7)));
-        assert_equal(case, |k| {
+        differences.look(case, |k| updated(x, |x| k.add(x, y)));
+        differences.look(case, |k| updated(x, |x| k.mul(x, y)));
+        differences.look(case, |k| updated(x, |x| k.scale(x, 0.7)));
+        differences.look(case, |k| updated(x, |x| k.attn_merge(x, 0.3, y, 1.7)));
+        differences.look(case, |k| {
             let mut out = vec![f16::ZERO; x.len()];
             k.narrow(x, &mut out);
             out
         });
-        assert_equal(case, |k| {
+        differences.look(case, |k| {
             let mut out = vec![0i8; x.len()];
             let scale = k.narrow(x, &mut out);
             (out, scale)
@@ -311,13 +375,14 @@ fn elementwise() {
 
 #[test]
 fn argmax() {
-    for_floats(|case, x, _| assert_equal(case, |k| k.argmax(x)));
+    let differences = Differences::default();
+    for_floats(|case, x, _| differences.look(case, |k| k.argmax(x)));
     for &n in LENGTHS {
         for at in [0, n / 2, n.saturating_sub(1)] {
             for (low, high) in [(0.0, 1.0), (f32::NEG_INFINITY, f32::MIN), (-0.0, 0.0), (f32::NAN, 0.0)] {
                 let mut x = vec![low; n];
                 x.iter_mut().skip(at).step_by(5).for_each(|x| *x = high);
-                assert_equal(&(n, at, low, high), |k| k.argmax(&x));
+                differences.look(&(n, at, low, high), |k| k.argmax(&x));
             }
         }
     }
@@ -325,8 +390,9 @@ fn argmax() {
 
 #[test]
 fn softmax_block() {
+    let differences = Differences::default();
     for_floats(|case, x, _| {
-        assert_equal(case, |k| {
+        differences.look(case, |k| {
             let mut x = x.to_vec();
             let (max, sum) = k.softmax_block(&mut x);
             (x, max, sum)
@@ -337,6 +403,7 @@ fn softmax_block() {
 /// Head widths and queries around each tile, positions around the 16 of a column.
 #[test]
 fn attention() {
+    let differences = Differences::default();
     for &sort in FLOATS {
         for head_dim in [1, 3, 16, 17, 32, 48, 64, 80, 128, 192] {
             for (queries, positions) in [(0, 16), (1, 0), (1, 64), (2, 33), (3, 16), (4, 48), (5, 63), (9, 1)]
@@ -345,17 +412,18 @@ fn attention() {
                 let cache = sort.make(head_dim * positions, 3);
                 let case = (sort, head_dim, queries, positions);
                 let first = (BLOCK - positions).min(7);
-                attention_case::<f32>(&case, &q, &p, first, &cache);
-                attention_case::<f16>(&case, &q, &p, first, &cache);
-                attention_case::<i8>(&case, &q, &p, first, &cache);
+                attention_case::<f32>(&differences, &case, &q, &p, first, &cache);
+                attention_case::<f16>(&differences, &case, &q, &p, first, &cache);
+                attention_case::<i8>(&differences, &case, &q, &p, first, &cache);
             }
         }
     }
 }
 
 /// Scores with the keys that fill whole columns, and the weighted values from position `first` of the block on.
-fn attention_case<T: CacheElement + std::fmt::Debug + PartialEq>(
-    case: &impl std::fmt::Debug,
+fn attention_case<T: CacheElement + Debug + PartialEq>(
+    differences: &Differences,
+    case: &impl Debug,
     q: &[f32],
     p: &[f32],
     first: usize,
@@ -366,29 +434,31 @@ fn attention_case<T: CacheElement + std::fmt::Debug + PartialEq>(
     let mut narrowed = vec![T::default(); cache.len()];
     all()[0].narrow(cache, &mut narrowed);
     let columns = narrowed.len() / (16 * head_dim).max(1) * 16;
-    assert_equal(case, |k| {
+    differences.look(&("scores", case), |k| {
         let mut scores = vec![[0.5; BLOCK]; p.len()];
         k.attn_scores(q, &narrowed[..columns * head_dim], &mut scores);
         scores.into_flattened()
     });
     let factors: Vec<_> = (0..p.len()).map(|i| [0.7 + i as f32, 1.3]).collect();
     let values = if p.is_empty() { &[] } else { &narrowed[..] };
-    assert_equal(case, |k| updated(q, |out| k.attn_accumulate(p, first, values, &factors, out)));
-    assert_equal(case, |k| updated(cache, |out| k.widen(&narrowed, out)));
+    differences
+        .look(&("values", case), |k| updated(q, |out| k.attn_accumulate(p, first, values, &factors, out)));
+    differences.look(&("widened", case), |k| updated(cache, |out| k.widen(&narrowed, out)));
 }
 
 /// All f16 values, widened; and all f32 values around the ties between two of them, narrowed.
 #[test]
 #[cfg_attr(miri, ignore = "slow")]
 fn every_f16() {
+    let differences = Differences::default();
     let all: Vec<f16> = (0..=u16::MAX).map(f16::from_bits).collect();
-    assert_equal(&"widened", |k| updated(&vec![0.0; all.len()], |out| k.widen(&all, out)));
+    differences.look(&"widened", |k| updated(&vec![0.0; all.len()], |out| k.widen(&all, out)));
     let ties = all.windows(2).flat_map(|pair| {
         let tie = (pair[0].to_f32() + pair[1].to_f32()) / 2.0;
         [pair[0].to_f32(), tie.next_down(), tie, tie.next_up()]
     });
     let ties: Vec<f32> = ties.chain([65519.99, 65520.0, -65520.0, 1e38]).collect();
-    assert_equal(&"narrowed", |k| {
+    differences.look(&"narrowed", |k| {
         let mut out = vec![f16::ZERO; ties.len()];
         k.narrow(&ties, &mut out);
         out
@@ -397,10 +467,11 @@ fn every_f16() {
 
 #[test]
 fn matmul_f32() {
+    let differences = Differences::default();
     for &sort in FLOATS {
         for (rows, cols, tokens) in [(0, 5, 1), (1, 0, 1), (3, 1, 2), (5, 17, 1), (16, 64, 3), (7, 200, 7)] {
             let (w, x) = (sort.make(rows * cols, 1), sort.make(tokens * cols, 2));
-            assert_equal(&(sort, rows, cols, tokens), |k| {
+            differences.look(&(sort, rows, cols, tokens), |k| {
                 let mut out = vec![0.0; tokens * rows];
                 k.matmul_f32(&w, &x, cols, MatMut::new(&mut out, tokens, rows));
                 out
@@ -465,7 +536,7 @@ struct Int8Case {
 }
 
 /// The product of all rows but the first, and the dequantised first; the output lies inside a wider matrix.
-fn assert_int8_equal(case: Int8Case) {
+fn int8_case(differences: &Differences, case: Int8Case) {
     let Int8Case { rows, cols, tokens, .. } = case;
     let bytes = case.w.make(rows * cols + 1, 7);
     let scales = case.scales.make((rows * cols).div_ceil(GROUP) + 1);
@@ -476,7 +547,7 @@ fn assert_int8_equal(case: Int8Case) {
         all()[0].quantize(&floats[t * cols..][..cols], x.view_mut(tokens).token(t));
     }
     let from = rows.min(1);
-    assert_equal(&case, |k| {
+    differences.look(&case, |k| {
         let mut out = vec![-7.0; tokens * (rows + 3)];
         let (_, inner) = MatMut::new(&mut out, tokens, rows + 3).split_cols(2);
         let (inner, _) = inner.split_cols(rows - from);
@@ -492,43 +563,44 @@ fn assert_int8_equal(case: Int8Case) {
 /// Rows around 16, 32 and 64, groups around the blocks that a tile and a run take (8, 16, 256), tokens around each tile.
 #[test]
 fn matmul_i8_at_every_edge() {
+    let differences = Differences::default();
     let plain =
         Int8Case { rows: 0, cols: 0, tokens: 0, w: Bytes::Random, scales: Scales::Plain, x: Floats::Plain };
     if cfg!(miri) {
         for (rows, cols, tokens) in
             [(0, 64, 1), (3, 0, 1), (18, 128, 1), (34, 64, 9), (3, 100, 2), (16, 129 * 64, 1)]
         {
-            assert_int8_equal(Int8Case { rows, cols, tokens, ..plain });
+            int8_case(&differences, Int8Case { rows, cols, tokens, ..plain });
         }
         return;
     }
     for cols in [0, 64, 128, 448, 512, 576, 960, 1024, 1088, 2112] {
         for tokens in [0, 1, 2, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13] {
             for rows in [0, 1, 2, 16, 17, 18, 32, 33, 34, 49, 66] {
-                assert_int8_equal(Int8Case { rows, cols, tokens, ..plain });
+                int8_case(&differences, Int8Case { rows, cols, tokens, ..plain });
             }
         }
     }
     for cols in [1, 2, 63, 65, 100, 127] {
         for tokens in [0, 1, 5] {
-            assert_int8_equal(Int8Case { rows: 7, cols, tokens, ..plain });
+            int8_case(&differences, Int8Case { rows: 7, cols, tokens, ..plain });
         }
     }
     for cols in [127, 128, 129, 143, 144, 257, 272, 513].map(|groups| groups * 64) {
         for tokens in [1, 9] {
-            assert_int8_equal(Int8Case { rows: 19, cols, tokens, ..plain });
+            int8_case(&differences, Int8Case { rows: 19, cols, tokens, ..plain });
         }
     }
     // Tiles of 16 tokens, panels of 64 rows and 32 groups in parts of up to 8.
     for tokens in [16, 23, 24, 25, 31, 32, 33, 48] {
         for rows in [2, 16, 17, 18, 50, 64, 65, 66, 130] {
             for cols in [64, 448, 512, 576] {
-                assert_int8_equal(Int8Case { rows, cols, tokens, ..plain });
+                int8_case(&differences, Int8Case { rows, cols, tokens, ..plain });
             }
         }
     }
     for cols in [17, 31, 32, 33, 65].map(|groups| groups * 64) {
-        assert_int8_equal(Int8Case { rows: 35, cols, tokens: 41, ..plain });
+        int8_case(&differences, Int8Case { rows: 35, cols, tokens: 41, ..plain });
     }
 }
 
@@ -536,11 +608,12 @@ fn matmul_i8_at_every_edge() {
 #[test]
 #[cfg_attr(miri, ignore = "slow")]
 fn matmul_i8_with_outliers() {
+    let differences = Differences::default();
     let x = Floats::Outliers;
     for w in [Bytes::Random, Bytes::All(-128), Bytes::Extremes] {
         for tokens in (1..=13).chain([24, 33]) {
             for cols in [64, 576, 1024, 1088, 2112, 257 * 64, 1, 2, 3, 65, 100, 127] {
-                assert_int8_equal(Int8Case { rows: 35, cols, tokens, w, scales: Scales::Plain, x });
+                int8_case(&differences, Int8Case { rows: 35, cols, tokens, w, scales: Scales::Plain, x });
             }
         }
     }
@@ -549,6 +622,7 @@ fn matmul_i8_with_outliers() {
 #[test]
 #[cfg_attr(miri, ignore = "slow")]
 fn matmul_i8_with_values_at_the_limits() {
+    let differences = Differences::default();
     for w in
         [Bytes::All(127), Bytes::All(-127), Bytes::All(-128), Bytes::All(0), Bytes::Extremes, Bytes::Random]
     {
@@ -556,7 +630,7 @@ fn matmul_i8_with_values_at_the_limits() {
             for &x in FLOATS {
                 for tokens in [1, 9, 33] {
                     for cols in [128, 100] {
-                        assert_int8_equal(Int8Case { rows: 35, cols, tokens, w, scales, x });
+                        int8_case(&differences, Int8Case { rows: 35, cols, tokens, w, scales, x });
                     }
                 }
             }
@@ -570,18 +644,20 @@ proptest! {
 
     #[test]
     fn matmul_i8_anywhere(rows in 0usize..80, cols in 0usize..1500, aligned: bool, tokens in 0usize..60) {
+        let differences = Differences::default();
         let cols = if aligned { cols / GROUP * GROUP } else { cols };
         let (w, scales, x) = (Bytes::Random, Scales::Limits, Floats::Wide);
-        assert_int8_equal(Int8Case { rows, cols, tokens, w, scales, x });
+        int8_case(&differences, Int8Case { rows, cols, tokens, w, scales, x });
     }
 
     #[test]
     fn floats_anywhere(x in prop::collection::vec(any::<f32>(), 1..300), eps in 0f32..1.0) {
-        assert_equal(&x, |k| quantized(x.len(), |row| k.quantize(&x, row)));
-        assert_equal(&x, |k| quantized(x.len(), |row| k.rms_norm_quantize(&x, &x, eps, row)));
-        assert_equal(&x, |k| updated(&x, |out| k.silu_mul(&x, &x, out)));
-        assert_equal(&x, |k| k.argmax(&x));
-        assert_equal(&x, |k| updated(&x, |x| _ = k.softmax_block(x)));
+        let differences = Differences::default();
+        differences.look(&x, |k| quantized(x.len(), |row| k.quantize(&x, row)));
+        differences.look(&x, |k| quantized(x.len(), |row| k.rms_norm_quantize(&x, &x, eps, row)));
+        differences.look(&x, |k| updated(&x, |out| k.silu_mul(&x, &x, out)));
+        differences.look(&x, |k| k.argmax(&x));
+        differences.look(&x, |k| updated(&x, |x| _ = k.softmax_block(x)));
     }
 }
 
@@ -589,6 +665,7 @@ proptest! {
 #[test]
 #[cfg_attr(miri, ignore = "slow")]
 fn splits_change_nothing() {
+    let differences = Differences::default();
     let (rows, cols, tokens) = (70, 576, 40);
     let (bytes, scales) = (Bytes::Random.make(rows * cols, 1), Scales::Plain.make(rows * cols / GROUP));
     let w = QMatrix::new(&bytes, &scales, rows, cols);
@@ -616,7 +693,8 @@ fn splits_change_nothing() {
                         k.matmul_i8(&w, r..r + m, &x.view(n), part.split_cols(m).0);
                     }
                 }
-                assert!(out.same(&whole), "{k:?} rows by {row_step}, tokens by {token_step}");
+                let case = ("rows by", row_step, "tokens by", token_step);
+                differences.note(k, &case, out.same(&whole), String::new);
             }
         }
     }
