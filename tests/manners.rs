@@ -7,10 +7,11 @@ mod common {
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -81,6 +82,19 @@ fn wait(child: &mut Child) -> ExitStatus {
     }
 }
 
+/// Waits until a line begins with this, but not for ever, and reads on: a full pipe would hold the child up.
+fn wait_for_line(stream: Option<impl Read + Send + 'static>, beginning: &'static str) {
+    let (sender, seen) = mpsc::channel();
+    let mut lines = BufReader::new(stream.unwrap()).lines().map_while(Result::ok);
+    thread::spawn(move || {
+        if lines.any(|line| line.starts_with(beginning)) {
+            sender.send(()).unwrap();
+        }
+        lines.for_each(drop);
+    });
+    seen.recv_timeout(Duration::from_secs(60)).expect("no line begins so");
+}
+
 fn text_of(stream: Option<impl Read>) -> String {
     let mut text = String::new();
     stream.unwrap().read_to_string(&mut text).unwrap();
@@ -118,10 +132,11 @@ fn ctrl_c_in_json_mode_still_gives_the_object() {
     let (_folder, model) = endless();
     let mut command = torchless();
     command
-        .args(["generate", "she", "-n", "100000000", "--ignore-eos", "--json", "-t", "1", "-m"])
+        .args(["generate", "she", "-n", "100000000", "--ignore-eos", "--json", "--debug", "-t", "1", "-m"])
         .arg(model);
-    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-    thread::sleep(Duration::from_millis(500));
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // The prompt's two tokens are done, and the first of the answer.
+    wait_for_line(child.stderr.take(), "positions 2..3: ");
     interrupt(&child);
     let result: Value = serde_json::from_str(&text_of(child.stdout.take())).unwrap();
     assert_eq!(wait(&mut child).code(), Some(130));
@@ -180,10 +195,11 @@ fn hangup_is_ignored() -> bool {
 fn termination_ends_a_chat_that_waits() {
     let mut command = torchless();
     command.args(["chat", "--chat-template", "chatml", "-n", "1", "-m"]).arg(fixture("mistral-int8.bin"));
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-    child.stdin.as_mut().unwrap().write_all(b"she\n").unwrap();
-    child.stdout.as_mut().unwrap().read_exact(&mut [0; 1]).unwrap();
-    thread::sleep(Duration::from_millis(200));
+    let mut child =
+        command.stdin(Stdio::piped()).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    child.stdin.as_mut().unwrap().write_all(b"she\n/stats\n").unwrap();
+    // The answer is over: what comes next is to wait for a line.
+    wait_for_line(child.stderr.take(), "last turn: ");
     signal(&child, Signal::TERM);
     assert_eq!(wait(&mut child).code(), Some(143));
 }
@@ -216,11 +232,12 @@ fn a_hangup_that_is_ignored_stays_so() {
 /// Work that has nothing to end in an orderly way ends at once.
 #[test]
 fn ctrl_c_ends_a_measurement() {
-    let (folder, model) = endless();
-    let text = folder.path().join("long.txt");
-    fs::write(&text, "the rain ".repeat(1_000_000)).unwrap();
-    let mut child = torchless().arg("perplexity").arg(text).arg("-m").arg(model).spawn().unwrap();
-    thread::sleep(Duration::from_millis(500));
+    let (_folder, model) = endless();
+    let mut command = torchless();
+    command.args(["perplexity", "/dev/stdin", "-m"]).arg(model);
+    let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
+    // A pipe holds little: all but the end of the text has been read when this is over.
+    child.stdin.take().unwrap().write_all("the rain ".repeat(1_000_000).as_bytes()).unwrap();
     assert!(child.try_wait().unwrap().is_none(), "too fast to be interrupted");
     interrupt(&child);
     assert_eq!(wait(&mut child).code(), Some(130));
