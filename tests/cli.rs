@@ -8,6 +8,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
+use approx::assert_abs_diff_eq;
 use serde_json::Value;
 
 use common::fixture::fixture;
@@ -169,7 +170,7 @@ fn logprobs_are_those_of_the_perplexity() {
     for ((found, expected), token) in logprobs.iter().zip(expected).zip(result["tokens"].as_array().unwrap())
     {
         assert_eq!(&found["token"], token);
-        assert!((found["logprob"].as_f64().unwrap() - expected.as_f64().unwrap()).abs() < 1e-5);
+        assert_abs_diff_eq!(found["logprob"].as_f64().unwrap(), expected.as_f64().unwrap(), epsilon = 1e-5);
         let top: Vec<f64> =
             found["top"].as_array().unwrap().iter().map(|t| t["logprob"].as_f64().unwrap()).collect();
         assert!(
@@ -318,16 +319,16 @@ fn perplexity_of_ids_is_that_of_transformers() {
     let numbers = |v: &Value| v.as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect::<Vec<_>>();
     let (found, expected) = (numbers(&result["logprobs"]), numbers(&golden["logprobs"]));
     assert_eq!((found.len(), result["tokens"].as_u64()), (47, Some(48)));
-    assert!(found.iter().zip(&expected).all(|(a, b)| (a - b).abs() < 1e-3));
+    assert_abs_diff_eq!(found[..], expected[..], epsilon = 1e-3);
     let nll = -expected.iter().sum::<f64>() / 47.0;
-    assert!((result["nll"].as_f64().unwrap() - nll).abs() < 1e-3);
-    assert!((result["ppl"].as_f64().unwrap() - nll.exp()).abs() < 2e-3 * nll.exp());
+    assert_abs_diff_eq!(result["nll"].as_f64().unwrap(), nll, epsilon = 1e-3);
+    assert_abs_diff_eq!(result["ppl"].as_f64().unwrap(), nll.exp(), epsilon = 2e-3 * nll.exp());
 
     // In windows of 16 the first 15 predictions are the same, and each later window has 15 of its own.
     let windows = run_json("perplexity", "llama-f32.bin", &[&args[..], &["--ctx", "16"]].concat());
     let windows = numbers(&windows["logprobs"]);
     assert_eq!(windows.len(), 3 * 15);
-    assert!(windows[..15].iter().zip(&found).all(|(a, b)| (a - b).abs() < 1e-5));
+    assert_abs_diff_eq!(windows[..15], found[..15], epsilon = 1e-5);
 }
 
 #[test]
@@ -408,11 +409,13 @@ fn bench_gives_a_row_for_each_test() {
         let samples: Vec<_> = row["samples"].as_array().unwrap().iter().flat_map(Value::as_f64).collect();
         assert_eq!(samples.len(), 2);
         let mean = samples.iter().sum::<f64>() / 2.0;
-        assert!(mean > 0.0 && (number("tokens_per_s") - mean).abs() < 1e-9 * mean);
+        assert!(mean > 0.0);
+        assert_abs_diff_eq!(number("tokens_per_s"), mean, epsilon = 1e-9 * mean);
         let stddev = (samples[0] - samples[1]).abs() / 2f64.sqrt();
-        assert!((number("stddev") - stddev).abs() <= 1e-6 * mean);
+        assert_abs_diff_eq!(number("stddev"), stddev, epsilon = 1e-6 * mean);
         let share = number("gb_per_s") / number("memory_gb_per_s");
-        assert!(share > 0.0 && (number("bandwidth_share") - share).abs() < 1e-9 * share);
+        assert!(share > 0.0);
+        assert_abs_diff_eq!(number("bandwidth_share"), share, epsilon = 1e-9 * share);
     }
 }
 

@@ -1,5 +1,6 @@
 //! The reference itself against arithmetic in f64 and against values worked out by hand.
 
+use approx::assert_abs_diff_eq;
 use torchless_kernels::half::f16;
 use torchless_kernels::{
     Allocator, BLOCK, GROUP, Isa, Kernels, MatMut, Outlier, QMatrix, QUAD, QuantizedBuf, TINY, scalar,
@@ -108,14 +109,12 @@ fn quantised_values_are_off_by_half_a_step_at_most() {
             let mut x: Vec<f32> = (0..GROUP + 5).map(|i| (i as f32 * 0.9).sin()).collect();
             x[at] = ratio;
             let buf = quantize(&x);
+            println!("{ratio} at {at}");
             for (k, x) in x.iter().enumerate() {
                 let scale = f64::from(buf.view(1).scales()[k / GROUP]);
-                let error = (f64::from(*x) - f64::from(whole(&buf, k)) * scale).abs();
                 // The scale and its inverse are rounded: 16256 steps of 2⁻²³ of a step.
-                assert!(
-                    error <= scale * 0.504,
-                    "{x} at {k}, {ratio} at {at}: off by {error}, a step is {scale}"
-                );
+                let found = f64::from(whole(&buf, k)) * scale;
+                assert_abs_diff_eq!(found, f64::from(*x), epsilon = scale * 0.504);
             }
             let sums = [0..GROUP, GROUP..GROUP + 5].map(|group| group.map(|k| whole(&buf, k)).sum());
             assert_eq!(buf.view(1).sums(), sums);
@@ -134,13 +133,14 @@ fn matmul_is_the_product_of_what_the_bytes_stand_for() {
         let value = |i: usize| (i as f32).sin() * if i % GROUP == 29 { 30.0 } else { 1.0 };
         let x = quantize(&(0..cols).map(value).collect::<Vec<_>>());
         let view = x.view(1);
+        println!("{cols} columns");
         for (r, got) in matmul(&w, &x).into_iter().enumerate() {
             let term = |c: usize| {
                 let weight = f64::from(bytes[r * cols + c]) / f64::from(scales[(r * cols + c) / GROUP]);
                 weight * f64::from(whole(&x, c)) * f64::from(view.scales()[c / GROUP])
             };
             let (exact, size) = (0..cols).map(term).fold((0.0, 0.0), |(s, a), t| (s + t, a + t.abs()));
-            assert!((f64::from(got) - exact).abs() <= 1e-6 * size, "{cols} columns: {got} for {exact}");
+            assert_abs_diff_eq!(f64::from(got), exact, epsilon = 1e-6 * size);
         }
     }
 }
@@ -165,7 +165,7 @@ fn float_kernels_do_what_their_names_say() {
     let k = reference();
     let x: Vec<f32> = (0..48).map(|i| (i as f32 * 0.7).cos()).collect();
     let wide: Vec<f64> = x.iter().map(|&x| f64::from(x)).collect();
-    let close = |a: f32, b: f64| assert!((f64::from(a) - b).abs() < 1e-5 * (1.0 + b.abs()), "{a} for {b}");
+    let close = |a: f32, b: f64| assert_abs_diff_eq!(f64::from(a), b, epsilon = 1e-5 * (1.0 + b.abs()));
 
     let mut out = vec![0.0; 48];
     k.rms_norm(&x, &[2.0; 48], 1e-5, &mut out);
@@ -209,7 +209,7 @@ fn float_kernels_do_what_their_names_say() {
     let largest = x.iter().fold(0f32, |a, x| a.max(x.abs()));
     assert_eq!(scale, largest / 127.0);
     for (&b, &x) in bytes.iter().zip(&x) {
-        assert!((f32::from(b) * scale - x).abs() <= scale * 0.5001, "{b} · {scale} for {x}");
+        assert_abs_diff_eq!(f32::from(b) * scale, x, epsilon = scale * 0.5001);
     }
     assert_eq!(k.argmax(&[1.0, f32::NAN, 3.0, 3.0, -1.0]), 2);
     assert_eq!(k.argmax(&[f32::NAN, f32::NEG_INFINITY]), 0);
@@ -227,9 +227,7 @@ fn sgemm_agrees_with_the_reference() {
     for t in 0..tokens {
         let mut one = vec![0.0; rows];
         reference().matmul_f32(&w, &x[t * cols..][..cols], cols, MatMut::new(&mut one, 1, rows));
-        for (a, b) in many[t * (rows + 1) + 1..].iter().zip(&one) {
-            assert!((a - b).abs() < 1e-4, "{a} and {b}");
-        }
+        assert_abs_diff_eq!(many[t * (rows + 1) + 1..][..rows], one[..], epsilon = 1e-4);
         assert_eq!(many[t * (rows + 1)], 0.0);
     }
 }

@@ -225,6 +225,7 @@ fn weight(best: f32, logit: f32) -> f32 {
 
 #[cfg(test)]
 mod tests {
+    use approx::{abs_diff_eq, assert_abs_diff_eq};
     use proptest::prelude::*;
 
     use super::*;
@@ -251,7 +252,7 @@ mod tests {
         let ones = draws.iter().filter(|&&id| id == 1).count() as f64;
         assert!(!draws.contains(&2));
         // Three in four; five standard deviations are 0.0153.
-        assert!((ones / 20_000.0 - 0.75).abs() < 0.0153, "{ones}");
+        assert_abs_diff_eq!(ones / 20_000.0, 0.75, epsilon = 0.0153);
     }
 
     #[test]
@@ -259,7 +260,7 @@ mod tests {
         let draws = sample(Sampling { temperature: 0.5, ..open() }, &[0.0, (3.0f32).ln()], &[], 20_000);
         let ones = draws.iter().filter(|&&id| id == 1).count() as f64;
         // 9 in 10.
-        assert!((ones / 20_000.0 - 0.9).abs() < 0.0106, "{ones}");
+        assert_abs_diff_eq!(ones / 20_000.0, 0.9, epsilon = 0.0106);
     }
 
     fn kinds(settings: Sampling, logits: &[f32]) -> Vec<u32> {
@@ -328,7 +329,7 @@ mod tests {
                 surprises.push((limit - sampler.most_surprise) / 0.1 + tau);
             }
             let mean = surprises[500..].iter().sum::<f32>() / 3500.0;
-            assert!((mean - tau).abs() < 0.1, "{mean} bits instead of {tau}");
+            assert_abs_diff_eq!(mean, tau, epsilon = 0.1);
         }
     }
 
@@ -386,7 +387,7 @@ mod tests {
             let limit = p64 * probabilities.iter().fold(0.0, |max: f64, &q| max.max(q));
             for id in 0..n as u32 {
                 let q = probabilities[id as usize];
-                prop_assert!((q - limit).abs() < 1e-5 * limit || likely.contains(&id) == (q > limit));
+                prop_assert!(abs_diff_eq!(q, limit, epsilon = 1e-5 * limit) || likely.contains(&id) == (q > limit));
             }
 
             // And nothing else is drawn.

@@ -4,6 +4,7 @@ use std::fs;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
+use approx::abs_diff_eq;
 use proptest::prelude::*;
 use tempfile::TempDir;
 use torchless::Model;
@@ -345,7 +346,8 @@ proptest! {
             // Half a step, and what rounding the scale, the product and the quotient adds.
             let bound = max * (0.5 / 127.0 + 1e-6);
             for (weight, found) in group.iter().zip(found) {
-                prop_assert!((weight - found).abs() <= bound, "{weight} came back as {found}, of {max}");
+                let near = abs_diff_eq!(weight, found, epsilon = bound);
+                prop_assert!(near, "{weight} came back as {found}, of {max}");
             }
         }
     }

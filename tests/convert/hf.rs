@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 
+use approx::assert_relative_eq;
 use half::{bf16, f16};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
@@ -325,7 +326,7 @@ fn scaled_frequencies_become_factors() {
         "original_max_position_embeddings": 64});
     let expected = [1.0, 2.442259, 8.0, 8.0, 8.0, 8.0, 8.0, 8.0];
     for (found, expected) in factors(llama3).into_iter().zip(expected) {
-        assert!((found / expected - 1.0).abs() < 1e-6, "{found} instead of {expected}");
+        assert_relative_eq!(found, expected, epsilon = 0.0, max_relative = 1e-6);
     }
     edit(folder.path(), "config.json", |config| config["rope_scaling"] = json!({"type": "default"}));
     let (bin, _) = try_convert(folder.path(), Quant::Int8).unwrap();

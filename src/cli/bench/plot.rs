@@ -281,6 +281,7 @@ fn count(n: usize, thing: &str) -> String {
 mod tests {
     use super::*;
     use crate::cli::plot::svg;
+    use approx::assert_abs_diff_eq;
     use roxmltree::{Document, Node};
 
     fn setting() -> Setting {
@@ -358,12 +359,11 @@ mod tests {
         };
         // The faster one's limit, 120 tokens a second, takes the whole width.
         let whole = f64::from(WIDTH - 40);
-        assert!(
-            (width(colour(0)) - whole / 4.0).abs() <= 1.0 && (width(colour(1)) - whole / 2.0).abs() <= 1.0
-        );
+        assert_abs_diff_eq!(width(colour(0)), whole / 4.0, epsilon = 1.0);
+        assert_abs_diff_eq!(width(colour(1)), whole / 2.0, epsilon = 1.0);
         let limits: Vec<_> =
             elements(&xml, "rect", PALE).iter().map(|&bar| attribute(bar, "width")).collect();
-        assert!((limits[0] - whole / 2.0).abs() <= 1.0 && (limits[1] - whole).abs() <= 1.0, "{limits:?}");
+        assert_abs_diff_eq!(limits[..2], [whole / 2.0, whole][..], epsilon = 1.0);
         let texts = texts(&xml);
         for text in [
             "a<b> & \"c\": tokens a second",
@@ -391,7 +391,8 @@ mod tests {
         // In order of the depth, evenly apart both ways.
         for name in ["cx", "cy"] {
             let (first, second) = (at(3, name) - at(2, name), at(4, name) - at(3, name));
-            assert!(first > 0.0 && (first - second).abs() <= 1.0, "{name}");
+            assert!(first > 0.0, "{name}");
+            assert_abs_diff_eq!(first, second, epsilon = 1.0);
             assert_eq!(name == "cy", at(5, name) == at(6, name), "the shares are equal");
         }
         assert!(texts(&xml).iter().any(|text| text == "what the memory allows"));

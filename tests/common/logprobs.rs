@@ -1,0 +1,17 @@
+//! What a model predicts.
+
+use torchless::model::Model;
+use torchless::perplexity::log_probability;
+use torchless::runtime::session::{Session, SessionOptions};
+
+/// The log-probability of each token but the first.
+pub fn logprobs(model: &Model, options: &SessionOptions, tokens: &[u32]) -> Vec<f64> {
+    let mut out = Vec::new();
+    let mut session = Session::new(model, options).unwrap();
+    session
+        .score(tokens, |i, logits| {
+            out.extend(tokens.get(i + 1).map(|&next| log_probability(logits, next)));
+        })
+        .unwrap();
+    out
+}
