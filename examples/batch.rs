@@ -5,8 +5,7 @@
 use std::sync::Arc;
 use std::thread;
 
-use torchless::runtime::GenerateOptions;
-use torchless::runtime::{Session, SessionOptions};
+use torchless::runtime::{GenerateOptions, Session, SessionOptions};
 use torchless::{Error, Model};
 
 fn answer(model: &Arc<Model>, prompt: &str) -> Result<String, Error> {

@@ -8,8 +8,7 @@ use std::sync::Arc;
 
 use torchless::Model;
 use torchless::chat::{Chat, ChatTemplate};
-use torchless::runtime::GenerateOptions;
-use torchless::runtime::{Session, SessionOptions};
+use torchless::runtime::{GenerateOptions, Session, SessionOptions};
 
 fn main() -> anyhow::Result<()> {
     let Some(path) = std::env::args().nth(1) else { anyhow::bail!("usage: chat MODEL") };

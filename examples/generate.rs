@@ -6,8 +6,7 @@ use std::io::{Write, stdout};
 use std::sync::Arc;
 
 use torchless::Model;
-use torchless::runtime::GenerateOptions;
-use torchless::runtime::{Session, SessionOptions};
+use torchless::runtime::{GenerateOptions, Session, SessionOptions};
 use torchless::sampling::Sampling;
 
 fn main() -> anyhow::Result<()> {

@@ -14,9 +14,9 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use approx::assert_abs_diff_eq;
+use torchless::Model;
 use torchless::format::convert::{Quant, convert};
-use torchless::model::Model;
-use torchless::runtime::session::SessionOptions;
+use torchless::runtime::SessionOptions;
 use torchless_kernels::{Isa, Kernels};
 
 use common::bits::bits;

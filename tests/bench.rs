@@ -9,8 +9,8 @@ use std::ops::ControlFlow;
 
 use torchless::bench::bandwidth::{memory_bandwidth, read};
 use torchless::bench::{Test, measure};
-use torchless::runtime::KvType;
-use torchless::runtime::session::SessionOptions;
+use torchless::kv::KvType;
+use torchless::runtime::SessionOptions;
 
 use common::model::model;
 
@@ -30,7 +30,7 @@ fn a_test_reads_weights_once_a_pass_and_what_is_in_sight_of_keys_and_values() {
     let model = model("mistral-int8.bin");
     let options = SessionOptions { kv: KvType::F16, chunk: 8, threads: 1, ..SessionOptions::new(&model) };
     let (position, token) = (2 * 2 * 2 * 32 * 2, model.bytes_a_token());
-    let tensor = |name| model.file().tensors().iter().find(|t| t.name == name).unwrap().bytes();
+    let tensor = |name| model.file().tensors().iter().find(|t| t.name() == name).unwrap().bytes();
     let head = tensor("model.embed_tokens.weight"); // tied
     let bytes = |t: Test| t.bytes(&model, &options);
     assert_eq!(bytes(test(0, 1, 0)), token + position);

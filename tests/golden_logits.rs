@@ -14,13 +14,13 @@ mod common {
 }
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use approx::assert_abs_diff_eq;
+use torchless::Model;
 use torchless::format::convert::Quant;
-use torchless::model::Model;
-use torchless::runtime::generate::{GenerateOptions, generate};
-use torchless::runtime::sampler::Sampling;
-use torchless::runtime::session::{Session, SessionOptions};
+use torchless::runtime::{GenerateOptions, Session, SessionOptions, generate};
+use torchless::sampling::Sampling;
 use torchless_kernels::{Isa, Kernels};
 
 use common::bits::bits;
@@ -103,7 +103,7 @@ fn int8_logits_are_the_same_bits_however_they_are_worked_out() {
 }
 
 /// The logits' hash of `tokens`, with each instruction set and each number of threads and chunk size.
-fn assert_hash(name: &str, model: &Model, tokens: &[u32], ways: &[(usize, usize)], expected: u64) {
+fn assert_hash(name: &str, model: &Arc<Model>, tokens: &[u32], ways: &[(usize, usize)], expected: u64) {
     for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
         let kernels = Kernels::new(isa).unwrap();
         for &(threads, chunk) in ways {

@@ -10,13 +10,14 @@ mod common {
 }
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use approx::assert_abs_diff_eq;
 use tempfile::TempDir;
+use torchless::Model;
 use torchless::format::convert::Quant;
-use torchless::model::Model;
-use torchless::runtime::KvType;
-use torchless::runtime::session::SessionOptions;
+use torchless::kv::KvType;
+use torchless::runtime::SessionOptions;
 
 use common::converted::converted;
 use common::fixture::fixture;
@@ -41,9 +42,9 @@ fn goldens() -> BTreeMap<String, Golden> {
 }
 
 /// The model of this name: a file, a folder to convert, or one that is made here. The folder must live as long.
-fn open(name: &str) -> (Option<TempDir>, Model) {
+fn open(name: &str) -> (Option<TempDir>, Arc<Model>) {
     if name.ends_with(".bin") {
-        return (None, Model::open(fixture(name)).unwrap());
+        return (None, Arc::new(Model::open(fixture(name)).unwrap()));
     }
     let (folder, model) = match name.strip_prefix("wide/") {
         Some(name) => converted(wide_source(name).path(), Quant::Int8),

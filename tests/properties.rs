@@ -6,10 +6,10 @@ mod common {
 }
 
 use proptest::prelude::*;
-use torchless::kernels::Kernels;
-use torchless::model::Model;
-use torchless::runtime::sampler::{Sampler, Sampling};
-use torchless::runtime::session::{Session, SessionOptions};
+use std::sync::Arc;
+use torchless::Model;
+use torchless::runtime::{Session, SessionOptions};
+use torchless::sampling::{Sampler, Sampling};
 
 use common::model::model;
 
@@ -20,7 +20,7 @@ fn open(seed: u64) -> Sampling {
 
 fn draw(settings: &Sampling, logits: &[f32], n: usize) -> Vec<usize> {
     let mut sampler = Sampler::new(settings.clone(), logits.len()).unwrap();
-    (0..n).map(|_| sampler.sample(Kernels::detect(), logits, &[]).unwrap() as usize).collect()
+    (0..n).map(|_| sampler.sample(logits, &[]).unwrap() as usize).collect()
 }
 
 /// Logits that differ from one another by what an exponential still tells apart.
@@ -69,7 +69,7 @@ proptest! {
             bits.iter().map(|&b| if b % 3 == 0 { special[b as usize / 3 % 4] } else { f32::from_bits(b) }).collect();
         let settings = Sampling { repeat_penalty: 1.3, ..Sampling { seed, ..Sampling::default() } };
         let mut sampler = Sampler::new(settings, logits.len()).unwrap();
-        match sampler.sample(Kernels::detect(), &logits, &[0, 1, 2]) {
+        match sampler.sample(&logits, &[0, 1, 2]) {
             Ok(id) => prop_assert!((id as usize) < logits.len()),
             Err(_) => prop_assert!(logits.iter().any(|l| l.is_nan())),
         }
@@ -77,7 +77,7 @@ proptest! {
 }
 
 /// All logits of `tokens`, fed in pieces of these lengths (the last again and again), as bits.
-fn logits(model: &Model, tokens: &[u32], pieces: &[usize], chunk: usize) -> Vec<Vec<u32>> {
+fn logits(model: &Arc<Model>, tokens: &[u32], pieces: &[usize], chunk: usize) -> Vec<Vec<u32>> {
     let options = SessionOptions { threads: 1, chunk, ..SessionOptions::new(model) };
     let mut session = Session::new(model, &options).unwrap();
     let mut found = Vec::new();
@@ -122,7 +122,7 @@ proptest! {
         bytes[at..at + from.len()].fill(b' ');
         bytes[at..at + to.len()].copy_from_slice(to);
         std::fs::write(&path, bytes).unwrap();
-        let without = Model::open(&path).unwrap();
+        let without = Arc::new(Model::open(&path).unwrap());
         assert_eq!(without.config().sliding_window, None);
         prop_assert_eq!(logits(&with, &tokens, &pieces, 8), logits(&without, &tokens, &[], 1));
     }

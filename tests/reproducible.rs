@@ -18,15 +18,16 @@ use common::converted::converted;
 use common::long::long_model;
 use common::tokens::tokens;
 use common::wide::wide_source;
+use std::sync::Arc;
+use torchless::Model;
 use torchless::format::convert::Quant;
-use torchless::model::Model;
-use torchless::runtime::KvType;
-use torchless::runtime::session::SessionOptions;
+use torchless::kv::KvType;
+use torchless::runtime::SessionOptions;
 use torchless_kernels::{Isa, Kernels};
 
 const KV_TYPES: [KvType; 3] = [KvType::F32, KvType::F16, KvType::Int8];
 
-fn assert_reproducible(model: &Model, n: usize, kv_types: &[KvType]) {
+fn assert_reproducible(model: &Arc<Model>, n: usize, kv_types: &[KvType]) {
     let tokens = tokens(n, model.config().vocab_size);
     for &kv in kv_types {
         let mut expected = None;

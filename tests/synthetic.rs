@@ -2,27 +2,24 @@
 
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::sync::Arc;
 
 use approx::assert_abs_diff_eq;
 use torchless::Error;
-use torchless::format::bin::{Matrix, Tensor};
+use torchless::arch::{SHAPES, shape};
+use torchless::format::bin::Tensor;
 use torchless::format::convert::Quant;
-use torchless::format::synthetic::{SHAPES, shape, write_synthetic};
-use torchless::model::{Config, Model};
-use torchless::runtime::session::{Session, SessionOptions};
+use torchless::format::synthetic::write_synthetic;
+use torchless::kernels::Weight;
+use torchless::runtime::{Session, SessionOptions};
+use torchless::{Model, arch::Config};
 
 fn small() -> Config {
-    Config {
-        hidden_size: 128,
-        intermediate_size: 192,
-        n_layers: 2,
-        n_heads: 4,
-        n_kv_heads: 2,
-        head_dim: 32,
-        vocab_size: 300,
-        sliding_window: Some(8),
-        ..shape("mistral-7b").unwrap()
-    }
+    let mut config = shape("mistral-7b").unwrap();
+    (config.hidden_size, config.intermediate_size, config.n_layers) = (128, 192, 2);
+    (config.n_heads, config.n_kv_heads, config.head_dim) = (4, 2, 32);
+    (config.vocab_size, config.sliding_window) = (300, Some(8));
+    config
 }
 
 fn write(config: &Config, quant: Quant, dst: &Path) -> Result<(), Error> {
@@ -42,10 +39,8 @@ fn one_configuration_is_one_file() {
 }
 
 fn values<'a>(model: &'a Model, tensor: &Tensor) -> &'a [f32] {
-    match model.file().matrix(tensor) {
-        Matrix::F32 { values, .. } => values,
-        Matrix::Int8(_) => panic!("asked for f32"),
-    }
+    let Weight::F32(w) = model.file().weight(tensor) else { panic!("asked for f32") };
+    w.values()
 }
 
 #[test]
@@ -53,14 +48,19 @@ fn weights_are_those_that_everyone_has() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("model.bin");
     write(&small(), Quant::F32, &file).unwrap();
-    let model = Model::open(&file).unwrap();
+    let model = Arc::new(Model::open(&file).unwrap());
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/synthetic/weights.json");
     let golden: Vec<(usize, usize, [i32; 4])> =
         serde_json::from_str(&std::fs::read_to_string(golden).unwrap()).unwrap();
     for (tensor, row, expected) in golden {
         let tensor = &model.file().tensors()[tensor];
         let found = &values(&model, tensor)[row * tensor.rows_cols().1..][..4];
-        assert_eq!(found, expected.map(|sum| sum as f32 * (0.02 / 37_837.23)), "{}, row {row}", tensor.name);
+        assert_eq!(
+            found,
+            expected.map(|sum| sum as f32 * (0.02 / 37_837.23)),
+            "{}, row {row}",
+            tensor.name()
+        );
     }
 }
 
@@ -69,14 +69,14 @@ fn weights_are_a_bell_curve_and_logits_are_finite() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("model.bin");
     write(&small(), Quant::F32, &file).unwrap();
-    let model = Model::open(&file).unwrap();
-    for tensor in model.file().tensors().iter().filter(|t| t.shape.len() == 2) {
+    let model = Arc::new(Model::open(&file).unwrap());
+    for tensor in model.file().tensors().iter().filter(|t| t.shape().len() == 2) {
         let values = values(&model, tensor);
         let n = values.len() as f64;
         let moment = |power| values.iter().map(|&x| f64::from(x / 0.02).powi(power)).sum::<f64>() / n;
         // The kurtosis of a sum of four even distributions is 3 − 1.2 / 4; tolerances are some five deviations wide.
         let tolerance = 5.0 / n.sqrt();
-        println!("{}", tensor.name);
+        println!("{}", tensor.name());
         assert_abs_diff_eq!(moment(1), 0.0, epsilon = tolerance);
         assert_abs_diff_eq!(moment(2), 1.0, epsilon = 2.0 * tolerance);
         assert_abs_diff_eq!(moment(4), 2.7, epsilon = 10.0 * tolerance);
@@ -101,7 +101,9 @@ fn every_shape_is_possible() {
 fn what_cannot_be_written_leaves_nothing_behind() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("model.bin");
-    let error = write(&Config { vocab_size: 259, ..small() }, Quant::Int8, &file).unwrap_err();
+    let mut config = small();
+    config.vocab_size = 259;
+    let error = write(&config, Quant::Int8, &file).unwrap_err();
     assert!(error.to_string().contains("vocab_size is 259: at least 260"), "{error}");
     let stopped = write_synthetic(&small(), Quant::Int8, &file, &mut |_| ControlFlow::Break(()));
     assert!(matches!(stopped, Err(Error::Interrupted)));

@@ -7,8 +7,8 @@ mod common {
     pub mod tokens;
 }
 
-use torchless::runtime::KvType;
-use torchless::runtime::session::{Session, SessionOptions};
+use torchless::kv::KvType;
+use torchless::runtime::{Session, SessionOptions};
 
 use common::long::long_model;
 use common::model::model;

@@ -17,8 +17,8 @@ use common::long::long_model;
 use common::tokens::tokens;
 use common::wide::wide_source;
 use torchless::format::convert::Quant;
-use torchless::runtime::KvType;
-use torchless::runtime::session::{Session, SessionOptions};
+use torchless::kv::KvType;
+use torchless::runtime::{Session, SessionOptions};
 
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;

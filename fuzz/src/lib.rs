@@ -8,8 +8,7 @@ use std::sync::{Arc, LazyLock};
 use torchless::format::convert::{Quant, convert};
 use torchless::kernels::{Isa, Kernels};
 use torchless::Model;
-use torchless::runtime::{GenerateOptions, generate};
-use torchless::runtime::{Session, SessionOptions};
+use torchless::runtime::{GenerateOptions, Session, SessionOptions, generate};
 
 /// The folder of this process, on tmpfs where there is one.
 pub static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {

@@ -44,9 +44,9 @@ pub use dispatch::{Isa, IsaError, Kernels};
 pub use half;
 pub use mat::MatMut;
 pub use memory::{Aligned, Allocator};
-pub use quant::{GROUP, Outlier, QMatrix, QUAD, Quantized, QuantizedBuf, QuantizedMut, QuantizedRow, TINY};
+pub use quant::{GROUP, Outlier, QMatrix, QUAD, Quantized, QuantizedBuf, QuantizedMut, QuantizedRow};
 pub use scalar::BLOCK;
-pub use sgemm::sgemm;
+#[doc(hidden)]
 pub use team::Team;
 pub use weight::{F32Matrix, Weight};
 

@@ -94,7 +94,7 @@ impl Outlier {
 }
 
 /// Below this absolute maximum (2⁻¹⁰⁰) a group of activations counts as zeros: its scale would leave the normal range.
-pub const TINY: f32 = f32::from_bits(27 << 23);
+pub(crate) const TINY: f32 = f32::from_bits(27 << 23);
 
 /// An int8 matrix, row-major, one row an output feature; `w[r][c] = values[r·cols + c] / scales[(r·cols + c) / 64]`.
 ///

@@ -6,8 +6,7 @@ use std::time::Instant;
 
 use super::template::{ChatTemplate, Message, Role};
 use crate::Error;
-use crate::runtime::{ChunkProgress, Session};
-use crate::runtime::{FinishReason, GenerateOptions, Generated, Piece};
+use crate::runtime::{ChunkProgress, FinishReason, GenerateOptions, Generated, Piece, Session};
 use crate::tokenizer::{Kind, Tokenizer};
 
 /// A conversation: its messages, and the session whose cache holds them.

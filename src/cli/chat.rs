@@ -8,8 +8,7 @@ use std::path::Path;
 
 use anyhow::Context;
 use torchless::chat::{Chat, ChatTemplate, Message, Reply, Role};
-use torchless::runtime::GenerateOptions;
-use torchless::runtime::Session;
+use torchless::runtime::{GenerateOptions, Session};
 use torchless::{Error, Model};
 
 use self::input::{Input, Said};

@@ -6,8 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::bail;
 use torchless::Model;
-use torchless::runtime::{ChunkProgress, Session, SessionOptions};
-use torchless::runtime::{GenerateOptions, Generated};
+use torchless::runtime::{ChunkProgress, GenerateOptions, Generated, Session, SessionOptions};
 use torchless::tokenizer::EncodeOptions;
 
 use super::input::{read_file, read_stdin};

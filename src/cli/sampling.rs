@@ -3,8 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use torchless::sampling::Grammar;
-use torchless::sampling::{Mirostat, Sampling};
+use torchless::sampling::{Grammar, Mirostat, Sampling};
 
 use super::input::read_file;
 

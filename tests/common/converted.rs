@@ -2,16 +2,17 @@
 
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::sync::Arc;
 
 use tempfile::TempDir;
+use torchless::Model;
 use torchless::format::convert::{Quant, convert};
-use torchless::model::Model;
 
 /// A Hugging Face folder or GGUF file as a model. The folder must live as long as the model.
-pub fn converted(source: &Path, quant: Quant) -> (TempDir, Model) {
+pub fn converted(source: &Path, quant: Quant) -> (TempDir, Arc<Model>) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.bin");
     convert(source, &path, quant, &mut |_| ControlFlow::Continue(())).unwrap();
-    let model = Model::open(path).unwrap();
+    let model = Arc::new(Model::open(path).unwrap());
     (folder, model)
 }

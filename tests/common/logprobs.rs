@@ -1,11 +1,12 @@
 //! What a model predicts.
 
-use torchless::model::Model;
-use torchless::perplexity::log_probability;
-use torchless::runtime::session::{Session, SessionOptions};
+use std::sync::Arc;
+use torchless::Model;
+use torchless::runtime::{Session, SessionOptions};
+use torchless::sampling::log_probability;
 
 /// The log-probability of each token but the first.
-pub fn logprobs(model: &Model, options: &SessionOptions, tokens: &[u32]) -> Vec<f64> {
+pub fn logprobs(model: &Arc<Model>, options: &SessionOptions, tokens: &[u32]) -> Vec<f64> {
     let mut out = Vec::new();
     let mut session = Session::new(model, options).unwrap();
     session

@@ -1,6 +1,7 @@
 //! Models for contexts longer than the fixtures are made for.
 
-use torchless::model::Model;
+use std::sync::Arc;
+use torchless::Model;
 
 use super::fixture::fixture;
 
@@ -8,7 +9,7 @@ use super::fixture::fixture;
 ///
 /// # Panics
 /// If the fixture's header does not say what is to be replaced.
-pub fn long_model(file: &str, window: Option<(&str, &str)>) -> Model {
+pub fn long_model(file: &str, window: Option<(&str, &str)>) -> Arc<Model> {
     let mut bytes = std::fs::read(fixture(file)).unwrap();
     replace(&mut bytes, r#""max_position_embeddings": "256""#, r#""max_position_embeddings": "999""#);
     if let Some((old, new)) = window {
@@ -18,7 +19,7 @@ pub fn long_model(file: &str, window: Option<(&str, &str)>) -> Model {
     let dir = tempfile::tempdir().unwrap();
     let edited = dir.path().join(file);
     std::fs::write(&edited, bytes).unwrap();
-    Model::open(edited).unwrap()
+    Arc::new(Model::open(edited).unwrap())
 }
 
 /// Replaces a text in the header by one that is as long or shorter.

@@ -1,10 +1,11 @@
 //! The `.bin` files of `tests/fixtures/models`.
 
-use torchless::model::Model;
+use std::sync::Arc;
+use torchless::Model;
 
 use super::fixture::fixture;
 
 /// The model of this file.
-pub fn model(file: &str) -> Model {
-    Model::open(fixture(file)).unwrap()
+pub fn model(file: &str) -> Arc<Model> {
+    Arc::new(Model::open(fixture(file)).unwrap())
 }

@@ -9,8 +9,7 @@ use serde_json::{Map, Value, json};
 
 use crate::arch::Config;
 use crate::format::encoding::{Dtype, Encoded, Sizes};
-use crate::format::fs::AtomicFile;
-use crate::format::fs::Pieces;
+use crate::format::fs::{AtomicFile, Pieces};
 use crate::tokenizer::{Kind, Spec};
 use crate::{Error, Malformed};
 
