@@ -117,3 +117,22 @@ impl ProductBuffers {
         self.len / tokens / BUFFER_FEATURES * BUFFER_FEATURES
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use torchless_kernels::{GROUP, QMatrix};
+
+    use super::*;
+    use crate::parallel::threads::Threads;
+
+    /// The pieces that tests/common/wide.rs counts on: were they larger, no test would split a product by its rows.
+    #[test]
+    fn pieces_of_the_wide_test_models() {
+        let threads = Threads::new(2).unwrap();
+        for (rows, cols, expected) in [(448, 192, 256), (192, 320, 160), (2112, 192, 256), (192, 2112, 32)] {
+            let (values, scales) = (vec![0; rows * cols], vec![1.0; rows * cols / GROUP]);
+            let w = Weight::Int8(QMatrix::new(&values, &scales, rows, cols));
+            assert_eq!(threads.install(|| rows_grain(rows, &w, 1)), expected, "{rows} × {cols}");
+        }
+    }
+}
