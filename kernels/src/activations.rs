@@ -147,7 +147,7 @@ impl Activations<'_> {
     }
 }
 
-/// A block of activations to be written: some tokens × some features.
+/// A rectangle of activations to be written: some tokens × some features.
 pub struct ActivationsMut<'a> {
     f32: Option<MatMut<'a, f32>>,
     int8: Option<QuantizedMut<'a>>,
@@ -163,7 +163,7 @@ impl ActivationsMut<'_> {
         self.tokens
     }
 
-    /// Splits the block into the first `tokens` tokens and the rest.
+    /// Splits the rectangle into the first `tokens` tokens and the rest.
     ///
     /// # Panics
     /// If there are not so many.
@@ -174,7 +174,7 @@ impl ActivationsMut<'_> {
         (Self { f32: f0, int8: q0, tokens }, Self { f32: f1, int8: q1, tokens: rest })
     }
 
-    /// Splits the block into the first `features` features and the rest.
+    /// Splits the rectangle into the first `features` features and the rest.
     ///
     /// # Panics
     /// If there are not so many, or int8 activations are split inside a group of [`ActivationsMut::FEATURES`].
@@ -185,7 +185,7 @@ impl ActivationsMut<'_> {
         (Self { f32: f0, int8: q0, tokens }, Self { f32: f1, int8: q1, tokens })
     }
 
-    /// One token's part of the block.
+    /// One token's part of the rectangle.
     ///
     /// # Panics
     /// If `token` is out of range.

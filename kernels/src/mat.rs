@@ -1,9 +1,9 @@
-//! A block of a row-major matrix that can be split by columns as well as by rows, so that threads can each write
+//! A rectangle of a row-major matrix that can be split by columns as well as by rows, so that threads can each write
 //! their own output features of all tokens without copying and without `unsafe` on their side.
 
 use std::marker::PhantomData;
 
-/// A mutable `rows × cols` block of a row-major matrix whose rows are `stride` elements apart.
+/// A mutable `rows × cols` rectangle of a row-major matrix whose rows are `stride` elements apart.
 pub struct MatMut<'a, T> {
     data: *mut T,
     rows: usize,
@@ -12,7 +12,7 @@ pub struct MatMut<'a, T> {
     borrow: PhantomData<&'a mut [T]>,
 }
 
-// SAFETY: a block is an exclusive borrow of its elements, as `&mut [T]` is; blocks made by splitting are disjoint.
+// SAFETY: a rectangle is an exclusive borrow of its elements, as `&mut [T]` is; rectangles made by splitting are disjoint.
 unsafe impl<T: Send> Send for MatMut<'_, T> {}
 
 impl<'a, T> MatMut<'a, T> {
@@ -45,18 +45,18 @@ impl<'a, T> MatMut<'a, T> {
         self.data
     }
 
-    /// One row of the block.
+    /// One row of the rectangle.
     ///
     /// # Panics
     /// If `row` is out of range.
     pub fn row(&mut self, row: usize) -> &mut [T] {
         assert!(row < self.rows, "row {row} of {}", self.rows);
         // SAFETY: the row lies inside the slice the matrix was made from (`new` checked its length, splits only shrink
-        // the block), the block is exclusive, and the result borrows `self`.
+        // the rectangle), the rectangle is exclusive, and the result borrows `self`.
         unsafe { std::slice::from_raw_parts_mut(self.data.add(row * self.stride), self.cols) }
     }
 
-    /// The same block, borrowed for a shorter time.
+    /// The same rectangle, borrowed for a shorter time.
     pub fn reborrow(&mut self) -> MatMut<'_, T> {
         MatMut { borrow: PhantomData, ..*self }
     }
@@ -67,7 +67,7 @@ impl<'a, T> MatMut<'a, T> {
     /// If `col > cols`.
     pub fn split_cols(self, col: usize) -> (Self, Self) {
         assert!(col <= self.cols, "a split at column {col} of {}", self.cols);
-        // The empty half of an empty block may point one past the slice: wrapping_add keeps that defined.
+        // The empty half of an empty rectangle may point one past the slice: wrapping_add keeps that defined.
         let right = Self { data: self.data.wrapping_add(col), cols: self.cols - col, ..self };
         (Self { cols: col, ..self }, right)
     }
