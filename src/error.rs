@@ -34,9 +34,18 @@ pub enum Error {
     /// A progress callback asked to stop.
     #[error("interrupted")]
     Interrupted,
-    /// A logit or a probability came out as NaN.
-    #[error("the model computed NaN: its weights are damaged or overflow")]
+    /// A logit or a probability came out as NaN, or as infinite.
+    #[error("the model computed NaN or infinity: its weights are damaged or overflow")]
     NotANumber,
+    /// A finite key or value that the session's cache can only keep as infinite.
+    #[error("a key or a value is beyond the range of f16: keep keys and values as f32")]
+    CacheOverflow,
+    /// Biases, penalties and grammar leave nothing to choose.
+    #[error("no token is left to choose: all logits are −∞ after biases, penalties and grammar")]
+    NoTokenLeft,
+    /// Biases or penalties so large that a logit came out as NaN or +∞.
+    #[error("biases or penalties are so large that a logit overflows: choose smaller ones")]
+    LogitOverflow,
     /// There was nothing to feed.
     #[error("no tokens to feed: the prompt is empty")]
     EmptyPrompt,

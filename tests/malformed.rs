@@ -11,6 +11,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use torchless::Error;
 use torchless::Model;
+use torchless::kv::KvType;
 use torchless::runtime::{GenerateOptions, Session, SessionOptions, generate};
 use torchless::sampling::Sampling;
 
@@ -327,6 +328,30 @@ fn weights_that_are_not_numbers() {
                 Err(error) => assert!(matches!(error, Error::NotANumber), "{name} of {value}: {error}"),
             }
         }
+    }
+}
+
+/// Keys and values that f32 can hold, and f16 cannot.
+#[test]
+fn keys_and_values_beyond_f16() {
+    for name in ["model.layers.0.self_attn.k_proj.weight", V] {
+        let mut parts = Parts::of("mistral-f32.bin");
+        let tensor = &parts.header["tensors"][name];
+        let len: u64 = tensor["shape"].as_array().unwrap().iter().map(|n| n.as_u64().unwrap()).product();
+        let start = tensor["offset"].as_u64().unwrap() as usize;
+        for at in parts.payload[start..start + 4 * len as usize].as_chunks_mut::<4>().0 {
+            *at = (f32::from_le_bytes(*at) * 1e6).to_le_bytes();
+        }
+        let model = Arc::new(Model::open(TempFile::new(&parts.bytes()).path()).unwrap());
+        let feed = |kv| {
+            let options = SessionOptions { threads: 1, kv, ..SessionOptions::new(&model) };
+            let mut session = Session::new(&model, &options).unwrap();
+            session.feed(&[1, 5, 6]).map(|logits| logits.iter().all(|l| l.is_finite()))
+        };
+        assert!(feed(KvType::F32).unwrap(), "{name}");
+        assert!(feed(KvType::Int8).unwrap(), "{name}");
+        let error = feed(KvType::F16).unwrap_err();
+        assert!(matches!(error, Error::CacheOverflow), "{name}: {error}");
     }
 }
 

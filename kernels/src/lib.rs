@@ -226,6 +226,8 @@ pub const KEY_LANES: usize = 16;
 pub trait CacheElement: sealed::Sealed + Copy + Default + Send + Sync + 'static {
     /// Whether a key or a value has a scale of its own.
     const SCALED: bool;
+    /// The least finite magnitude that is stored as infinity; infinity where there is none.
+    const OVERFLOWS_FROM: f32;
     #[doc(hidden)]
     fn attn_scores(kernels: Kernels, q: &[f32], keys: &[Self], scores: &mut [[f32; BLOCK]]);
     #[doc(hidden)]
@@ -253,9 +255,10 @@ mod sealed {
 
 /// The kernels of the table for one cache element.
 macro_rules! cache_element {
-    ($element:ty, scaled: $scaled:literal, $scores:ident, $accumulate:ident, $widen:ident, $narrow:expr) => {
+    ($element:ty, scaled: $scaled:literal, overflows_from: $limit:expr, $scores:ident, $accumulate:ident, $widen:ident, $narrow:expr) => {
         impl CacheElement for $element {
             const SCALED: bool = $scaled;
+            const OVERFLOWS_FROM: f32 = $limit;
             fn attn_scores(kernels: Kernels, q: &[f32], keys: &[Self], scores: &mut [[f32; BLOCK]]) {
                 // SAFETY: `Kernels` checked the lengths; the handle proves the CPU has the instructions.
                 unsafe { (kernels.table.$scores)(q, keys, scores) }
@@ -283,16 +286,17 @@ macro_rules! cache_element {
     };
 }
 
-cache_element!(f32, scaled: false, attn_scores_f32, attn_accumulate_f32, widen_f32, |_, x, out| {
+cache_element!(f32, scaled: false, overflows_from: f32::INFINITY, attn_scores_f32, attn_accumulate_f32, widen_f32, |_, x, out| {
     out.copy_from_slice(x);
     1.0
 });
-cache_element!(f16, scaled: false, attn_scores_f16, attn_accumulate_f16, widen_f16, |kernels, x, out| {
+// Halfway between the largest f16 and what would be the next.
+cache_element!(f16, scaled: false, overflows_from: 65_520.0, attn_scores_f16, attn_accumulate_f16, widen_f16, |kernels, x, out| {
     // SAFETY: `Kernels` checked the lengths; the handle proves the CPU has the instructions.
     unsafe { (kernels.table.narrow_f16)(x, out) };
     1.0
 });
-cache_element!(i8, scaled: true, attn_scores_i8, attn_accumulate_i8, widen_i8, |kernels, x, out| {
+cache_element!(i8, scaled: true, overflows_from: f32::INFINITY, attn_scores_i8, attn_accumulate_i8, widen_i8, |kernels, x, out| {
     // SAFETY: `Kernels` checked the lengths; the handle proves the CPU has the instructions.
     unsafe { (kernels.table.narrow_i8)(x, out) }
 });

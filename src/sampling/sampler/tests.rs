@@ -249,7 +249,55 @@ fn impossible_settings_and_nan_are_refused() {
     assert!(Sampler::new(open().logit_bias(2, 1.0), 2).is_err());
     let forbidding = open().logit_bias(0, f32::NEG_INFINITY).logit_bias(1, f32::NEG_INFINITY);
     let mut sampler = Sampler::new(forbidding, 2).unwrap();
-    assert!(sampler.sample(&[0.0, 1.0], &[]).is_err());
+    assert!(matches!(sampler.sample(&[0.0, 1.0], &[]), Err(Error::NoTokenLeft)));
     let mut sampler = Sampler::new(open(), 2).unwrap();
-    assert!(sampler.sample(&[0.0, f32::NAN], &[]).is_err());
+    for logit in [f32::NAN, f32::INFINITY] {
+        assert!(matches!(sampler.sample(&[0.0, logit], &[]), Err(Error::NotANumber)));
+    }
+}
+
+#[test]
+fn where_nothing_is_left_or_a_logit_overflows_that_is_said() {
+    let (least, most) = (f32::MIN, f32::MAX);
+    let none =
+        |s: Sampling| s.logit_bias(0, least).logit_bias(0, least).logit_bias(1, least).logit_bias(1, least);
+    for settings in [Sampling::greedy(), open(), open().mirostat(Mirostat::default())] {
+        let error = |settings, logits: &[f32], recent: &[u32]| {
+            Sampler::new(settings, 2).unwrap().sample(logits, recent).unwrap_err()
+        };
+        let no_token = error(none(settings.clone()), &[-1.0, -1.0], &[]);
+        assert!(matches!(no_token, Error::NoTokenLeft), "{no_token}");
+        let grammar = error(settings.clone(), &[f32::NEG_INFINITY; 2], &[]);
+        assert!(matches!(grammar, Error::NoTokenLeft), "{grammar}");
+        let penalised = error(settings.clone().penalties(1.0, most, most), &[1.0, 1.0], &[0, 0, 1, 1]);
+        assert!(matches!(penalised, Error::NoTokenLeft), "{penalised}");
+        for (settings, logits) in [
+            (settings.clone().logit_bias(0, most).logit_bias(0, most), [0.0, 0.0]),
+            (settings.clone().penalties(1e-40, 0.0, 0.0), [1.0, 1.0]),
+            (settings.clone().penalties(1.0, least, 0.0), [1.0, 1.0]),
+            (settings.clone().penalties(1.0, least, 0.0), [f32::NEG_INFINITY, 1.0]),
+        ] {
+            let overflow = error(settings, &logits, &[0, 0]);
+            assert!(matches!(overflow, Error::LogitOverflow), "{overflow}");
+        }
+    }
+}
+
+#[test]
+fn extreme_temperatures_and_mirostat_choose_what_can_be_chosen() {
+    for temperature in [f32::from_bits(1), f32::MIN_POSITIVE, f32::MAX] {
+        for logits in [[0.0, f32::NEG_INFINITY, f32::MIN], [f32::MAX, f32::NEG_INFINITY, f32::MIN]] {
+            for tau in [0.0, 5.0, f32::MAX] {
+                for eta in [0.0, 0.1, f32::MAX] {
+                    let mirostat = Mirostat { tau, eta };
+                    let settings =
+                        [open(), open().typical_p(0.5), open().top_p(0.5), open().mirostat(mirostat)];
+                    for settings in settings {
+                        let ids = sample(settings.temperature(temperature), &logits, &[], 20);
+                        assert!(!ids.contains(&1), "{ids:?} at {temperature}, {mirostat:?}");
+                    }
+                }
+            }
+        }
+    }
 }
