@@ -232,6 +232,46 @@ fn a_text_has_the_form_asked_for() {
     }
 }
 
+/// A schema whose texts are longer than the tokens that are allowed.
+#[test]
+fn a_text_that_is_cut_off_inside_its_form_says_so() {
+    let model = fixture("llama-int8.bin");
+    let model = model.to_str().unwrap();
+    let schema =
+        r#"{"type": "object", "properties": {"drops": {"enum": [1, 2, 30]}}, "required": ["drops"]}"#;
+    let common = ["generate", "-m", model, "she", "-j", schema, "--temp", "0"];
+    for (limit, reason) in [(["-n", "2"], "length"), (["--stop", "o"], "stop")] {
+        for (format, machine) in [(&[][..], false), (&["--json"], true), (&["--json-lines"], true)] {
+            let output = torchless(&[&common[..], &limit, format].concat());
+            let stderr = String::from_utf8(output.stderr).unwrap();
+            assert_eq!(output.status.code(), Some(1), "{limit:?} {format:?}: {stderr}");
+            let last = stderr.lines().last().unwrap();
+            assert!(last.starts_with("error: ") && last.contains("cut off inside"), "{stderr}");
+            assert_eq!(stderr.lines().count(), if machine { 1 } else { 2 }, "{stderr}");
+            let stdout = String::from_utf8(output.stdout).unwrap();
+            let last = stdout.lines().last().unwrap();
+            assert!(serde_json::from_str::<Value>(last).is_ok() == machine, "{last}");
+            if machine {
+                let end: Value = serde_json::from_str(last).unwrap();
+                assert_eq!(end["complete"], false);
+                assert_eq!(end["finish_reason"], reason);
+            }
+        }
+    }
+    let whole = run_json("generate", "llama-int8.bin", &["she", "-j", schema, "-n", "90"]);
+    assert_eq!(whole["complete"], true);
+    // Plain text ends anywhere.
+    let plain = run_json("generate", "llama-int8.bin", &["she", "-n", "2"]);
+    assert!(plain.get("complete").is_none());
+
+    let args = ["chat", "-m", model, "--chat-template", "chatml", "-n", "2", "-j", schema, "--json"];
+    let output = torchless_reading(&args, "she\nhe\n");
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert_eq!(stderr.matches("cut off inside").count(), 3, "{stderr}");
+    assert_eq!(String::from_utf8(output.stdout).unwrap().matches("\"complete\":false").count(), 2);
+}
+
 #[test]
 fn chat_keeps_the_conversation() {
     let folder = tempfile::tempdir().unwrap();

@@ -30,6 +30,8 @@ use super::sampling::SamplingArgs;
     torchless chat\n  \
     torchless chat -m mistral.bin --system \"You answer in rhymes.\" --temp 0.6\n  \
     printf 'I am Ada.\\nWho am I?\\n' | torchless chat --json | jq -r .text\n\n\
+    With a schema or a grammar, an answer that is cut off inside it is said on stderr; where messages come from stdin, the exit \
+    code is 1 then.\n\
     Commands within: /help /reset /system TEXT /save FILE /load FILE /stats /quit")]
 pub struct Args {
     #[command(flatten)]
@@ -81,7 +83,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let mut chat = Chat::new(session, template);
     chat.observe(|_| interrupt::check());
     chat.set_system(args.system.as_deref().unwrap_or_default());
-    let mut talk = Talk { chat, options, json: args.json, last: None };
+    let mut talk = Talk { chat, options, json: args.json, last: None, incomplete: None };
     let mut input = Input::open()?;
     if input.is_editor() {
         let ctx = talk.chat.session().ctx();
@@ -104,7 +106,13 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             break;
         }
     }
-    Ok(())
+    // Each such answer had its line: scripts also get the exit code.
+    match talk.incomplete {
+        Some(problem) if !input.is_editor() && !interrupt::happened() => {
+            anyhow::bail!("an answer: {problem}")
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The template that is asked for: a file's, one that is built in, or the model's own.
@@ -128,6 +136,8 @@ struct Talk {
     options: GenerateOptions,
     json: bool,
     last: Option<Reply>,
+    /// What was said of the last answer that ended before its schema or grammar did.
+    incomplete: Option<&'static str>,
 }
 
 impl Talk {
@@ -160,6 +170,10 @@ impl Talk {
             emit_json(&object)?;
         } else if !reply.content.ends_with('\n') {
             emit("\n")?;
+        }
+        if let Some(problem) = report::incomplete(&reply.generated) {
+            note(problem);
+            self.incomplete = Some(problem);
         }
         if reply.context_full {
             let (ctx, max) =

@@ -28,7 +28,10 @@ use super::sampling::SamplingArgs;
     torchless generate \"A cat as JSON:\" -j '{\"type\":\"object\",\"required\":[\"name\"]}'\n  \
     torchless generate \"The sky is\" -n 1 --json --logprobs 5 | jq .logprobs[0].top\n\n\
     --json gives {prompt_tokens, tokens, text, finish_reason: stop|length|cancelled, timings}, \
-    --json-lines {token, text} for each token and {finish_reason, timings} at the end.")]
+    --json-lines {token, text} for each token and {finish_reason, timings} at the end; with a schema or a grammar also \
+    {complete: true|false}.\n\
+    A text that is cut off inside its schema or grammar, by -n, --ctx or --stop, is printed as far as it came, with one line \
+    on stderr and exit code 1.")]
 pub struct Args {
     /// The text to continue; - reads it from stdin
     #[arg(required_unless_present = "file", conflicts_with = "file")]
@@ -127,7 +130,11 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     if args.debug || !(args.json || args.json_lines) {
         note(report::timings(&result));
     }
-    Ok(())
+    // The text is there as far as it came; whoever reads it as what the schema promises has to know.
+    match report::incomplete(&result) {
+        Some(problem) => bail!(problem),
+        None => Ok(()),
+    }
 }
 
 /// The prompt, from wherever it comes. Editors end a file with a newline that is not meant to be part of it.

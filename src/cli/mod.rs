@@ -47,7 +47,7 @@ use torchless::kernels::{Isa, Kernels};
         torchless convert ./Mistral-7B-v0.1 mistral.bin\n  \
         torchless mistral.bin \"Once upon a time\" --debug\n\n\
         Results go to stdout, everything else to stderr; --json gives results for machines.\n\
-        Exit codes: 0 good, 1 the operation failed, 2 wrong usage, 130 interrupted, 143 terminated."
+        Exit codes: 0 good, 1 the operation failed, or a text was cut off inside its schema or grammar, 2 wrong usage, 130 interrupted, 143 terminated."
 )]
 struct Cli {
     #[command(subcommand)]

@@ -6,13 +6,37 @@ use torchless::tokenizer::Tokenizer;
 
 /// The object `generate --json` prints.
 pub fn generated(prompt: &[u32], result: &Generated) -> Value {
-    json!({
+    let object = json!({
         "prompt_tokens": prompt,
         "tokens": result.tokens,
         "text": result.text,
         "finish_reason": finish_reason(result.finish_reason),
         "timings": timings_json(&result.timings),
-    })
+    });
+    with_complete(object, result)
+}
+
+/// Says whether a text that has a form is whole.
+#[expect(clippy::indexing_slicing, reason = "indexing is how a JSON object gets a member")]
+fn with_complete(mut object: Value, result: &Generated) -> Value {
+    if let Some(complete) = result.complete {
+        object["complete"] = complete.into();
+    }
+    object
+}
+
+/// What to say of a text that ends before its schema or grammar does.
+pub fn incomplete(result: &Generated) -> Option<&'static str> {
+    match (result.complete?, result.finish_reason) {
+        (true, _) => None,
+        (false, FinishReason::Length) => Some(
+            "the text is cut off inside its schema or grammar: allow it more tokens (--max-tokens, --ctx)",
+        ),
+        (false, FinishReason::Stop) => {
+            Some("the text is cut off inside its schema or grammar by a stop string (--stop)")
+        }
+        (false, FinishReason::Cancelled) => Some("the text is cut off inside its schema or grammar"),
+    }
 }
 
 /// The line `generate --json-lines` prints for a token.
@@ -37,7 +61,8 @@ pub fn logprobs(piece: &Piece, tokenizer: &Tokenizer) -> Option<Value> {
 
 /// The last line of `generate --json-lines`.
 pub fn end(result: &Generated) -> Value {
-    json!({"finish_reason": finish_reason(result.finish_reason), "timings": timings_json(&result.timings)})
+    let object = json!({"finish_reason": finish_reason(result.finish_reason), "timings": timings_json(&result.timings)});
+    with_complete(object, result)
 }
 
 fn finish_reason(reason: FinishReason) -> &'static str {

@@ -107,6 +107,9 @@ pub struct Generated {
     pub text: String,
     /// Why it ended.
     pub finish_reason: FinishReason,
+    /// Whether the text is whole, as its [grammar](GenerateOptions::grammar) has it; `None` without one. A text that is cut off
+    /// by [`FinishReason::Length`], a stop string or the caller is whole only by chance.
+    pub complete: Option<bool>,
     /// How long it took.
     pub timings: Timings,
 }
@@ -115,7 +118,7 @@ impl Generated {
     /// What comes of a generation that is broken off before it begins.
     pub(crate) fn cancelled() -> Self {
         let (tokens, text, timings) = (Vec::new(), String::new(), Timings::default());
-        Self { tokens, text, finish_reason: FinishReason::Cancelled, timings }
+        Self { tokens, text, finish_reason: FinishReason::Cancelled, complete: None, timings }
     }
 }
 
@@ -222,6 +225,7 @@ impl Session {
             text: String::new(),
             start: None,
             finish_reason: None,
+            cut_by_stop_string: false,
             session: self,
         })
     }
@@ -247,6 +251,7 @@ pub struct Generation<'s> {
     timings: Timings,
     start: Option<Instant>,
     finish_reason: Option<FinishReason>,
+    cut_by_stop_string: bool,
 }
 
 impl Iterator for Generation<'_> {
@@ -292,11 +297,14 @@ impl Generation<'_> {
     }
 
     /// What came out. A generation that had not come to its end counts as cancelled.
-    pub fn finish(self) -> Generated {
+    pub fn finish(mut self) -> Generated {
+        let cut_by_stop_string = self.cut_by_stop_string;
+        let complete = self.constraint.as_mut().map(|form| !cut_by_stop_string && form.is_complete());
         Generated {
             tokens: self.tokens().to_vec(),
             text: self.text,
             finish_reason: self.finish_reason.unwrap_or(FinishReason::Cancelled),
+            complete,
             timings: self.timings,
         }
     }
@@ -349,6 +357,7 @@ impl Generation<'_> {
             text = shown;
             if stopped {
                 self.finish_reason = Some(FinishReason::Stop);
+                self.cut_by_stop_string = true;
                 return text;
             }
             if complete {
@@ -363,6 +372,7 @@ impl Generation<'_> {
             let (rest, stopped) = self.stop.push(self.decoder.clone().finish());
             text.push_str(&rest);
             text.push_str(&self.stop.finish());
+            self.cut_by_stop_string = stopped;
             self.finish_reason = if stopped { Some(FinishReason::Stop) } else { reason };
         }
         text

@@ -77,6 +77,11 @@ impl Constraint {
         self.matcher.consume_token(token).map_err(problem)?;
         Ok(self.matcher.is_stopped())
     }
+
+    /// Whether the text may end here.
+    pub fn is_complete(&mut self) -> bool {
+        self.matcher.stop_reason().is_ok() && self.matcher.is_accepting().unwrap_or(false)
+    }
 }
 
 /// White space as Python's `json.dumps` has it: small models that are free to choose write it without end.
