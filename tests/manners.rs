@@ -522,3 +522,45 @@ fn stdin_is_read_to_its_end() {
     assert!(text_of(child.stdout.take()).starts_with("{\"ids\":[1,"));
     assert!(wait(&mut child).success());
 }
+
+/// What needs no thread beside this one does its work, and what does says so: here no thread can be given its stack.
+#[test]
+fn threads_that_cannot_be_started_are_one_line() {
+    let without_threads = |args: &[&OsStr]| {
+        let mut command = torchless();
+        command.env("RUST_MIN_STACK", (1u64 << 62).to_string()).args(args);
+        let output = command.output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let model = fixture("mistral-int8.bin");
+    let args = |args: &[&'static str]| args.iter().map(|arg| OsStr::new(*arg)).collect::<Vec<_>>();
+    let inspect = [&args(&["inspect", "-m"])[..], &[model.as_os_str()]].concat();
+    assert_eq!(without_threads(&inspect), (Some(0), String::new()));
+    for threads in ["1", "2"] {
+        let generate = [&args(&["generate", "she", "-t", threads, "-m"])[..], &[model.as_os_str()]].concat();
+        let (code, stderr) = without_threads(&generate);
+        assert_eq!(code, Some(1), "{stderr}");
+        assert_eq!(stderr.lines().count(), 1, "{stderr}");
+        assert!(stderr.starts_with("error: ") && stderr.contains("cannot be started"), "{stderr}");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let synthetic = folder.path().join("model.bin");
+    let convert = [&args(&["convert", "--synthetic", "smollm2-135m"])[..], &[synthetic.as_os_str()]].concat();
+    assert_eq!(without_threads(&convert).0, Some(0));
+}
+
+/// However many are asked for, here or by a variable that is for others.
+#[test]
+fn no_more_threads_than_are_of_use() {
+    let start = Instant::now();
+    let mut command = torchless();
+    command.env("RAYON_NUM_THREADS", "10000").args(["generate", "she", "-n", "2", "-t", "1024", "-m"]);
+    let output = command.arg(fixture("mistral-int8.bin")).output().unwrap();
+    assert!(output.status.success());
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    let cpus = thread::available_parallelism().unwrap().get();
+    if cpus < 256 {
+        assert!(stderr.contains("threads instead of 1024"), "{stderr}");
+    }
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+}

@@ -30,9 +30,8 @@ fn nothing_is_allocated_after_set_up() {
     drop(std::hint::black_box(vec![0u8; 100]));
     assert!(region.change().allocations > 0, "allocations are counted");
 
-    // Threads that start or end meanwhile allocate for themselves: those that open a model have started then, and those of
+    // Threads that start or end meanwhile allocate for themselves: those that open a model have ended then, and those of
     // a session live until the end.
-    rayon::broadcast(|_| ());
     let small =
         ["ragged-int8.bin", "ragged-f32.bin", "mistral-int8.bin"].map(|file| (file, long_model(file, None)));
     // Its products are split by output rows.

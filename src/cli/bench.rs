@@ -20,7 +20,7 @@ use torchless::kernels::Kernels;
 use torchless::runtime::SessionOptions;
 
 use super::machine::{Resident, cpu_name};
-use super::model::{Kv, ModelArgs};
+use super::model::{Kv, ModelArgs, at_most};
 use super::plot::Picture;
 use super::progress;
 use plot::Plot;
@@ -214,7 +214,7 @@ impl Args {
         }
         let threads = match self.threads[..] {
             [] => vec![defaults.threads],
-            _ => self.threads.iter().map(|&t| t.into()).collect(),
+            _ => self.threads.iter().map(|&t| at_most(t)).collect(),
         };
         let mut all = Vec::new();
         for isa in &self.isa {

@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::Context;
 use torchless::Model;
 use torchless::kv::KvType;
-use torchless::runtime::SessionOptions;
+use torchless::runtime::{SessionOptions, Threads};
 use torchless::{kernels::Kernels, pull};
 
 use super::output::note;
@@ -36,7 +36,7 @@ impl ModelArgs {
         let start = Instant::now();
         let spinner = progress::spinner("Opening the model");
         let model = Model::open(&path);
-        spinner.finish_and_clear();
+        drop(spinner);
         let model = Arc::new(model?);
         if debug {
             let (ms, bytes) = (start.elapsed().as_millis(), super::output::bytes(model.file().bytes()));
@@ -95,6 +95,17 @@ impl From<Kv> for KvType {
     }
 }
 
+/// The threads asked for, as far as they are of use.
+pub fn at_most(threads: u16) -> usize {
+    let (asked, most) = (usize::from(threads), Threads::most());
+    if asked > most {
+        note(format_args!(
+            "{most} threads instead of {asked}: more would only wait for each other here (--threads)"
+        ));
+    }
+    asked.min(most)
+}
+
 impl RunArgs {
     /// The session that is asked for; with no `--ctx`, room for `needed` positions as far as the model allows.
     pub fn session_options(&self, model: &Model, needed: usize) -> anyhow::Result<SessionOptions> {
@@ -102,7 +113,7 @@ impl RunArgs {
         options.ctx = self.ctx.unwrap_or(needed.clamp(1, options.ctx));
         options.kernels = Kernels::choose(Some(&self.isa)).context("--isa (or TORCHLESS_ISA)")?;
         if let Some(threads) = self.threads {
-            options.threads = threads.into();
+            options.threads = at_most(threads);
         }
         if let Some(kv) = self.kv {
             options.kv = kv.into();

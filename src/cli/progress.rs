@@ -1,6 +1,7 @@
 //! Progress bars on stderr; nothing is shown where that is not a terminal.
 
 use std::ops::ControlFlow;
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -50,11 +51,31 @@ pub fn runs(n: usize) -> ProgressBar {
     ProgressBar::new(n as u64).with_style(style("{bar:30} {pos}/{len} runs, {wide_msg}"))
 }
 
-/// A sign of life while something is done whose end is not known.
-pub fn spinner(message: &'static str) -> ProgressBar {
+/// A sign of life while something is done whose end is not known: shown until this is dropped.
+pub struct Spinner {
+    bar: ProgressBar,
+    _until_dropped: Sender<()>,
+}
+
+/// A [`Spinner`] with this beside it.
+pub fn spinner(message: &'static str) -> Spinner {
     let bar = ProgressBar::new_spinner().with_message(message);
-    bar.enable_steady_tick(Duration::from_millis(100));
-    bar
+    let (until_dropped, dropped) = mpsc::channel();
+    let ticked = bar.clone();
+    let tick = move || {
+        while dropped.recv_timeout(Duration::from_millis(100)) == Err(RecvTimeoutError::Timeout) {
+            ticked.tick();
+        }
+    };
+    // `enable_steady_tick` panics where no thread can be started; here nothing turns then.
+    let _ = std::thread::Builder::new().name("spinner".to_owned()).spawn(tick);
+    Spinner { bar, _until_dropped: until_dropped }
+}
+
+impl Drop for Spinner {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
 }
 
 fn style(template: &str) -> ProgressStyle {

@@ -2,11 +2,10 @@
 
 use std::path::Path;
 
-use rayon::prelude::*;
-
 use crate::arch::Config;
 use crate::arch::tensors::Tensors;
 use crate::format::convert::{OnProgress, Quant, Report, layout, write};
+use crate::parallel::spread::spread;
 use crate::tokenizer::{Kind, Spec};
 use crate::{Error, Malformed};
 
@@ -61,7 +60,7 @@ impl DrawnRows {
         if tensor != self.tensor || !held.contains(&row) {
             (self.tensor, self.first) = (tensor, row);
             self.values.resize((Self::VALUES / cols).clamp(1, rows - row) * cols, 0.0);
-            self.values.par_chunks_mut(cols).enumerate().for_each(|(i, out)| {
+            spread(self.values.chunks_mut(cols).enumerate(), |(i, out)| {
                 let key = mix((tensor as u64) << 32 | (row + i) as u64);
                 out.iter_mut().zip(0..).for_each(|(value, col)| *value = normal(key, col));
             });

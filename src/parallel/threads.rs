@@ -16,12 +16,12 @@ pub struct Threads {
 }
 
 impl Threads {
-    /// Starts `count` threads (at least one).
+    /// Starts `count` threads: at least one, and no more than [`Threads::most`].
     ///
     /// # Errors
     /// If the system gives no more threads.
     pub fn new(count: usize) -> Result<Self, Error> {
-        let count = count.max(1);
+        let count = count.clamp(1, Self::most());
         let pool = ThreadPoolBuilder::new()
             .num_threads(count)
             .thread_name(|i| format!("torchless-{i}"))
@@ -30,6 +30,12 @@ impl Threads {
         // What a thread allocates for itself it does when it first takes work: now rather than in a forward pass.
         pool.broadcast(|_| ());
         Ok(Self { pool, team: Team::new(count) })
+    }
+
+    /// How many are started at the most: four for each CPU that this process may use, or 16 where those are fewer. More would
+    /// only wait for each other.
+    pub fn most() -> usize {
+        std::thread::available_parallelism().map_or(1, usize::from).saturating_mul(4).max(16)
     }
 
     /// How many there are.

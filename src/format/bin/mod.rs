@@ -12,7 +12,6 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
-use rayon::prelude::*;
 use torchless_kernels::Weight;
 
 use self::header::{Header, RawTensor};
@@ -20,6 +19,7 @@ pub use super::encoding::Dtype;
 use crate::arch::Config;
 use crate::format::fs::{check_len, map_file};
 use crate::format::gguf;
+use crate::parallel::spread::try_spread;
 use crate::tokenizer::Spec;
 use crate::{Error, Malformed};
 
@@ -164,7 +164,7 @@ impl BinFile {
     }
 
     fn verify(&self) -> Result<(), Malformed> {
-        self.tensors.par_iter().try_for_each(|tensor| {
+        try_spread(self.tensors.iter(), |tensor| {
             tensor.dtype.encoding().verify(self.bytes_of(&tensor.scales)).map_err(|problem| {
                 Malformed(format!("tensor {}: {problem}: the file is damaged", tensor.name))
             })
