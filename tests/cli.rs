@@ -599,3 +599,23 @@ fn help_of_every_command_has_an_example() {
         assert!(help.contains(&format!("torchless {command}")) && help.contains("Example"), "{help}");
     }
 }
+
+#[test]
+fn a_context_that_is_not_allowed_is_one_line_everywhere() {
+    let model = fixture("mistral-int8.bin");
+    let model = model.to_str().unwrap();
+    for ctx in ["0", "100000", "4611686018427387904", "18446744073709551615"] {
+        for command in [&["inspect", "-m", model][..], &["generate", "-m", model, "she"]] {
+            let error = failure(&[command, &["-c", ctx]].concat());
+            assert!(error.contains(&format!("a context of {ctx}: this model allows 1 to ")), "{error}");
+            assert!(error.contains("(--ctx)"), "{error}");
+        }
+    }
+    let huge = "18446744073709551615";
+    for args in
+        [["-p", huge], ["-n", huge], ["-d", huge], ["--pg", "18446744073709551615,18446744073709551615"]]
+    {
+        let error = failure(&[&["bench", "-m", model][..], &args].concat());
+        assert!(error.contains("positions, and this model has"), "{error}");
+    }
+}

@@ -34,6 +34,7 @@ pub fn run(mut args: Args) -> anyhow::Result<()> {
     }
     let model = args.model.open(false)?;
     let options = args.run.session_options(&model, model.config().max_position_embeddings)?;
+    Session::check_length(&model, &options)?;
     let memory = Session::memory(&model, &options);
     match args.json {
         true => emit_json(&to_json(&model, options.ctx, memory))?,

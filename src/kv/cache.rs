@@ -54,7 +54,7 @@ impl KvCache {
 
     /// Bytes [`KvCache::new`] allocates.
     pub fn bytes(config: &Config, kv: KvType, ctx: usize, chunk: usize) -> usize {
-        capacity(config, ctx, chunk) * kv.bytes_a_position(config)
+        capacity(config, ctx, chunk).saturating_mul(kv.bytes_a_position(config))
     }
 
     /// Whether a finite key or value was stored as infinite since this was last asked.
@@ -81,7 +81,7 @@ impl KvCache {
 /// tokens are stored before the first of them looks back.
 fn capacity(config: &Config, ctx: usize, chunk: usize) -> usize {
     let reach = config.sliding_window.map_or(ctx, |window| ctx.min(window.saturating_add(chunk)));
-    reach.next_multiple_of(BLOCK)
+    reach.checked_next_multiple_of(BLOCK).unwrap_or(usize::MAX / BLOCK * BLOCK)
 }
 
 /// Keys and values of `T`; the position `p` is at `p % capacity`.
@@ -102,7 +102,7 @@ pub(crate) struct Cache<T> {
 impl<T: CacheElement + Pod> Cache<T> {
     fn new(config: &Config, ctx: usize, chunk: usize) -> Result<Self, Error> {
         let capacity = capacity(config, ctx, chunk);
-        let vectors = (config.n_layers * config.n_kv_heads).checked_mul(capacity);
+        let vectors = config.n_layers.checked_mul(config.n_kv_heads).and_then(|n| n.checked_mul(capacity));
         let len = vectors.and_then(|n| n.checked_mul(config.head_dim));
         let scales = if T::SCALED { vectors } else { Some(0) };
         Ok(Self {

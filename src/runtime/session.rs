@@ -20,7 +20,7 @@ pub struct SessionOptions {
     pub ctx: usize,
     /// What keys and values are stored as.
     pub kv: KvType,
-    /// Worker threads. Those that sessions share ([`Session::on_threads`]) are as many as there are.
+    /// Worker threads, up to [`Threads::most`]. Those that sessions share ([`Session::on_threads`]) are as many as there are.
     pub threads: usize,
     /// Most tokens that go through the layers with_team.
     pub chunk: usize,
@@ -133,14 +133,22 @@ impl Session {
         })
     }
 
-    /// Bytes a session with these options allocates. Memory that is not used yet costs nothing: the system provides it
+    /// # Errors
+    /// [`Error::ContextLength`] if the model does not allow the options' context.
+    pub fn check_length(model: &Model, options: &SessionOptions) -> Result<(), Error> {
+        let (ctx, max) = (options.ctx, model.config().max_position_embeddings);
+        if ctx == 0 || ctx > max { Err(Error::ContextLength { ctx, max }) } else { Ok(()) }
+    }
+
+    /// Bytes a session with these options allocates, for a context that the model allows (or the nearest one). Memory that is not used yet costs nothing: the system provides it
     /// page by page as the context fills.
     pub fn memory(model: &Model, options: &SessionOptions) -> Memory {
-        let chunk = options.chunk.clamp(1, options.ctx);
+        let ctx = options.ctx.clamp(1, model.config().max_position_embeddings);
+        let chunk = options.chunk.clamp(1, ctx);
         Memory {
-            kv_cache: KvCache::bytes(model.config(), options.kv, options.ctx, chunk),
+            kv_cache: KvCache::bytes(model.config(), options.kv, ctx, chunk),
             scratch: Allocator::count(|memory| {
-                Workspace::new(memory, model, options.ctx, chunk, options.threads.max(1))
+                Workspace::new(memory, model, ctx, chunk, options.threads.clamp(1, Threads::most()))
             }),
         }
     }
@@ -148,7 +156,7 @@ impl Session {
     /// The longest context that takes no more than `bytes` with otherwise these options; 0 where none does.
     pub fn longest_context(model: &Model, options: &SessionOptions, bytes: usize) -> usize {
         let fits = |ctx| Self::memory(model, &SessionOptions { ctx, ..options.clone() }).total() <= bytes;
-        let (mut fitting, mut above) = (0, model.config().max_position_embeddings + 1);
+        let (mut fitting, mut above) = (0, model.config().max_position_embeddings.saturating_add(1));
         while above - fitting > 1 {
             let middle = fitting + (above - fitting) / 2;
             (fitting, above) = if fits(middle) { (middle, above) } else { (fitting, middle) };
@@ -315,10 +323,8 @@ impl Session {
 /// Refuses a context that the model does not allow, or that needs more memory than there is: better here than when it is
 /// half full.
 fn check_context(model: &Model, options: &SessionOptions) -> Result<(), Error> {
-    let (ctx, max) = (options.ctx, model.config().max_position_embeddings);
-    if ctx == 0 || ctx > max {
-        return Err(Error::ContextLength { ctx, max });
-    }
+    Session::check_length(model, options)?;
+    let ctx = options.ctx;
     let needed = Session::memory(model, options).total();
     let Some(available) = memory::available().filter(|&available| needed > available) else { return Ok(()) };
     let remedy = match Session::longest_context(model, options, available) {
