@@ -114,6 +114,9 @@ pub enum Error {
         /// What pip was asked for.
         requirement: &'static str,
     },
+    /// A grammar that is wrong, is not supported, or takes too long.
+    #[error("{0}")]
+    Grammar(String),
     /// A request that cannot be met for another reason.
     #[error("{0}")]
     Request(String),

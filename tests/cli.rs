@@ -619,3 +619,39 @@ fn a_context_that_is_not_allowed_is_one_line_everywhere() {
         assert!(error.contains("positions, and this model has"), "{error}");
     }
 }
+
+#[test]
+fn a_form_that_is_wrong_is_one_line_with_its_file_and_place() {
+    let model = fixture("llama-int8.bin");
+    let model = model.to_str().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let generate = |option, value: &str| failure(&["generate", "-m", model, "she", option, value]);
+    let gbnf = file("yes.gbnf", "root ::= \"yes\" | \"no\"\n");
+    let error = generate("--grammar-file", &gbnf);
+    assert!(error.contains(&gbnf) && error.contains("line 1, column 7") && error.contains("Lark"), "{error}");
+    let lark = file("rain.lark", "start: a\na: \"x\" ) \"y\"\n");
+    let error = generate("--grammar-file", &lark);
+    assert!(error.contains(&lark) && error.contains("line 2, column 8"), "{error}");
+    let cut = file("cut.json", "{\n \"type\": ");
+    let error = generate("-j", &cut);
+    assert!(error.contains(&cut) && error.contains("line 2 column"), "{error}");
+    let wrong = file("wrong.json", "{\"type\": \"strin\"}");
+    let error = generate("-j", &wrong);
+    assert!(error.contains(&wrong) && error.contains("the JSON schema: "), "{error}");
+    assert!(generate("-j", "false").contains("the JSON schema: "));
+    let output = torchless(&["generate", "-m", model, "she", "-n", "60", "--json", "-j", "true"]);
+    let text: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let text = (text["text"].as_str().unwrap().to_owned(), text["complete"].as_bool().unwrap());
+    assert!(!text.1 || serde_json::from_str::<Value>(&text.0).is_ok(), "{text:?}");
+    // Said where the conversation goes on, too.
+    let args = ["chat", "-m", model, "--chat-template", "chatml", "--grammar-file", &lark];
+    let output = torchless_reading(&args, "she\n");
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains(&lark) && stderr.lines().count() == 1, "{stderr}");
+}

@@ -564,3 +564,20 @@ fn no_more_threads_than_are_of_use() {
     }
     assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
 }
+
+#[test]
+fn ctrl_c_ends_the_reading_of_a_grammar() {
+    let folder = tempfile::tempdir().unwrap();
+    let grammar = folder.path().join("endless.lark");
+    fs::write(&grammar, "start: a::0\na::_: a::incr(_) \"x\" | \"y\"\n").unwrap();
+    let mut command = torchless();
+    command.args(["generate", "she", "--debug", "-m"]).arg(fixture("mistral-int8.bin"));
+    command.arg("--grammar-file").arg(grammar);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    wait_for_line(child.stderr.take(), "prompt: ");
+    let start = Instant::now();
+    thread::sleep(Duration::from_millis(200));
+    interrupt(&child);
+    assert_eq!(wait(&mut child).code(), Some(130));
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+}

@@ -167,7 +167,11 @@ impl Chat {
         let mut drop_space = tokenizer.spec().kind == Kind::Metaspace;
         let cached = &mut self.cached;
         reply.generated = self.session.install(|session| {
-            let mut generation = session.generate_after(context, fed, &options)?;
+            let mut generation = match session.generate_after(context, fed, &options) {
+                // While its grammar was read.
+                Err(Error::Interrupted) => return Ok(Generated::cancelled()),
+                generation => generation?,
+            };
             let mut failed = None;
             for piece in generation.by_ref() {
                 let result = piece.map(|mut piece| {

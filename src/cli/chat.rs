@@ -4,7 +4,7 @@ mod input;
 
 use std::io;
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use torchless::chat::{Chat, ChatTemplate, Message, Reply, Role};
@@ -18,7 +18,7 @@ use super::interrupt::{self, Orderly};
 use super::model::{ModelArgs, RunArgs};
 use super::output::{emit, emit_json, note};
 use super::report;
-use super::sampling::SamplingArgs;
+use super::sampling::{SamplingArgs, in_file};
 
 /// Talk with a model: each line is a message, and the model answers
 ///
@@ -70,6 +70,7 @@ const HELP: &str = "\
 A line that ends with \\ goes on in the next; text between two \"\"\" may have many lines. Ctrl-C stops an answer.";
 
 pub fn run(args: Args) -> anyhow::Result<()> {
+    let form = args.sampling.form_file();
     let options = GenerateOptions {
         max_tokens: args.max_tokens,
         grammar: args.sampling.grammar()?,
@@ -83,7 +84,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let mut chat = Chat::new(session, template);
     chat.observe(|_| interrupt::check());
     chat.set_system(args.system.as_deref().unwrap_or_default());
-    let mut talk = Talk { chat, options, json: args.json, last: None, incomplete: None };
+    let mut talk = Talk { chat, options, json: args.json, form, last: None, incomplete: None };
     let mut input = Input::open()?;
     if input.is_editor() {
         let ctx = talk.chat.session().ctx();
@@ -135,6 +136,8 @@ struct Talk {
     chat: Chat,
     options: GenerateOptions,
     json: bool,
+    /// The file that the answers' form is read from.
+    form: Option<PathBuf>,
     last: Option<Reply>,
     /// What was said of the last answer that ended before its schema or grammar did.
     incomplete: Option<&'static str>,
@@ -156,7 +159,7 @@ impl Talk {
         });
         drop(orderly);
         interrupt::forget_ctrl_c();
-        let reply = reply.map_err(full)?;
+        let reply = reply.map_err(|error| full(error, self.form.as_deref()))?;
         // Other choices for the same question asked again, and still the same conversation for the same first seed.
         let seed = &mut self.options.sampling.seed;
         *seed = seed.wrapping_add(1);
@@ -236,7 +239,7 @@ impl Talk {
 }
 
 /// What someone who talks can do about a full context.
-fn full(error: Error) -> anyhow::Error {
+fn full(error: Error, form: Option<&Path>) -> anyhow::Error {
     match error {
         Error::ContextFull { tokens, ctx, max } => {
             let longer = match max > ctx {
@@ -248,7 +251,7 @@ fn full(error: Error) -> anyhow::Error {
                  Begin anew (/reset), or choose a shorter message{longer}"
             )
         }
-        other => other.into(),
+        other => in_file(other, form),
     }
 }
 
@@ -258,7 +261,7 @@ mod tests {
 
     #[test]
     fn a_full_context_says_what_can_be_done_about_it() {
-        let text = |ctx| full(Error::ContextFull { tokens: 40, ctx, max: 256 }).to_string();
+        let text = |ctx| full(Error::ContextFull { tokens: 40, ctx, max: 256 }, None).to_string();
         for part in ["the context is full", "40 tokens", "32 fit", "/reset", "(--ctx, up to 256)"] {
             assert!(text(32).contains(part), "{}", text(32));
         }

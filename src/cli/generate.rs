@@ -14,7 +14,7 @@ use super::interrupt::{self, Orderly};
 use super::model::{ModelArgs, RunArgs};
 use super::output::{emit, emit_json, emit_raw, note, note_part};
 use super::report;
-use super::sampling::SamplingArgs;
+use super::sampling::{SamplingArgs, in_file};
 
 /// Continue a prompt: prints what the model writes after it
 ///
@@ -76,6 +76,7 @@ pub struct Args {
 
 #[expect(clippy::indexing_slicing, reason = "indexing is how a JSON object gets a member")]
 pub fn run(args: Args) -> anyhow::Result<()> {
+    let form = args.sampling.form_file();
     let grammar = args.sampling.grammar()?;
     let sampling = args.sampling.settings()?;
     let text = prompt(args.prompt.as_deref(), args.file.as_deref())?;
@@ -101,7 +102,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let mut logprobs = Vec::new();
     let result = session.install(|session| -> anyhow::Result<Generated> {
         let _orderly = Orderly::begin();
-        let mut generation = session.generate(&prompt, &options)?;
+        let mut generation = session.generate(&prompt, &options).map_err(|e| in_file(e, form.as_deref()))?;
         while let Some(piece) = generation.next().transpose()? {
             if args.json_lines {
                 emit_json(&report::piece(&piece, model.tokenizer()))?;
@@ -182,7 +183,7 @@ fn observer(
 ) -> impl FnMut(ChunkProgress) -> ControlFlow<()> + Send {
     let mut report = report_layer(n_layers);
     move |at| {
-        if debug {
+        if debug && at.tokens > 0 {
             report(at);
         }
         if at.position < prompt && interrupt::happened() {

@@ -61,18 +61,41 @@ pub struct SamplingArgs {
     seed: u64,
 }
 
+/// An error of a grammar names the file that it came from.
+pub fn in_file(error: torchless::Error, file: Option<&Path>) -> anyhow::Error {
+    match (&error, file) {
+        (torchless::Error::Grammar(_), Some(file)) => {
+            let name = file.display().to_string();
+            anyhow::Error::from(error).context(name)
+        }
+        _ => error.into(),
+    }
+}
+
+/// Whether a schema is written where a file could be named: an object, or one of the two schemas that are not.
+fn is_json(schema: &str) -> bool {
+    let schema = schema.trim();
+    schema.starts_with('{') || schema == "true" || schema == "false"
+}
+
 impl SamplingArgs {
+    /// The file that the form is read from.
+    pub fn form_file(&self) -> Option<PathBuf> {
+        let schema = self.json_schema.as_deref().filter(|schema| !is_json(schema)).map(PathBuf::from);
+        self.grammar_file.clone().or(schema)
+    }
+
     /// The form that is asked for.
     pub fn grammar(&self) -> anyhow::Result<Option<Grammar>> {
         if let Some(file) = &self.grammar_file {
             return Ok(Some(Grammar::Lark(read_file(file)?)));
         }
         let Some(schema) = &self.json_schema else { return Ok(None) };
-        let text = match schema.trim_start().starts_with('{') {
-            true => schema.clone(),
-            false => read_file(Path::new(schema))?,
+        let (text, name) = match is_json(schema) {
+            true => (schema.clone(), "--json-schema".to_owned()),
+            false => (read_file(Path::new(schema))?, format!("--json-schema: {schema}")),
         };
-        let schema = serde_json::from_str(&text).context("--json-schema")?;
+        let schema = serde_json::from_str(&text).context(name)?;
         Ok(Some(Grammar::JsonSchema(schema)))
     }
 

@@ -202,7 +202,10 @@ impl Session {
         let vocab_size = self.model().config().vocab_size;
         let ends = [tokenizer.eos_ids(), &options.stop_tokens].concat();
         let constraint = match &options.grammar {
-            Some(grammar) => Some(Constraint::new(grammar, tokenizer, vocab_size, &ends)?),
+            Some(grammar) => {
+                let mut watch = || self.go_on();
+                Some(Constraint::new(grammar, tokenizer, vocab_size, &ends, &mut watch)?)
+            }
             None => None,
         };
         // The answer's text begins where the prompt's ends: a space between them belongs to it.

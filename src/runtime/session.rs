@@ -165,9 +165,15 @@ impl Session {
     }
 
     /// Has `observer` called after each layer of each chunk. It may break the work off, which is then
-    /// [`Error::Interrupted`]: the chunks before are kept, see [`Session::position`].
+    /// [`Error::Interrupted`]: the chunks before are kept, see [`Session::position`]. It is also called from time to time while a
+    /// grammar is read, with no tokens and no layers.
     pub fn observe(&mut self, observer: impl FnMut(ChunkProgress) -> ControlFlow<()> + Send + 'static) {
         self.observer = Box::new(observer);
+    }
+
+    /// Asks the observer whether to go on.
+    pub(super) fn go_on(&mut self) -> ControlFlow<()> {
+        (self.observer)(ChunkProgress { position: self.position, tokens: 0, layers: 0 })
     }
 
     /// The model.
