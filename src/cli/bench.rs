@@ -176,7 +176,8 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         test.check(&model)?;
     }
 
-    let picture = args.plot.as_deref().map(Picture::create).transpose()?;
+    let inputs = [model.file().path().to_owned()];
+    let picture = args.plot.as_deref().map(|path| Picture::create(path, &inputs)).transpose()?;
     let runs = options.len() * tests.len() * (1 + usize::from(args.repeats));
     let mut report = Report::new(if args.json { Format::Json } else { args.format }, &setting, &tests);
     let bar = progress::runs(runs);

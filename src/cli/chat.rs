@@ -2,12 +2,13 @@
 
 mod input;
 
-use std::io;
+use std::io::{self, Write};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use torchless::chat::{Chat, ChatTemplate, Message, Reply, Role};
+use torchless::format::AtomicFile;
 use torchless::runtime::{GenerateOptions, Session};
 use torchless::{Error, Model};
 
@@ -84,7 +85,9 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let mut chat = Chat::new(session, template);
     chat.observe(|_| interrupt::check());
     chat.set_system(args.system.as_deref().unwrap_or_default());
-    let mut talk = Talk { chat, options, json: args.json, form, last: None, incomplete: None };
+    let mut inputs = vec![model.file().path().to_owned()];
+    inputs.extend(args.chat_template.map(PathBuf::from));
+    let mut talk = Talk { chat, options, json: args.json, form, inputs, last: None, incomplete: None };
     let mut input = Input::open()?;
     if input.is_editor() {
         let ctx = talk.chat.session().ctx();
@@ -138,6 +141,8 @@ struct Talk {
     json: bool,
     /// The file that the answers' form is read from.
     form: Option<PathBuf>,
+    /// Files that a conversation is not saved over.
+    inputs: Vec<PathBuf>,
     last: Option<Reply>,
     /// What was said of the last answer that ended before its schema or grammar did.
     incomplete: Option<&'static str>,
@@ -215,7 +220,9 @@ impl Talk {
 
     fn save(&self, file: &Path) -> anyhow::Result<()> {
         let json = serde_json::to_string_pretty(self.chat.messages())?;
-        std::fs::write(file, json + "\n").with_context(|| file.display().to_string())?;
+        let mut saved = AtomicFile::create(file, &self.inputs)?;
+        saved.file().write_all((json + "\n").as_bytes()).map_err(Error::io(file))?;
+        saved.commit()?;
         note(format_args!("{} messages are in {}.", self.chat.messages().len(), file.display()));
         Ok(())
     }

@@ -54,7 +54,7 @@ pub struct Args {
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let kernels = chosen(&args.only)?;
     let budget = Duration::try_from_secs_f64(args.time).context("--time")?;
-    let picture = args.plot.as_deref().map(Picture::create).transpose()?;
+    let picture = args.plot.as_deref().map(|path| Picture::create(path, &[])).transpose()?;
     let mut cases = cases(args.all);
     cases.retain(|(kernel, _)| args.filter.as_ref().is_none_or(|part| kernel.contains(part.as_str())));
     if let (Some(filter), true) = (&args.filter, cases.is_empty()) {

@@ -52,12 +52,12 @@ pub fn path(text: &str) -> Result<PathBuf, String> {
 pub struct Picture(AtomicFile);
 
 impl Picture {
-    /// Starts a picture, which appears under its name when it is complete.
+    /// Starts a picture, which appears under its name when it is complete. `inputs` are the files that this run reads.
     ///
     /// # Errors
-    /// If there can be no file of that name.
-    pub fn create(path: &Path) -> Result<Self, torchless::Error> {
-        Ok(Self(AtomicFile::create(path)?))
+    /// If there can be no file of that name, or it is one of `inputs`.
+    pub fn create(path: &Path, inputs: &[PathBuf]) -> Result<Self, torchless::Error> {
+        Ok(Self(AtomicFile::create(path, inputs)?))
     }
 
     /// Draws it, `size` pixels wide and high.

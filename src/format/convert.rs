@@ -97,23 +97,19 @@ pub struct Report {
 ///
 /// # Errors
 /// When `src` is not a model that is supported, is damaged, or holds a NaN or an infinity; when `dst` cannot be
-/// written; when `progress` breaks off. Then `dst` is as it was.
+/// written or is a file of the source; when `progress` breaks off. Then `dst` is as it was.
 #[expect(clippy::indexing_slicing, reason = "`write` asks for the tensors it is given")]
 pub fn convert(src: &Path, dst: &Path, quant: Quant, progress: &mut OnProgress) -> Result<Report, Error> {
-    if let (Ok(src), Ok(dst)) = (src.canonicalize(), dst.canonicalize())
-        && src == dst
-    {
-        return Err(Error::file(dst, "is the source: give the result another name"));
-    }
     let (source, tensors) = open_whole(src)?;
     let shapes: Vec<_> = tensors.iter().map(|(name, t)| (name.clone(), t.shape().to_vec())).collect();
     let read_row = |index: usize, row, out: &mut [f32]| {
         let (name, tensor) = &tensors[index];
         tensor.read_row(row, out).map_err(|problem| Error::file(src, format!("tensor {name} {problem}")))
     };
-    let Source { config, tokenizer, notes, .. } = &source;
+    let Source { config, tokenizer, notes, files, .. } = &source;
     let layout = layout(config, tokenizer, &shapes, quant).map_err(Malformed::in_file(src))?;
-    let report = write(layout, &shapes, dst, read_row, progress)?;
+    let file = AtomicFile::create(dst, files)?;
+    let report = write(layout, &shapes, file, read_row, progress)?;
     Ok(Report { notes: notes.clone(), ..report })
 }
 
@@ -141,7 +137,8 @@ fn open(src: &Path) -> Result<Source, Error> {
     }
     let map = map_file(src)?;
     if map.starts_with(gguf::MAGIC) {
-        return gguf::open(map).map_err(Malformed::in_file(src));
+        let source = gguf::open(map).map_err(Malformed::in_file(src))?;
+        return Ok(Source { files: vec![src.to_owned()], ..source });
     }
     Err(Error::file(src, format!("{}: give a GGUF file or a Hugging Face folder", guess(&map))))
 }
@@ -175,16 +172,16 @@ pub(crate) fn layout(
     Layout::new(config, tokenizer, &tensors.iter().map(info).collect::<Vec<_>>())
 }
 
-/// Writes `dst` as laid out for `tensors`, whose rows `read_row(tensor, row, out)` delivers.
+/// Writes `file` as laid out for `tensors`, whose rows `read_row(tensor, row, out)` delivers.
 pub(crate) fn write(
     layout: Layout,
     tensors: &[(String, Vec<usize>)],
-    dst: &Path,
+    file: AtomicFile,
     mut read_row: impl FnMut(usize, usize, &mut [f32]) -> Result<(), Error>,
     progress: &mut OnProgress,
 ) -> Result<Report, Error> {
     let (bytes, total) = (layout.file_bytes(), layout.tensor_bytes());
-    let mut writer = BinWriter::new(AtomicFile::create(dst)?, layout)?;
+    let mut writer = BinWriter::new(file, layout)?;
     let mut done = 0;
     for (index, (name, _)) in tensors.iter().enumerate() {
         let read_row = |row, out: &mut [f32]| read_row(index, row, out);

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use memmap2::Mmap;
@@ -20,6 +21,8 @@ pub struct Source {
     pub tokenizer: Spec,
     /// Every tensor the source holds, by Hugging Face's name.
     pub tensors: HashMap<String, SourceTensor>,
+    /// The files that it was read from.
+    pub files: Vec<PathBuf>,
     /// What the user should know about the conversion, one line each.
     pub notes: Vec<String>,
 }

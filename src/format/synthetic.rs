@@ -4,6 +4,7 @@ use std::path::Path;
 
 use crate::arch::Config;
 use crate::arch::tensors::Tensors;
+use crate::format::AtomicFile;
 use crate::format::convert::{OnProgress, Quant, Report, layout, write};
 use crate::parallel::spread::spread;
 use crate::tokenizer::{Kind, Spec};
@@ -39,7 +40,8 @@ pub fn write_synthetic(
         Ok(())
     };
     let layout = tokenizer(config.vocab_size).and_then(|spec| layout(config, &spec, &tensors, quant));
-    write(layout.map_err(Malformed::in_file(dst))?, &tensors, dst, read_row, progress)
+    let layout = layout.map_err(Malformed::in_file(dst))?;
+    write(layout, &tensors, AtomicFile::create(dst, &[])?, read_row, progress)
 }
 
 /// Rows of a matrix that were drawn together, by all threads.

@@ -87,7 +87,7 @@ fn destinations_that_cannot_be_are_refused() {
     assert!(error(&gguf, &file.join("model.bin")).contains("its folder does not exist"));
     let copy = folder.path().join("copy.gguf");
     fs::copy(&gguf, &copy).unwrap();
-    assert!(error(&copy, &copy).contains("is the source"));
+    assert!(error(&copy, &copy).contains("give another name"));
     assert_eq!(fs::read(&copy).unwrap(), fs::read(&gguf).unwrap());
     assert_eq!(names(folder.path()), ["copy.gguf", "file"]);
 }
@@ -109,6 +109,66 @@ fn the_result_has_the_permissions_of_any_new_file() {
     fs::write(&ordinary, "").unwrap();
     convert(&fixture("tiny.gguf"), &dst, Quant::F32, &mut |_| ControlFlow::Continue(())).unwrap();
     assert_eq!(mode(&dst), mode(&ordinary));
+}
+
+/// A result in the place of what it is made from would take the source away.
+#[cfg(unix)]
+#[test]
+fn no_file_of_the_source_is_replaced() {
+    let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models");
+    for source in [fixture("hf"), models.join("mistral-hf"), fixture("tiny.gguf")] {
+        let folder = tempfile::tempdir().unwrap();
+        let src = folder.path().join("source");
+        let files = match source.is_dir() {
+            true => {
+                fs::create_dir(&src).unwrap();
+                for name in names(&source) {
+                    fs::copy(source.join(&name), src.join(&name)).unwrap();
+                }
+                names(&src).into_iter().map(|name| src.join(name)).collect()
+            }
+            false => {
+                fs::copy(&source, &src).unwrap();
+                vec![src.clone()]
+            }
+        };
+        for file in files {
+            let before = fs::read(&file).unwrap();
+            let (hard, soft) = (folder.path().join("hard"), folder.path().join("soft"));
+            fs::hard_link(&file, &hard).unwrap();
+            std::os::unix::fs::symlink(&file, &soft).unwrap();
+            for dst in [&file, &hard, &soft] {
+                let message = error(&src, dst);
+                assert!(message.starts_with(dst.to_str().unwrap()), "{message}");
+                assert!(message.contains("is read for it: give another name"), "{message}");
+                assert_eq!(message.lines().count(), 1);
+                assert!(fs::read(&file).unwrap() == before, "{} was replaced", file.display());
+            }
+            fs::remove_file(hard).unwrap();
+            fs::remove_file(soft).unwrap();
+        }
+        assert_eq!(names(folder.path()), ["source"]);
+        // Beside them there is room.
+        if src.is_dir() {
+            convert(&src, &src.join("model.bin"), Quant::F32, &mut |_| ControlFlow::Continue(())).unwrap();
+            convert(&src, &src.join("model.bin"), Quant::F32, &mut |_| ControlFlow::Continue(())).unwrap();
+        }
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_file_that_is_replaced_keeps_its_permissions() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let dst = folder.path().join("model.bin");
+    for mode in [0o600, 0o640, 0o444, 0o666] {
+        fs::write(&dst, "old").unwrap();
+        fs::set_permissions(&dst, fs::Permissions::from_mode(mode)).unwrap();
+        convert(&fixture("tiny.gguf"), &dst, Quant::F32, &mut |_| ControlFlow::Continue(())).unwrap();
+        assert_eq!(fs::metadata(&dst).unwrap().permissions().mode() & 0o7777, mode);
+        fs::remove_file(&dst).unwrap();
+    }
 }
 
 #[test]

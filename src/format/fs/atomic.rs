@@ -20,20 +20,23 @@ pub struct AtomicFile {
 }
 
 impl AtomicFile {
-    /// Starts a file that will become `destination`, replacing what is there.
+    /// Starts a file that will become `destination`, replacing what is there and keeping its permissions. `inputs` are the
+    /// files that its content is made from.
     ///
     /// # Errors
-    /// When `destination` exists and is not a regular file, or its folder is missing or not writable.
-    pub fn create(destination: &Path) -> Result<Self, Error> {
-        match fs::metadata(destination) {
-            Ok(found) if found.is_dir() => {
+    /// When `destination` is one of `inputs`, exists and is not a regular file, or its folder is missing or not writable.
+    pub fn create(destination: &Path, inputs: &[PathBuf]) -> Result<Self, Error> {
+        let replaced = fs::metadata(destination).ok();
+        match &replaced {
+            Some(found) if found.is_dir() => {
                 return Err(Error::file(destination, "is a folder: give the name of the file to write"));
             }
-            Ok(found) if !found.is_file() => {
+            Some(found) if !found.is_file() => {
                 return Err(Error::file(destination, "exists and is not a regular file: give another name"));
             }
             _ => {}
         }
+        check_inputs(destination, inputs)?;
         let Some(name) = destination.file_name() else {
             return Err(Error::file(destination, "is not a file name: give the name of the file to write"));
         };
@@ -45,7 +48,8 @@ impl AtomicFile {
         prefix.push(name);
         prefix.push(".");
         temporary::remove_abandoned(folder, &prefix);
-        let file = temporary::file(folder, &prefix).map_err(Error::io(destination))?;
+        let replaced = replaced.map(|found| found.permissions());
+        let file = temporary::file(folder, &prefix, replaced).map_err(Error::io(destination))?;
         Ok(Self { file, destination: destination.to_owned() })
     }
 
@@ -66,6 +70,34 @@ impl AtomicFile {
         file.persist(&destination).map_err(|failed| Error::io(&destination)(failed.error))?;
         sync_folder(folder_of(&destination)).map_err(Error::io(&destination))
     }
+}
+
+/// Refuses a `destination` that is one of `inputs`, by whatever name: a run that replaces what it reads takes it away.
+///
+/// # Errors
+/// When they are the same file, directly or by a link.
+pub fn check_inputs(destination: &Path, inputs: &[PathBuf]) -> Result<(), Error> {
+    match inputs.iter().find(|input| is_same(destination, input)) {
+        Some(input) => {
+            let problem = format!("{} is read for it: give another name for the result", input.display());
+            Err(Error::file(destination, problem))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Whether two paths lead to one file that exists.
+fn is_same(a: &Path, b: &Path) -> bool {
+    #[cfg(unix)]
+    {
+        // Hard links have different paths.
+        use std::os::unix::fs::MetadataExt;
+        let place = |path| fs::metadata(path).ok().map(|found| (found.dev(), found.ino()));
+        if place(a).is_some_and(|of_a| place(b) == Some(of_a)) {
+            return true;
+        }
+    }
+    matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
 }
 
 fn folder_of(path: &Path) -> &Path {

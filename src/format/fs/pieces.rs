@@ -71,7 +71,7 @@ mod tests {
     fn all_bytes_arrive_in_order() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("file");
-        let mut pieces = Pieces::new(AtomicFile::create(&path).unwrap());
+        let mut pieces = Pieces::new(AtomicFile::create(&path, &[]).unwrap());
         let mut expected = Vec::new();
         for (i, len) in [0, 1, PIECE - 1, PIECE, PIECE + 1, 3 * PIECE, 0, 5].into_iter().enumerate() {
             let bytes: Vec<u8> = (0..len).map(|k| (k % 251 + i) as u8).collect();

@@ -19,20 +19,31 @@ const RANDOM: usize = 6;
 /// How often a temporary is made anew because somebody took it for abandoned before it was locked.
 const ATTEMPTS: usize = 10;
 
-/// Makes a file in `folder`, `<prefix>XXXXXX.partial`, which is removed when dropped.
-pub fn file(folder: &Path, prefix: &OsStr) -> io::Result<NamedTempFile> {
+/// Makes a file in `folder`, `<prefix>XXXXXX.partial`, which is removed when dropped. Where it will replace another it has
+/// that one's permissions from the start.
+pub fn file(folder: &Path, prefix: &OsStr, replaced: Option<fs::Permissions>) -> io::Result<NamedTempFile> {
     let mut builder = builder(prefix);
     #[cfg(unix)]
     {
         // What any new file gets, less the umask; a temporary's default would keep others from reading the result.
         use std::os::unix::fs::PermissionsExt;
-        builder.permissions(fs::Permissions::from_mode(0o666));
+        let mode = replaced.as_ref().map_or(0o666, |replaced| replaced.mode() & 0o777);
+        builder.permissions(fs::Permissions::from_mode(mode));
     }
-    locked(|| {
+    let file = locked(|| {
         let file = builder.tempfile_in(folder)?;
         let ours = lock(file.as_file()) && file.path().exists();
         Ok((file, ours))
-    })
+    })?;
+    #[cfg(unix)]
+    if let Some(replaced) = replaced {
+        // The umask has taken away what the other file had. A file system without permissions has none to keep.
+        use std::os::unix::fs::PermissionsExt;
+        let _ = file.as_file().set_permissions(fs::Permissions::from_mode(replaced.mode() & 0o777));
+    }
+    #[cfg(not(unix))]
+    drop(replaced);
+    Ok(file)
 }
 
 /// A temporary folder, locked as long as it lives.
@@ -125,7 +136,7 @@ mod tests {
         };
         let folder = tempfile::tempdir().unwrap();
         let (prefix, other) = (OsStr::new(".a.bin."), OsStr::new(".b.bin."));
-        let file = file(folder.path(), prefix).unwrap();
+        let file = file(folder.path(), prefix, None).unwrap();
         let held = Folder::new(folder.path(), prefix).unwrap();
         fs::write(held.path().join("content"), "x").unwrap();
         let mut living = names(folder.path());

@@ -43,6 +43,7 @@ pub fn open(map: Mmap) -> Result<Source, Malformed> {
         },
         tokenizer,
         tensors,
+        files: Vec::new(),
         notes: Vec::new(),
     })
 }

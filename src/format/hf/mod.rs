@@ -42,7 +42,11 @@ pub fn open(folder: &Path) -> Result<Source, Error> {
             config_json.error(format!("token {id} begins or ends texts, but there are only {rows} tokens"))
         );
     }
-    let mut tensors = tensors(folder)?;
+    let weights = weights(folder)?;
+    let mut tensors = HashMap::new();
+    for file in &weights {
+        add_tensors(&folder.join(file), &mut tensors)?;
+    }
     if let Some(factors) = rope_factors {
         tensors.insert(ROPE_FACTORS.to_owned(), SourceTensor::of(&factors));
     }
@@ -59,26 +63,34 @@ pub fn open(folder: &Path) -> Result<Source, Error> {
         eos_token_ids: tokenizer.eos_token_ids.clone(),
         ..config
     };
-    Ok(Source { config, tokenizer, tensors, notes })
+    let files = weights.iter().map(String::as_str).chain(BESIDE_WEIGHTS);
+    let files = files.map(|name| folder.join(name)).collect();
+    Ok(Source { config, tokenizer, tensors, files, notes })
 }
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
-/// All tensors of the folder.
-fn tensors(folder: &Path) -> Result<HashMap<String, SourceTensor>, Error> {
-    let files = if folder.join(SINGLE).exists() {
-        BTreeSet::from([SINGLE.to_owned()])
+/// Whatever else of a folder is read, where it exists.
+const BESIDE_WEIGHTS: [&str; 7] = [
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    INDEX,
+];
+
+/// The names of the files that hold the tensors.
+fn weights(folder: &Path) -> Result<BTreeSet<String>, Error> {
+    if folder.join(SINGLE).exists() {
+        Ok(BTreeSet::from([SINGLE.to_owned()]))
     } else if let Some(index) = Json::read(&folder.join(INDEX))? {
-        shards(&index)?
+        shards(&index)
     } else {
-        return Err(no_weights(folder));
-    };
-    let mut tensors = HashMap::new();
-    for file in files {
-        add_tensors(&folder.join(file), &mut tensors)?;
+        Err(no_weights(folder))
     }
-    Ok(tensors)
 }
 
 /// The refusal of a folder without safetensors, naming what it holds instead.
