@@ -225,7 +225,17 @@ fn is_tied(bin: &BinFile) -> bool {
 fn a_tied_head_is_left_out() {
     let folder = folder();
     edit(folder.path(), "config.json", |config| config["tie_word_embeddings"] = json!(true));
-    assert!(is_tied(&try_convert(folder.path(), Quant::Int8).unwrap().0), "a stored copy is ignored");
+    let (bin, report) = try_convert(folder.path(), Quant::Int8).unwrap();
+    assert!(!is_tied(&bin), "another head than the embedding is used, as transformers 5 does");
+    assert!(report.notes.iter().any(|note| note.contains("tie_word_embeddings")), "{:?}", report.notes);
+
+    edit_tensors(folder.path(), |tensors| {
+        let copy = tensors["model.embed_tokens.weight"].clone();
+        tensors.insert("lm_head.weight".to_owned(), copy);
+    });
+    let (bin, report) = try_convert(folder.path(), Quant::Int8).unwrap();
+    assert!(is_tied(&bin), "a stored copy is ignored");
+    assert_eq!(report.notes, [""; 0]);
 
     edit_tensors(folder.path(), |tensors| drop(tensors.remove("lm_head.weight")));
     assert!(is_tied(&try_convert(folder.path(), Quant::Int8).unwrap().0));
@@ -264,6 +274,106 @@ fn defaults_are_those_of_transformers() {
     };
     assert_eq!(metadata(theta, "rope_theta"), "1000000.0");
     assert_eq!(metadata(|config| config["rope_parameters"] = Value::Null, "rope_theta"), "10000.0");
+}
+
+/// What transformers 5.24's `convert_rope_params_to_dict` makes of each, or a refusal where the file contradicts itself.
+#[test]
+fn rope_parameters_are_read_where_transformers_reads_them() {
+    let linear = |theta: Value| json!({"rope_type": "linear", "factor": 2.0, "rope_theta": theta});
+    let cases = [
+        (json!({"rope_scaling": linear(json!(123))}), Ok("123.0")),
+        (json!({"rope_scaling": linear(json!(123)), "rope_theta": 1e4}), Ok("123.0")),
+        (json!({"rope_scaling": linear(Value::Null), "rope_theta": 5e5}), Ok("500000.0")),
+        (json!({"rope_parameters": {"rope_theta": 5e5}, "rope_theta": 1e4}), Ok("500000.0")),
+        (json!({"rope_parameters": {"rope_type": "default"}, "rope_theta": 7e5}), Ok("700000.0")),
+        (json!({"rope_scaling": {}, "rope_parameters": {"rope_theta": 5e5}}), Ok("500000.0")),
+        (json!({"rope_scaling": linear(json!(9)), "rope_parameters": linear(json!(9))}), Ok("9.0")),
+        (
+            json!({"rope_scaling": linear(json!(9)), "rope_parameters": linear(json!(8))}),
+            Err("rope_parameters"),
+        ),
+        (
+            json!({"rope_scaling": linear(json!(9)), "rope_parameters": {"rope_theta": 9}}),
+            Err("rope_parameters"),
+        ),
+        (
+            json!({"rope_scaling": {"type": "default"}, "rope_parameters": linear(json!(1e4))}),
+            Err("rope_parameters"),
+        ),
+        (json!({"rope_parameters": {"rope_theta": "1e4"}}), Err("rope_theta")),
+        (json!({"rope_parameters": {"rope_theta": -1}}), Err("rope_theta")),
+        (json!({"rope_scaling": {"rope_type": 7, "factor": 2}}), Err("rope scaling")),
+        (
+            json!({"rope_scaling": {"rope_type": "linear", "type": "default", "factor": 2}}),
+            Err("rope scaling"),
+        ),
+    ];
+    for (fields, expected) in cases {
+        let folder = folder();
+        edit(folder.path(), "config.json", |config| {
+            let config = config.as_object_mut().unwrap();
+            config.remove("rope_theta");
+            config.remove("rope_scaling");
+            config.extend(fields.as_object().unwrap().clone());
+        });
+        match expected {
+            Ok(theta) => {
+                let bin = try_convert(folder.path(), Quant::F32)
+                    .unwrap_or_else(|error| panic!("{fields}: {error}"))
+                    .0;
+                assert_eq!(bin.metadata("rope_theta"), theta, "{fields}");
+                let scaled = fields.to_string().contains("linear");
+                assert_eq!(bin.names().iter().any(|name| name.contains("rotary_emb")), scaled, "{fields}");
+            }
+            Err(part) => assert_refused(folder.path(), part),
+        }
+    }
+}
+
+/// The length that Llama 3's scaling starts from: transformers takes the outer one first, and the context's length last.
+#[test]
+fn the_original_length_of_llama_3_may_stand_in_three_places() {
+    let factors = |outer: Value, inner: Value, context: u32| {
+        let folder = folder();
+        edit(folder.path(), "config.json", |config| {
+            config["rope_scaling"] = json!({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0, "original_max_position_embeddings": inner});
+            config["original_max_position_embeddings"] = outer;
+            config["max_position_embeddings"] = json!(context);
+        });
+        try_convert(folder.path(), Quant::F32).unwrap().0.f32s("model.rotary_emb.factors")
+    };
+    let expected = factors(Value::Null, json!(64), 2048);
+    assert_eq!(factors(json!(64), json!(64), 2048), expected);
+    assert_eq!(factors(json!(64), json!(128), 2048), expected);
+    assert_eq!(factors(json!(64), Value::Null, 2048), expected);
+    assert_eq!(factors(Value::Null, Value::Null, 64), expected);
+    assert_ne!(factors(Value::Null, json!(128), 2048), expected);
+}
+
+/// Mistral's window is every layer's in transformers, whatever `layer_types` says; Qwen's only if it is asked for.
+#[test]
+fn layer_types_that_contradict_the_window_are_refused() {
+    for (model_type, class, fields) in [
+        ("mistral", "MistralForCausalLM", json!({"layer_types": ["full_attention", "full_attention"]})),
+        ("mistral", "MistralForCausalLM", json!({"layer_types": ["full_attention", "sliding_attention"]})),
+        ("qwen3", "Qwen3ForCausalLM", json!({"layer_types": ["sliding_attention", "sliding_attention"]})),
+        (
+            "qwen3",
+            "Qwen3ForCausalLM",
+            json!({"layer_types": ["sliding_attention", "full_attention"],
+            "use_sliding_window": false, "sliding_window": 4096}),
+        ),
+    ] {
+        let folder = folder();
+        edit(folder.path(), "config.json", |config| {
+            config["model_type"] = json!(model_type);
+            config["architectures"] = json!([class]);
+            config["sliding_window"] = json!(16);
+            config.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        });
+        assert_refused(folder.path(), "layer_types");
+    }
 }
 
 #[test]

@@ -202,6 +202,9 @@ fn bos_comes_from_the_post_processor_unless_the_configuration_says_otherwise() {
     assert!(!outcome().0);
     set(template(&[], &[]), json!(true));
     assert_eq!(outcome(), (true, "1".into(), 0));
+    // What a tokenizer begins a text with is its own affair, not the model's.
+    edit(folder.path(), "config.json", |json| json["bos_token_id"] = json!(2));
+    assert_eq!(outcome(), (true, "1".into(), 0));
     set(template(&["<|endoftext|>", "<|im_end|>"], &[]), Value::Null);
     assert_refused(folder.path(), "post_processor");
     set(template(&["<other>"], &[]), Value::Null);

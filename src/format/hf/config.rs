@@ -204,6 +204,15 @@ fn sliding_window(json: &Json, kind: &Window, config: &Config) -> Result<Option<
                     json.error("layer_types are not full_attention or sliding_attention for every layer")
                 );
             }
+            let asked = match kind {
+                Window::LaterLayers => json.bool("use_sliding_window")? == Some(true) || windowed == 0,
+                _ => windowed == n_layers || window >= config.max_position_embeddings,
+            };
+            if !asked {
+                return Err(json.error(
+                    "layer_types and sliding_window (or use_sliding_window) contradict each other: correct one",
+                ));
+            }
             windowed
         }
         (None, Window::LaterLayers) if json.bool("use_sliding_window")? == Some(true) => {

@@ -34,9 +34,10 @@ pub fn open(folder: &Path) -> Result<Source, Error> {
         return Err(Error::file(folder, "has no config.json: give a Hugging Face folder or a GGUF file"));
     };
     let (config, rope_factors) = config::read(&config_json)?;
-    let (tokenizer, notes) = tokenizer::read(folder, &config_json, config.vocab_size)?;
-    let ids = tokenizer.bos_token_id.iter().chain(&tokenizer.eos_token_ids);
-    if let Some(id) = ids.copied().find(|&id| id as usize >= config.vocab_size) {
+    let (tokenizer, mut notes) = tokenizer::read(folder, &config_json, config.vocab_size)?;
+    let mut ids = tokenizer::ids(&config_json, "bos_token_id")?;
+    ids.extend(tokenizer.bos_token_id.iter().chain(&tokenizer.eos_token_ids));
+    if let Some(id) = ids.into_iter().find(|&id| id as usize >= config.vocab_size) {
         let rows = config.vocab_size;
         return Err(
             config_json.error(format!("token {id} begins or ends texts, but there are only {rows} tokens"))
@@ -50,9 +51,20 @@ pub fn open(folder: &Path) -> Result<Source, Error> {
     if let Some(factors) = rope_factors {
         tensors.insert(ROPE_FACTORS.to_owned(), SourceTensor::of(&factors));
     }
-    let tie_word_embeddings = match config_json.bool("tie_word_embeddings")? {
-        Some(tied) => tied,
-        None => !tensors.contains_key("lm_head.weight"),
+    let head = tensors.get("lm_head.weight");
+    let tie_word_embeddings = match (config_json.bool("tie_word_embeddings")?, head) {
+        (Some(true), Some(head)) => {
+            let copied = tensors.get("model.embed_tokens.weight").is_some_and(|embed| is_copy(head, embed));
+            if !copied {
+                notes.push(
+                    "tie_word_embeddings is true, but lm_head.weight is not the embedding: it is kept"
+                        .to_owned(),
+                );
+            }
+            copied
+        }
+        (Some(tied), _) => tied,
+        (None, head) => head.is_none(),
     };
     if tie_word_embeddings {
         tensors.remove("lm_head.weight");
@@ -66,6 +78,17 @@ pub fn open(folder: &Path) -> Result<Source, Error> {
     let files = weights.iter().map(String::as_str).chain(BESIDE_WEIGHTS);
     let files = files.map(|name| folder.join(name)).collect();
     Ok(Source { config, tokenizer, tensors, files, notes })
+}
+
+/// Whether two tensors hold the same values. A head that is stored beside the embedding that it is tied to does; where it does
+/// not, transformers 5 believes the tensors and not the configuration.
+fn is_copy(a: &SourceTensor, b: &SourceTensor) -> bool {
+    let [rows, cols] = *a.shape() else { return false };
+    let (mut of_a, mut of_b) = (vec![0.0; cols], vec![0.0; cols]);
+    // Values that are not finite are found, and refused, when the head is written.
+    let mut same =
+        |row| a.read_row(row, &mut of_a).is_ok() && b.read_row(row, &mut of_b).is_ok() && of_a == of_b;
+    a.shape() == b.shape() && (0..rows).all(&mut same)
 }
 
 const SINGLE: &str = "model.safetensors";

@@ -254,9 +254,9 @@ fn conventions(
     let with_ids = || [Some(config), generation.as_ref()].into_iter().flatten();
     let with_names = || [tokenizer_config.as_ref(), special_map.as_ref()].into_iter().flatten();
 
-    let mut bos = with_ids().map(|file| ids(file, "bos_token_id")).collect::<Result<Vec<_>, _>>()?.concat();
-    bos.extend(with_names().filter_map(|file| named(file, "bos_token", spec)));
-    // First the tokenizer's own: that is what a chat template means by `eos_token`.
+    // First the tokenizer's own: that is what it begins a text with, and what a chat template means by `eos_token`.
+    let mut bos: Vec<u32> = with_names().filter_map(|file| named(file, "bos_token", spec)).collect();
+    bos.extend(with_ids().map(|file| ids(file, "bos_token_id")).collect::<Result<Vec<_>, _>>()?.concat());
     let mut eos: Vec<u32> = with_names().filter_map(|file| named(file, "eos_token", spec)).collect();
     eos.extend(with_ids().map(|file| ids(file, "eos_token_id")).collect::<Result<Vec<_>, _>>()?.concat());
     let mut seen = HashSet::new();
@@ -275,7 +275,7 @@ fn conventions(
 }
 
 /// The ids in a field that is one id or a list of ids.
-fn ids(file: &Json, key: &str) -> Result<Vec<u32>, Error> {
+pub fn ids(file: &Json, key: &str) -> Result<Vec<u32>, Error> {
     let Some(value) = file.get(key) else {
         return Ok(Vec::new());
     };
