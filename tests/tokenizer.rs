@@ -325,6 +325,37 @@ fn mistral_ids() -> impl Strategy<Value = Vec<u32>> {
     prop::collection::vec(prop_oneof![3 => bytes, 1 => 0..3u32, 2 => 259..32010u32], 0..30)
 }
 
+/// As the Python package sentencepiece 0.2.3 has it: of pieces of one score the leftmost in the text is made first.
+#[test]
+fn equal_scores_merge_leftmost_first() {
+    let tokens: Vec<String> =
+        ["<unk>", "a", "b", "c", "▁", "c▁b", "ac", "aa", "▁b"].map(str::to_owned).to_vec();
+    let scores = [0.0, -9.0, -9.0, -9.0, -9.0, 0.0, 0.0, -0.0, 0.0];
+    let (merges, equal_merges) = merges_from_scores(&tokens, &scores);
+    let vocab = (0..).zip(&tokens).map(|(id, piece)| (piece.clone(), id)).collect();
+    let tokenizer = Tokenizer::new(Spec { vocab, merges, equal_merges, ..Spec::default() }).unwrap();
+    let pieces = |text: &str| -> Vec<String> {
+        let ids = tokenizer.encode(text, PLAIN);
+        ids.iter().map(|&id| tokenizer.piece(id).unwrap().to_owned()).collect()
+    };
+    assert_eq!(pieces("aaca"), ["▁", "aa", "c", "a"]);
+    assert_eq!(pieces("aac b"), ["▁", "aa", "c▁b"]);
+    assert_eq!(pieces("baca"), ["▁b", "ac", "a"]);
+}
+
+#[test]
+fn equal_merges_that_are_not_there_are_refused() {
+    let merges = [("a", "b"), ("b", "a"), ("a", "a")];
+    let wrong: [&[(usize, usize)]; 6] =
+        [&[(0, 4)], &[(1, 1)], &[(2, 1)], &[(1, 2), (0, 1)], &[(0, 2), (1, 3)], &[(0, usize::MAX)]];
+    for ranges in wrong {
+        let ranges = ranges.iter().map(|&(from, to)| from..to).collect();
+        let spec = toy(Kind::Metaspace, &["a", "b", "ab", "ba", "aa"], &merges);
+        let error = Tokenizer::new(Spec { equal_merges: ranges, ..spec }).unwrap_err().to_string();
+        assert!(error.contains("equal_merges") && error.lines().count() == 1, "{error}");
+    }
+}
+
 proptest! {
     #[test]
     fn byte_level_merging_is_naive_merging(merges in arbitrary_merges(), word in "[abc]{0,60}") {
@@ -337,13 +368,17 @@ proptest! {
 
     /// Scores rank pieces, so that here the naive merging looks for the best piece.
     #[test]
-    fn metaspace_merging_is_naive_merging_by_score(merges in arbitrary_merges(), text in "[abc ]{1,60}") {
+    fn metaspace_merging_is_naive_merging_by_score(
+        merges in arbitrary_merges(),
+        text in "[abc ]{1,60}",
+        different in prop_oneof![Just(1009), 1usize..8],
+    ) {
         let mut vocab = vocab_of(&merges);
         vocab.push(("▁a".to_owned(), vocab.len() as u32));
         let tokens: Vec<String> = vocab.iter().map(|(piece, _)| piece.clone()).collect();
-        let scores: Vec<f32> = (0..tokens.len()).map(|i| ((i * 7919) % 1009) as f32).collect();
-        let merges = merges_from_scores(&tokens, &scores);
-        let tokenizer = Tokenizer::new(Spec { vocab, merges, ..Spec::default() }).unwrap();
+        let scores: Vec<f32> = (0..tokens.len()).map(|i| ((i * 7919) % 1009 % different) as f32).collect();
+        let (merges, equal_merges) = merges_from_scores(&tokens, &scores);
+        let tokenizer = Tokenizer::new(Spec { vocab, merges, equal_merges, ..Spec::default() }).unwrap();
         let ids = tokenizer.encode(&text, PLAIN);
         let pieces: Vec<&str> = ids.iter().map(|&id| tokenizer.piece(id).unwrap()).collect();
 

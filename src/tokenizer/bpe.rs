@@ -2,7 +2,8 @@
 //! leftmost among equals.
 
 use super::Spec;
-use super::vocab::Vocab;
+use super::vocab::{Vocab, malformed};
+use crate::Malformed;
 use rustc_hash::FxHashMap;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -51,12 +52,26 @@ impl Merges {
     ///
     /// SentencePiece ranks the piece that comes out, these rank the pair. It makes no difference as long as all ways
     /// to make a piece stand in a row, in whatever order: merging leftmost first never leaves two of them to choose
-    /// from.
-    pub fn new(spec: &Spec, vocab: &Vocab) -> Merges {
+    /// from. Where several pieces are as good as each other, their merges share the rank of the first.
+    pub fn new(spec: &Spec, vocab: &Vocab) -> Result<Merges, Malformed> {
+        let mut free = 0;
+        for range in &spec.equal_merges {
+            if range.start < free || range.is_empty() || range.end > spec.merges.len() {
+                let (range, merges) = (format!("{} to {}", range.start, range.end), spec.merges.len());
+                return Err(malformed(format!("equal_merges: {range} of {merges} merges, out of order")));
+            }
+            free = range.end;
+        }
+        let mut equal = spec.equal_merges.iter().peekable();
         let mut merges = FxHashMap::default();
         merges.reserve(spec.merges.len());
         let mut merged = String::new();
-        for (rank, (left, right)) in (0..u32::MAX).zip(&spec.merges) {
+        for (place, (left, right)) in (0..u32::MAX).zip(&spec.merges) {
+            equal.next_if(|range| range.end <= place as usize);
+            let rank = match equal.peek() {
+                Some(range) if range.start < place as usize => range.start as u32,
+                _ => place,
+            };
             merged.clear();
             merged.push_str(left);
             merged.push_str(right);
@@ -65,7 +80,7 @@ impl Merges {
                 merges.insert((left, right), Merge { rank, id });
             }
         }
-        Merges(merges)
+        Ok(Merges(merges))
     }
 
     fn get(&self, left: u32, right: u32) -> Option<Merge> {

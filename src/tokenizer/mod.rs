@@ -81,10 +81,11 @@ impl Tokenizer {
     ///
     /// # Errors
     /// [`Malformed`] if an id is above [`Tokenizer::MAX_ID`], an id or a piece occurs twice, a special or
-    /// added token contradicts the vocabulary or is empty, BOS or EOS has no piece, or the pre-tokenizer is not known.
+    /// added token contradicts the vocabulary or is empty, BOS or EOS has no piece, merges that are not there are equal, or the
+    /// pre-tokenizer is not known.
     pub fn new(mut spec: Spec) -> Result<Tokenizer, Malformed> {
         let vocab = Vocab::new(&mut spec)?;
-        let merges = Merges::new(&spec, &vocab);
+        let merges = Merges::new(&spec, &vocab)?;
         let front = match spec.kind {
             Kind::Metaspace => FrontEnd::Metaspace(Metaspace::new(&spec, &vocab)),
             Kind::ByteLevel => FrontEnd::ByteLevel(ByteLevel::new(&spec, &vocab)?),

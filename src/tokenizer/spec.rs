@@ -1,6 +1,8 @@
 //! The data a tokenizer is built from: what the `.bin` header's `tokenizer` object holds, and what
 //! the converters gather from a `tokenizer.json` or a GGUF file.
 
+use std::ops::Range;
+
 /// How text becomes the symbols that byte-pair encoding starts from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Kind {
@@ -27,6 +29,9 @@ pub struct Spec {
     pub ignore_merges: Option<bool>,
     /// Pairs of pieces in order of rank, best first.
     pub merges: Vec<(String, String)>,
+    /// Which of [`Spec::merges`] share a rank, so that the leftmost in a text goes first: ranges in order. The others have a
+    /// rank each.
+    pub equal_merges: Vec<Range<usize>>,
     /// Pieces that are control tokens, not text: recognised in text only where asked for, dropped when decoding.
     pub special_tokens: Vec<(String, u32)>,
     /// Pieces that are text, but recognised wherever they stand in one before anything else is done with it (Qwen 3's

@@ -83,6 +83,29 @@ fn without_padding(file: &GgufFile) -> Vec<u8> {
     [&header[..end], &bytes[bytes.len() - data..]].concat()
 }
 
+/// What the scores say of equals is in the file: it tokenizes as the source does.
+#[test]
+fn equal_scores_are_kept() {
+    let mut file = GgufFile::tiny();
+    file.set("tokenizer.ggml.tokens", strings(&["<unk>", "<s>", "</s>", "<0x0A>", "▁", "a", "ba", "b"]));
+    file.set("tokenizer.ggml.scores", f32s(&[0.0, 0.0, 0.0, 0.0, -2.0, -3.0, -1.0, -4.0]));
+    let (_folder, path) = write(&file.bytes());
+    let tokenizer =
+        |path: &std::path::Path| try_convert(path, Quant::F32).unwrap().0.header["tokenizer"].clone();
+    assert!(tokenizer(&path).get("equal_merges").is_none(), "nothing is equal");
+    file.set("tokenizer.ggml.tokens", strings(&["<unk>", "<s>", "</s>", "ab", "▁", "a", "ba", "b"]));
+    file.set("tokenizer.ggml.scores", f32s(&[0.0, 0.0, 0.0, -1.0, -2.0, -3.0, -1.0, -4.0]));
+    file.set("tokenizer.ggml.token_type", i32s(&[2, 3, 3, 1, 1, 1, 1, 1]));
+    let (folder, path) = write(&file.bytes());
+    assert_eq!(tokenizer(&path)["equal_merges"], serde_json::json!([[0, 2]]));
+    let bin = folder.path().join("model.bin");
+    convert(&path, &bin, Quant::F32, &mut |_| ControlFlow::Continue(())).unwrap();
+    let model = Model::open(&bin).unwrap();
+    let options = torchless::tokenizer::EncodeOptions { bos: false, special: false };
+    assert_eq!(model.tokenizer().encode("bab", options), [4, 6, 7]);
+    assert_eq!(model.tokenizer().encode("aba", options), [4, 3, 5]);
+}
+
 #[test]
 fn a_sliding_window_is_kept() {
     let mut file = GgufFile::tiny();

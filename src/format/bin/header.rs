@@ -43,6 +43,8 @@ struct RawTokenizer {
     #[serde(default)]
     merges: Vec<Merge>,
     #[serde(default)]
+    equal_merges: Vec<(usize, usize)>,
+    #[serde(default)]
     kind: Option<String>,
     #[serde(default)]
     pre: Option<String>,
@@ -166,6 +168,7 @@ fn tokenizer(raw: RawTokenizer, config: &Config) -> Result<Spec, Malformed> {
         ignore_merges: raw.ignore_merges,
         vocab: raw.vocab.0,
         merges: raw.merges.into_iter().map(|Merge(left, right)| (left, right)).collect(),
+        equal_merges: raw.equal_merges.into_iter().map(|(start, end)| start..end).collect(),
         special_tokens: raw.special_tokens.map_or_else(Vec::new, |s| s.0),
         added_tokens: raw.added_tokens.map_or_else(Vec::new, |s| s.0),
         nfc: raw.nfc,

@@ -282,6 +282,10 @@ fn tokenizer_object(tokenizer: &Spec) -> Result<Value, Malformed> {
     if let Some(pre) = &tokenizer.pre {
         object["pre"] = json!(pre);
     }
+    if !tokenizer.equal_merges.is_empty() {
+        let ranges = tokenizer.equal_merges.iter().map(|range| [range.start, range.end]);
+        object["equal_merges"] = json!(ranges.collect::<Vec<_>>());
+    }
     if !tokenizer.added_tokens.is_empty() {
         object["added_tokens"] = json!(ids(&tokenizer.added_tokens));
     }
