@@ -538,6 +538,113 @@ fn wrong_usage_is_exit_code_2() {
     }
 }
 
+/// What `torchless` says on stderr of wrong usage: exit code 2, and nothing on stdout.
+fn usage_error(args: &[&str]) -> String {
+    let output = torchless(args);
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{args:?}: {stderr}");
+    assert!(output.stdout.is_empty() && stderr.starts_with("error: "), "{args:?}: {stderr}");
+    stderr
+}
+
+#[test]
+fn a_model_that_is_named_wins_over_the_environment() {
+    let model = fixture("llama-f32.bin");
+    let model = model.to_str().unwrap();
+    let with = |variable: &str, args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_torchless"));
+        let output = command.env("TORCHLESS_MODEL", variable).args(args).output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{args:?}: {stderr}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    for variable in ["no/such.bin", ""] {
+        for args in
+            [&["inspect", model][..], &["inspect", "-m", model], &["bench", model, "-p1", "-n1", "-r1"]]
+        {
+            assert!(!with(variable, args).is_empty());
+        }
+        assert!(!with(variable, &[model, "she", "-n", "2"]).is_empty());
+    }
+    // Named nowhere: an empty variable is none, and what follows is the default model, which a test does not fetch.
+    let mut command = Command::new(env!("CARGO_BIN_EXE_torchless"));
+    let folder = tempfile::tempdir().unwrap();
+    let output = command
+        .env("TORCHLESS_MODEL", "")
+        .env("XDG_CACHE_HOME", folder.path())
+        .env("PATH", "")
+        .args(["inspect"])
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.code() == Some(1) && stderr.contains("Fetching the default model"), "{stderr}");
+}
+
+#[test]
+fn a_model_where_a_text_is_expected_is_told_of_the_option() {
+    let model = fixture("llama-f32.bin");
+    let model = model.to_str().unwrap();
+    for args in
+        [&["generate", model, "she"][..], &["tokenize", model, "she"], &["perplexity", model, "book.txt"]]
+    {
+        let error = usage_error(args);
+        assert!(error.contains("tip: ") && error.contains(&format!("-m {model}")), "{error}");
+    }
+}
+
+#[test]
+fn text_comes_from_stdin_wherever_text_is_read() {
+    let model = fixture("mistral-int8.bin");
+    let model = model.to_str().unwrap();
+    let stdout = |args: &[&str], text: &str| {
+        let output = torchless_reading(args, text);
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let ids = run("tokenize", "mistral-int8.bin", &["she said"]);
+    for args in [&["tokenize", "-m", model, "-"][..], &["tokenize", "-m", model]] {
+        assert_eq!(stdout(args, "she said"), ids);
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("text.txt");
+    std::fs::write(&file, "she said that the rain").unwrap();
+    let measured = run("perplexity", "mistral-int8.bin", &[file.to_str().unwrap()]);
+    for args in [&["perplexity", "-m", model, "-"][..], &["perplexity", "-m", model]] {
+        assert_eq!(stdout(args, "she said that the rain"), measured);
+    }
+    let number = run_json("perplexity", "mistral-int8.bin", &[file.to_str().unwrap()])["tokens"].clone();
+    let ids = run_json("tokenize", "mistral-int8.bin", &["she said that the rain"])["ids"].to_string();
+    let from_ids =
+        stdout(&["perplexity", "-m", model, "--tokens", "-", "--json"], &ids.replace(['[', ',', ']'], " "));
+    assert_eq!(serde_json::from_str::<Value>(&from_ids).unwrap()["tokens"], number);
+    let text = run("generate", "mistral-int8.bin", &["she", "-n", "5"]);
+    assert_eq!(stdout(&["generate", "-m", model, "-n", "5"], "she\n"), text);
+    assert_eq!(stdout(&[model, "-n", "5"], "she\n"), text);
+}
+
+#[test]
+fn a_chat_of_one_question_answers_once() {
+    let model = fixture("llama-int8.bin");
+    let model = model.to_str().unwrap();
+    let common = ["--chat-template", "chatml", "-n", "5", "--seed", "3"];
+    let stdout = |args: &[&str], text: &str| {
+        let output = torchless_reading(&[args, &common].concat(), text);
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let once = stdout(&["chat", model], "she said\n");
+    assert!(!once.is_empty());
+    for args in [&["chat", model, "she said"][..], &["chat", "-m", model, "she said"]] {
+        assert_eq!(stdout(args, "not\nread\n"), once, "{args:?}");
+    }
+    assert_eq!(stdout(&["chat", model, "-"], "she said\n"), once);
+    let reply: Value = serde_json::from_str(&stdout(&["chat", model, "she said", "--json"], "")).unwrap();
+    assert_eq!(reply["text"].as_str().unwrap().trim_end(), once.trim_end());
+    // A name that only a model has is one, also where there is none of that name.
+    assert!(failure(&["chat", "no/such.bin"]).contains("no/such.bin: No such file"));
+    assert!(usage_error(&["chat", "-m", model, "one", "two"]).contains("one question"));
+}
+
 #[test]
 fn help_of_every_command_has_an_example() {
     let commands = [

@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Context;
-use clap::CommandFactory;
 use clap::error::ErrorKind;
 use indicatif::ProgressBar;
 use serde::Serialize;
@@ -20,9 +19,10 @@ use torchless::kernels::Kernels;
 use torchless::runtime::SessionOptions;
 
 use super::machine::{Resident, cpu_name};
-use super::model::{Kv, ModelArgs};
+use super::model::{Kv, NamedModel};
 use super::plot::Picture;
 use super::progress;
+use super::wrong_usage;
 use plot::Plot;
 use report::Report;
 
@@ -33,7 +33,7 @@ use report::Report;
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  \
     torchless bench\n  \
-    torchless bench -m model.bin -p 0 -n 64 -d 0,4096 -t 1,2\n  \
+    torchless bench model.bin -p 0 -n 64 -d 0,4096 -t 1,2\n  \
     torchless bench --isa auto,portable --json\n  \
     torchless bench -p 512 -n 32 -d 0,512,1024,1536 --plot speed.svg\n\n\
     GB/s is what a generated token must read at the least: all weights, and the keys and values in sight. The last column \
@@ -42,7 +42,7 @@ use report::Report;
     them too, the weights counted once for each 512 tokens.")]
 pub struct Args {
     #[command(flatten)]
-    model: ModelArgs,
+    model: NamedModel,
     /// Prompt lengths to time; 0 leaves the test out
     #[arg(short, long, value_name = "N,…", value_delimiter = ',', default_value = "512")]
     prompt_tokens: Vec<usize>,
@@ -161,13 +161,13 @@ impl Setting {
     }
 }
 
-pub fn run(args: Args) -> anyhow::Result<()> {
+pub fn run(mut args: Args) -> anyhow::Result<()> {
     let tests = args.tests();
     if tests.is_empty() {
         let nothing = "nothing is left to measure: give -p, -n or --pg a number above zero";
-        super::Cli::command().error(ErrorKind::InvalidValue, nothing).exit();
+        return Err(wrong_usage("bench", ErrorKind::InvalidValue, nothing));
     }
-    let path = args.model.path()?;
+    let path = std::mem::take(&mut args.model).either().path()?;
     let start = Instant::now();
     let model = Arc::new(Model::open(path)?);
     let setting = Setting::new(&model, start.elapsed().as_secs_f64() * 1e3);

@@ -2,25 +2,31 @@
 
 mod input;
 
+use std::ffi::OsString;
 use std::io;
 use std::ops::ControlFlow;
 use std::path::Path;
 
 use anyhow::Context;
+use clap::error::ErrorKind;
 use torchless::chat::{Chat, ChatTemplate, Message, Reply, Role};
 use torchless::runtime::{GenerateOptions, Session};
 use torchless::{Error, Model};
 
 use self::input::{Input, Said};
 use super::explain::explain;
-use super::input::read_file;
+use super::input::{names_model, read_file, read_stdin};
 use super::interrupt::{self, Orderly};
 use super::model::{ModelArgs, RunArgs};
 use super::output::{emit, emit_json, note};
 use super::report;
 use super::sampling::SamplingArgs;
+use super::wrong_usage;
 
 /// Talk with a model: each line is a message, and the model answers
+///
+/// With a question on the command line it answers that, and ends: - reads the question from stdin. A file's name is a model,
+/// and so is a word that ends in .bin; all else is a question.
 ///
 /// The conversation stays in memory, so that a turn costs only its new words. Ctrl-C stops an answer; Ctrl-D or /quit
 /// ends. A line that ends with \ goes on in the next, and text between two """ may have many lines. Without a terminal
@@ -28,10 +34,17 @@ use super::sampling::SamplingArgs;
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  \
     torchless chat\n  \
-    torchless chat -m mistral.bin --system \"You answer in rhymes.\" --temp 0.6\n  \
+    torchless chat \"Why is the sky blue?\"\n  \
+    torchless chat mistral.bin --system \"You answer in rhymes.\" --temp 0.6\n  \
     printf 'I am Ada.\\nWho am I?\\n' | torchless chat --json | jq -r .text\n\n\
     Commands within: /help /reset /system TEXT /save FILE /load FILE /stats /quit")]
 pub struct Args {
+    /// The model file, the same as -m; or a question
+    #[arg(value_name = "PATH|QUESTION")]
+    first: Option<OsString>,
+    /// A question, after the model
+    #[arg(value_name = "QUESTION")]
+    second: Option<OsString>,
     #[command(flatten)]
     model: ModelArgs,
     /// What the model is told before all else
@@ -67,7 +80,8 @@ const HELP: &str = "\
 /quit          end (so does Ctrl-D)
 A line that ends with \\ goes on in the next; text between two \"\"\" may have many lines. Ctrl-C stops an answer.";
 
-pub fn run(args: Args) -> anyhow::Result<()> {
+pub fn run(mut args: Args) -> anyhow::Result<()> {
+    let question = question(&mut args)?;
     let options = GenerateOptions {
         max_tokens: args.max_tokens,
         grammar: args.sampling.grammar()?,
@@ -82,6 +96,9 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     chat.observe(|_| interrupt::check());
     chat.set_system(args.system.as_deref().unwrap_or_default());
     let mut talk = Talk { chat, options, json: args.json, last: None };
+    if let Some(question) = question {
+        return talk.turn(&question);
+    }
     let mut input = Input::open()?;
     if input.is_editor() {
         let ctx = talk.chat.session().ctx();
@@ -93,6 +110,8 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             Said::Command(name, argument) => talk.command(&name, &argument),
             Said::Message(text) => talk.turn(&text),
         };
+        // It was the answer that was to be stopped.
+        interrupt::forget_ctrl_c();
         match result {
             // Someone who types can do something about it; a script cannot.
             Err(error) if input.is_editor() && !super::is_broken_pipe(&error) => {
@@ -105,6 +124,30 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// The one question that is asked, if there is one. A model that is named beside it becomes that of the options.
+fn question(args: &mut Args) -> anyhow::Result<Option<String>> {
+    let question = match (args.first.take(), args.second.take()) {
+        (Some(model), question) if args.model.model.is_none() && names_model(&model) => {
+            args.model.model = Some(model.into());
+            question
+        }
+        (question, None) => question,
+        (_, Some(_)) => {
+            let problem = "a chat takes a model and one question: put the question between quotes";
+            return Err(wrong_usage("chat", ErrorKind::TooManyValues, problem));
+        }
+    };
+    let Some(question) = question else { return Ok(None) };
+    if question == "-" {
+        let text = read_stdin()?;
+        return Ok(Some(text.strip_suffix('\n').unwrap_or(&text).to_owned()));
+    }
+    match question.into_string() {
+        Ok(text) => Ok(Some(text)),
+        Err(_) => Err(wrong_usage("chat", ErrorKind::InvalidUtf8, "the question is not UTF-8 text")),
+    }
 }
 
 /// The template that is asked for: a file's, one that is built in, or the model's own.
@@ -145,7 +188,6 @@ impl Talk {
             interrupt::check()
         });
         drop(orderly);
-        interrupt::forget_ctrl_c();
         let reply = reply.map_err(full)?;
         // Other choices for the same question asked again, and still the same conversation for the same first seed.
         let seed = &mut self.options.sampling.seed;

@@ -4,17 +4,18 @@ use std::io::{self, IsTerminal};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use anyhow::bail;
+use clap::error::ErrorKind;
 use torchless::Model;
 use torchless::runtime::{ChunkProgress, GenerateOptions, Generated, Session, SessionOptions};
 use torchless::tokenizer::EncodeOptions;
 
-use super::input::{read_file, read_stdin};
+use super::input::{is_piped, read_stdin, read_text};
 use super::interrupt::{self, Orderly};
 use super::model::{ModelArgs, RunArgs};
 use super::output::{emit, emit_json, emit_raw, note, note_part};
 use super::report;
 use super::sampling::SamplingArgs;
+use super::wrong_usage;
 
 /// Continue a prompt: prints what the model writes after it
 ///
@@ -24,14 +25,15 @@ use super::sampling::SamplingArgs;
     torchless generate \"The capital of France is\"\n  \
     torchless generate -m mistral.bin -n 200 --temp 0 \"Once upon a time\"\n  \
     torchless generate -f story.txt --stop \"THE END\"\n  \
+    head -3 story.txt | torchless generate\n  \
     torchless generate --json --seed 7 \"A haiku about rain:\" | jq -r .text\n  \
     torchless generate \"A cat as JSON:\" -j '{\"type\":\"object\",\"required\":[\"name\"]}'\n  \
     torchless generate \"The sky is\" -n 1 --json --logprobs 5 | jq .logprobs[0].top\n\n\
     --json gives {prompt_tokens, tokens, text, finish_reason: stop|length|cancelled, timings}, \
     --json-lines {token, text} for each token and {finish_reason, timings} at the end.")]
 pub struct Args {
-    /// The text to continue; - reads it from stdin
-    #[arg(required_unless_present = "file", conflicts_with = "file")]
+    /// The text to continue; - reads it from stdin, and so does none where stdin is a pipe
+    #[arg(conflicts_with = "file")]
     prompt: Option<String>,
     /// Read the prompt from a file instead, without a newline at its end
     #[arg(short, long, value_name = "FILE")]
@@ -135,9 +137,12 @@ fn prompt(given: Option<&str>, file: Option<&Path>) -> anyhow::Result<String> {
     let mut text = match (given, file) {
         (Some("-"), _) => read_stdin()?,
         (Some(text), _) => return Ok(text.to_owned()),
-        (None, Some(file)) if file == Path::new("-") => read_stdin()?,
-        (None, Some(file)) => read_file(file)?,
-        (None, None) => bail!("no prompt given"),
+        (None, Some(file)) => read_text(file)?,
+        (None, None) if is_piped() => read_stdin()?,
+        (None, None) => {
+            let missing = "no prompt: give one between quotes, a file (-f FILE), or a pipe on stdin";
+            return Err(wrong_usage("generate", ErrorKind::MissingRequiredArgument, missing));
+        }
     };
     if text.ends_with('\n') {
         text.pop();

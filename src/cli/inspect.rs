@@ -9,18 +9,15 @@ use torchless::format::bin::Tensor;
 use torchless::runtime::{Memory, Session};
 use torchless::tokenizer::Kind;
 
-use super::model::{ModelArgs, RunArgs};
+use super::model::{NamedModel, RunArgs};
 use super::output::{bytes, emit, emit_json};
 
 /// Show a model's configuration, tokenizer, tensors, and the memory it needs
 #[derive(clap::Args)]
-#[command(after_help = "Examples:\n  torchless inspect\n  torchless inspect -m model.bin --ctx 4096 --json")]
+#[command(after_help = "Examples:\n  torchless inspect\n  torchless inspect model.bin --ctx 4096 --json")]
 pub struct Args {
-    /// The model file; the same as -m
-    #[arg(value_name = "PATH", conflicts_with = "model")]
-    path: Option<std::path::PathBuf>,
     #[command(flatten)]
-    model: ModelArgs,
+    model: NamedModel,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -28,11 +25,8 @@ pub struct Args {
     run: RunArgs,
 }
 
-pub fn run(mut args: Args) -> anyhow::Result<()> {
-    if args.path.is_some() {
-        args.model.model = args.path.take();
-    }
-    let model = args.model.open(false)?;
+pub fn run(args: Args) -> anyhow::Result<()> {
+    let model = args.model.either().open(false)?;
     let options = args.run.session_options(&model, model.config().max_position_embeddings)?;
     let memory = Session::memory(&model, &options);
     match args.json {

@@ -1,23 +1,25 @@
 //! `torchless tokenize`: text to token ids and back.
 
 use anyhow::{Context, bail};
+use clap::error::ErrorKind;
 use serde_json::json;
 use torchless::tokenizer::{EncodeOptions, Tokenizer};
 
-use super::input::read_stdin;
+use super::input::{is_piped, read_stdin};
 use super::model::ModelArgs;
 use super::output::{emit, emit_json, emit_line};
+use super::wrong_usage;
 
 /// Show the tokens of a text, or the text of tokens
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  \
     torchless tokenize \"Hello world\"\n  \
-    torchless tokenize --stdin --json < book.txt\n  \
+    torchless tokenize --json < book.txt\n  \
     torchless tokenize --decode \"504 3575 282 4649 314\"\n\n\
     --json gives {ids, pieces}, or {text} with --decode.")]
 pub struct Args {
-    /// The text
-    #[arg(required_unless_present_any = ["stdin", "decode"], conflicts_with_all = ["stdin", "decode"])]
+    /// The text; - reads it from stdin, and so does none where stdin is a pipe
+    #[arg(conflicts_with_all = ["stdin", "decode"])]
     text: Option<String>,
     /// Read the text (or, with --decode -, the ids) from stdin
     #[arg(long)]
@@ -39,15 +41,19 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> anyhow::Result<()> {
+    if args.text.is_none() && !args.stdin && args.decode.is_none() && !is_piped() {
+        let missing = "no text: give one between quotes, or a pipe on stdin";
+        return Err(wrong_usage("tokenize", ErrorKind::MissingRequiredArgument, missing));
+    }
     let model = args.model.open(false)?;
     let tokenizer = model.tokenizer();
     if let Some(ids) = &args.decode {
         let ids = if ids == "-" { read_stdin()? } else { ids.clone() };
         return decode(tokenizer, &parse_ids(&ids)?, &args);
     }
-    let text = match &args.text {
-        Some(text) => text.clone(),
-        None => read_stdin()?,
+    let text = match args.text.as_deref() {
+        None | Some("-") => read_stdin()?,
+        Some(text) => text.to_owned(),
     };
     let ids = tokenizer.encode(&text, EncodeOptions { bos: !args.no_bos, special: args.special });
     let pieces: Vec<_> = ids.iter().map(|&id| tokenizer.piece(id).unwrap_or_default()).collect();
