@@ -227,7 +227,7 @@ fn a_text_has_the_form_asked_for() {
     assert_eq!(run_json("generate", "mistral-int8.bin", &args)["text"], "rain and rain and rain.");
 
     let model = fixture("llama-int8.bin");
-    for bad in ["{\"type\": \"strin\"}", "{\"type\"", "no/such.json"] {
+    for bad in ["{\"type\": \"strin\"}", "no/such.json"] {
         failure(&["generate", "-m", model.to_str().unwrap(), "x", "--json-schema", bad]);
     }
 }
@@ -482,20 +482,16 @@ fn what_a_user_can_get_wrong_is_one_line() {
     let model = fixture("mistral-int8.bin");
     let (model, hf, json) = (model.to_str().unwrap(), fixture("mistral-hf"), fixture("mistral.json"));
     let long = "the rain ".repeat(100);
-    let cases: [(&[&str], &str); 18] = [
+    let cases: [(&[&str], &str); 14] = [
         (&["generate", "-m", "no/such.bin", "x"], "no/such.bin: No such file"),
         (&["generate", "-m", hf.to_str().unwrap(), "x"], "torchless convert"),
         (&["generate", "-m", json.to_str().unwrap(), "x"], "not a torchless .bin file"),
         (&["generate", "-m", model, &long], "do not fit in the context of 256"),
         (&["generate", "-m", model, &long, "-c", "20"], "do not fit in the context of 20"),
         (&["generate", "-m", model, "x", "-c", "257"], "a context of 257: this model allows 1 to 256"),
-        (&["generate", "-m", model, "x", "--isa", "mmx"], "unknown instruction set \"mmx\""),
-        (&["generate", "-m", model, "x", "--top-p", "1.5"], "--top-p 1.5"),
         (&["tokenize", "-m", model, "--decode", "1,999999"], "999999 is not in the vocabulary"),
-        (&["tokenize", "-m", model, "--decode", "one"], "\"one\" is not a token id"),
         (&["bench", "-m", model], "pp512 takes 512 positions, and this model has 256"),
         (&["bench", "-m", model, "-p", "8", "-n", "8", "-d", "250"], "pp8 @ d250 takes 258 positions"),
-        (&["bench", "-m", model, "--isa", "scalar,mmx"], "unknown instruction set \"mmx\""),
         (
             &["bench", "-m", model, "--plot", "no/such/x.svg", "-p", "1"],
             "no/such/x.svg: its folder does not exist",
@@ -522,7 +518,7 @@ fn wrong_usage_is_exit_code_2() {
         &["generate", "x", "--json", "--json-lines"],
         &["generate", "x", "--logit-bias", "7"],
         &["perplexity"],
-        &["convert", "x.bin"],
+        &["convert"],
         &["convert", "--synthetic", "gpt-9", "x.bin"],
         &["convert", "--synthetic", "mistral-7b", "x.gguf", "x.bin"],
         &["bench", "-p", "0", "-n", "0"],
@@ -643,6 +639,88 @@ fn a_chat_of_one_question_answers_once() {
     // A name that only a model has is one, also where there is none of that name.
     assert!(failure(&["chat", "no/such.bin"]).contains("no/such.bin: No such file"));
     assert!(usage_error(&["chat", "-m", model, "one", "two"]).contains("one question"));
+}
+
+#[test]
+fn convert_names_the_model_after_its_source() {
+    let folder = tempfile::tempdir().unwrap();
+    let convert = |args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_torchless"));
+        let output = command.current_dir(folder.path()).arg("convert").args(args).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let source = fixture("llama3.gguf");
+    let source = source.to_str().unwrap();
+    let (code, said) = convert(&[source]);
+    assert!(code == Some(0) && said.contains("llama3.bin"), "{said}");
+    assert!(folder.path().join("llama3.bin").exists());
+    // What was not named is not replaced.
+    let (code, said) = convert(&[source]);
+    assert!(code == Some(1) && said.contains("llama3.bin") && said.contains("DST"), "{said}");
+    assert_eq!(convert(&[source, "llama3.bin"]).0, Some(0));
+    // A point in a folder's name ends nothing.
+    let versioned = folder.path().join("Mistral-v0.1");
+    std::os::unix::fs::symlink(fixture("mistral-hf"), &versioned).unwrap();
+    assert_eq!(convert(&["./Mistral-v0.1/"]).0, Some(0));
+    assert!(folder.path().join("Mistral-v0.1.bin").exists());
+}
+
+#[test]
+fn a_value_that_will_not_do_is_wrong_usage_and_says_what_will() {
+    for (args, reason) in [
+        (&["generate", "x", "-n", "-1"][..], "a whole number from 0 on"),
+        (&["chat", "-n", "-1"], "a whole number from 0 on"),
+        (&["generate", "x", "-c", "-1"], "a whole number from 1 on"),
+        (&["generate", "x", "-c", "0"], "a whole number from 1 on"),
+        (&["generate", "x", "--temp", "-1"], "a number 0 or more"),
+        (&["generate", "x", "--temp", "warm"], "a number 0 or more"),
+        (&["generate", "x", "--top-p", "2"], "a number above 0 and up to 1"),
+        (&["generate", "x", "--top-k", "-1"], "a whole number from 0 on"),
+        (&["generate", "x", "--min-p", "-0.5"], "a number from 0 to 1"),
+        (&["generate", "x", "--typical", "0"], "a number above 0 and up to 1"),
+        (&["generate", "x", "--repeat-penalty", "-2"], "a number above 0"),
+        (&["generate", "x", "--mirostat-lr", "-2"], "a number 0 or more"),
+        (&["generate", "x", "--seed", "-2"], "random"),
+        (&["generate", "x", "--seed", "dice"], "random"),
+        (&["generate", "x", "-t", "-1"], "1..=1024"),
+        (&["generate", "x", "--isa", "foo"], "unknown instruction set \"foo\""),
+        (&["bench", "--isa", "scalar,foo"], "unknown instruction set \"foo\""),
+        (&["bench", "-p", "-1"], "a whole number from 0 on"),
+        (&["kernels", "--only", "foo"], "unknown instruction set \"foo\""),
+        (&["kernels", "--time", "-1"], "a number of seconds"),
+        (&["generate", "x", "-j", "{"], "not JSON"),
+        (&["tokenize", "--decode", "one"], "\"one\" is not a token id"),
+    ] {
+        let error = usage_error(args);
+        assert!(error.contains("invalid value") && error.contains(reason), "{args:?}: {error}");
+    }
+}
+
+#[test]
+fn a_random_seed_is_said() {
+    let model = fixture("mistral-int8.bin");
+    let args = ["generate", "-m", model.to_str().unwrap(), "she", "-n", "20", "--ignore-eos", "--seed"];
+    let of = |seed: &str| {
+        let output = torchless(&[&args[..], &[seed]].concat());
+        assert!(output.status.success());
+        (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    for seed in ["random", "-1"] {
+        let (text, said) = of(seed);
+        let chosen = said.lines().find_map(|line| line.strip_prefix("seed: ")).expect("a seed");
+        assert_eq!(of(chosen).0, text);
+        assert_ne!(of(seed).1.lines().next(), said.lines().next());
+    }
+}
+
+#[test]
+fn a_prompt_beyond_the_longest_context_is_not_told_to_raise_it() {
+    let model = fixture("mistral-int8.bin");
+    let long = "the rain ".repeat(100);
+    let error = failure(&["generate", "-m", model.to_str().unwrap(), &long]);
+    assert!(error.contains("do not fit in the context of 256") && !error.contains("--ctx"), "{error}");
+    let error = failure(&["generate", "-m", model.to_str().unwrap(), &long, "-c", "20"]);
+    assert!(error.contains("--ctx"), "{error}");
 }
 
 #[test]

@@ -22,6 +22,7 @@ use super::machine::{Resident, cpu_name};
 use super::model::{Kv, NamedModel};
 use super::plot::Picture;
 use super::progress;
+use super::values::{count, isa};
 use super::wrong_usage;
 use plot::Plot;
 use report::Report;
@@ -44,25 +45,25 @@ pub struct Args {
     #[command(flatten)]
     model: NamedModel,
     /// Prompt lengths to time; 0 leaves the test out
-    #[arg(short, long, value_name = "N,…", value_delimiter = ',', default_value = "512")]
+    #[arg(short, long, value_name = "N,…", value_delimiter = ',', default_value = "512", allow_negative_numbers = true, value_parser = count)]
     prompt_tokens: Vec<usize>,
     /// Numbers of tokens to generate; 0 leaves the test out
-    #[arg(short = 'n', long, value_name = "N,…", value_delimiter = ',', default_value = "128")]
+    #[arg(short = 'n', long, value_name = "N,…", value_delimiter = ',', default_value = "128", allow_negative_numbers = true, value_parser = count)]
     gen_tokens: Vec<usize>,
     /// Also time a prompt of P tokens and the generation of N after it as one
     #[arg(long, value_name = "P,N")]
     pg: Vec<Combined>,
     /// Tokens that are in the cache before each test
-    #[arg(short, long, value_name = "N,…", value_delimiter = ',', default_value = "0")]
+    #[arg(short, long, value_name = "N,…", value_delimiter = ',', default_value = "0", allow_negative_numbers = true, value_parser = count)]
     depth: Vec<usize>,
     /// Timed runs of each test
-    #[arg(short, long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(short, long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..), allow_negative_numbers = true)]
     repeats: u16,
     /// Worker threads [default: the CPUs this process may use]
-    #[arg(short, long, value_name = "N,…", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..=1024))]
+    #[arg(short, long, value_name = "N,…", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..=1024), allow_negative_numbers = true)]
     threads: Vec<u16>,
     /// Instruction sets: auto, or those this CPU has; TORCHLESS_ISA does the same
-    #[arg(long, value_name = "NAME,…", value_delimiter = ',', default_value = "auto")]
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',', default_value = "auto", value_parser = isa)]
     isa: Vec<String>,
     /// What keys and values are kept as [default: f16, but f32 where all weights are]
     #[arg(long, value_enum, value_name = "TYPE")]

@@ -21,6 +21,7 @@ use super::model::{ModelArgs, RunArgs};
 use super::output::{emit, emit_json, note};
 use super::report;
 use super::sampling::SamplingArgs;
+use super::values::count;
 use super::wrong_usage;
 
 /// Talk with a model: each line is a message, and the model answers
@@ -54,7 +55,8 @@ pub struct Args {
     #[arg(long, value_name = "FILE|NAME")]
     chat_template: Option<String>,
     /// Most tokens of an answer [default: as many as there is room for]
-    #[arg(short = 'n', long, value_name = "N", default_value_t = usize::MAX, hide_default_value = true)]
+    #[arg(short = 'n', long, value_name = "N", default_value_t = usize::MAX, hide_default_value = true,
+        allow_negative_numbers = true, value_parser = count)]
     max_tokens: usize,
     /// End an answer before this string; may be given several times
     #[arg(long, value_name = "TEXT")]

@@ -15,6 +15,7 @@ use super::model::{ModelArgs, RunArgs};
 use super::output::{emit, emit_json, emit_raw, note, note_part};
 use super::report;
 use super::sampling::SamplingArgs;
+use super::values::count;
 use super::wrong_usage;
 
 /// Continue a prompt: prints what the model writes after it
@@ -29,7 +30,7 @@ use super::wrong_usage;
     torchless generate --json --seed 7 \"A haiku about rain:\" | jq -r .text\n  \
     torchless generate \"A cat as JSON:\" -j '{\"type\":\"object\",\"required\":[\"name\"]}'\n  \
     torchless generate \"The sky is\" -n 1 --json --logprobs 5 | jq .logprobs[0].top\n\n\
-    --json gives {prompt_tokens, tokens, text, finish_reason: stop|length|cancelled, timings}, \
+    --json gives {prompt_tokens, tokens, text, finish_reason: stop|length|cancelled, timings, seed}, \
     --json-lines {token, text} for each token and {finish_reason, timings} at the end.")]
 pub struct Args {
     /// The text to continue; - reads it from stdin, and so does none where stdin is a pipe
@@ -41,7 +42,7 @@ pub struct Args {
     #[command(flatten)]
     model: ModelArgs,
     /// Most tokens to generate
-    #[arg(short = 'n', long, value_name = "N", default_value_t = 256)]
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 256, allow_negative_numbers = true, value_parser = count)]
     max_tokens: usize,
     /// Go on past the end of the text, up to --max-tokens
     #[arg(long)]
@@ -59,7 +60,7 @@ pub struct Args {
     #[arg(long, group = "machine")]
     json_lines: bool,
     /// Say how probable each token was (ln p at temperature 1), and the N most probable ones; with --json or --json-lines
-    #[arg(long, value_name = "N", requires = "machine")]
+    #[arg(long, value_name = "N", requires = "machine", allow_negative_numbers = true, value_parser = count)]
     logprobs: Option<usize>,
     /// Send control characters in the text to the terminal as they are, instead of showing them
     #[arg(long)]
@@ -119,6 +120,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         emit_json(&report::end(&result))?;
     } else if args.json {
         let mut object = report::generated(&prompt, &result);
+        object["seed"] = options.sampling.seed.into();
         if args.logprobs.is_some() {
             object["logprobs"] = logprobs.into();
         }

@@ -7,11 +7,11 @@ mod roofline;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::Context;
 use torchless_kernels::{Isa, Kernels};
 
 use super::output::{emit_json, emit_line};
 use super::plot::{self, Picture};
+use super::values;
 use cases::cases;
 use measure::{Row, measure};
 use roofline::{Roofs, draw};
@@ -30,14 +30,14 @@ pub struct Args {
     /// Only kernels whose name contains this, e.g. gemm or attn
     filter: Option<String>,
     /// Only these instruction sets (comma-separated); the reference is always among them
-    #[arg(long, value_delimiter = ',', value_name = "ISA")]
-    only: Vec<String>,
+    #[arg(long, value_delimiter = ',', value_name = "ISA", value_parser = values::kernels)]
+    only: Vec<Kernels>,
     /// Batched products of every matrix, not only of three: takes ten minutes, most of them the reference's
     #[arg(long)]
     all: bool,
     /// Seconds to measure each row for
-    #[arg(long, default_value_t = 0.05, value_name = "SECONDS")]
-    time: f64,
+    #[arg(long, default_value = "0.05", value_name = "SECONDS", allow_negative_numbers = true, value_parser = values::seconds)]
+    time: Duration,
     /// Print the rows as a JSON array
     #[arg(long)]
     json: bool,
@@ -53,7 +53,6 @@ pub struct Args {
 /// written.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let kernels = chosen(&args.only)?;
-    let budget = Duration::try_from_secs_f64(args.time).context("--time")?;
     let picture = args.plot.as_deref().map(Picture::create).transpose()?;
     let mut cases = cases(args.all);
     cases.retain(|(kernel, _)| args.filter.as_ref().is_none_or(|part| kernel.contains(part.as_str())));
@@ -65,7 +64,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     }
     let mut rows = Vec::new();
     for (kernel, make) in cases {
-        for row in measure(kernel, make(), &kernels, budget) {
+        for row in measure(kernel, make(), &kernels, args.time) {
             if !args.json {
                 emit_line(&row.to_line())?;
             }
@@ -84,15 +83,13 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn chosen(only: &[String]) -> anyhow::Result<Vec<Kernels>> {
+fn chosen(only: &[Kernels]) -> anyhow::Result<Vec<Kernels>> {
     let mut chosen = vec![Kernels::new(Isa::Scalar)?];
     let others = Isa::ALL.into_iter().filter(|&isa| isa != Isa::Scalar);
     if only.is_empty() {
         chosen.extend(others.filter_map(|isa| Kernels::new(isa).ok()));
     } else {
-        let names = only.iter().map(|name| Ok(Kernels::new(name.parse()?)?));
-        let named: anyhow::Result<Vec<_>> = names.collect();
-        chosen.extend(named?.into_iter().filter(|k| k.isa() != Isa::Scalar));
+        chosen.extend(only.iter().filter(|k| k.isa() != Isa::Scalar));
     }
     Ok(chosen)
 }

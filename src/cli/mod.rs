@@ -22,6 +22,7 @@ mod pull;
 mod report;
 mod sampling;
 mod tokenize;
+mod values;
 
 use std::ffi::OsString;
 use std::io::{self, Write};

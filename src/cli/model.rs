@@ -12,6 +12,7 @@ use torchless::{kernels::Kernels, pull};
 
 use super::output::note;
 use super::progress;
+use super::values::{isa, positive};
 
 /// Which model.
 #[derive(clap::Args, Default)]
@@ -84,13 +85,13 @@ fn default_model() -> anyhow::Result<PathBuf> {
 #[command(next_help_heading = "Running")]
 pub struct RunArgs {
     /// Worker threads [default: the CPUs this process may use]
-    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024), allow_negative_numbers = true)]
     threads: Option<u16>,
     /// Positions to make room for, prompt and answer together [default: what is needed]
-    #[arg(short, long, value_name = "N")]
+    #[arg(short, long, value_name = "N", allow_negative_numbers = true, value_parser = positive)]
     pub ctx: Option<usize>,
     /// Instruction set: auto, or one this CPU has; TORCHLESS_ISA does the same
-    #[arg(long, value_name = "NAME", default_value = "auto")]
+    #[arg(long, value_name = "NAME", default_value = "auto", value_parser = isa)]
     isa: String,
     /// What keys and values are kept as [default: f16, but f32 where all weights are]
     #[arg(long, value_enum, value_name = "TYPE")]

@@ -25,7 +25,7 @@ pub struct Args {
     #[arg(long)]
     stdin: bool,
     /// Token ids to turn into text, between commas or white space; - reads them from stdin
-    #[arg(long, value_name = "IDS")]
+    #[arg(long, value_name = "IDS", allow_negative_numbers = true, value_parser = ids)]
     decode: Option<String>,
     /// Do not begin with BOS where the model would
     #[arg(long)]
@@ -79,6 +79,14 @@ fn decode(tokenizer: &Tokenizer, ids: &[u32], args: &Args) -> anyhow::Result<()>
         false => emit_line(&text)?,
     }
     Ok(())
+}
+
+/// Ids on the command line, or `-`.
+fn ids(text: &str) -> Result<String, String> {
+    if text != "-" {
+        parse_ids(text).map_err(|e| e.to_string())?;
+    }
+    Ok(text.to_owned())
 }
 
 fn parse_ids(text: &str) -> anyhow::Result<Vec<u32>> {
