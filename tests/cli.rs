@@ -282,7 +282,6 @@ fn what_a_chat_cannot_do_is_one_line() {
     for (talk, reason) in [
         ("she\n/load no/such.json\n", "no/such.json"),
         ("/save\n", "/save needs a file"),
-        ("/no\n", "/help"),
         (&"the rain ".repeat(200), "the context is full"),
     ] {
         let args = ["chat", "-m", model, "--chat-template", "chatml", "-n", "2"];
@@ -721,6 +720,68 @@ fn a_prompt_beyond_the_longest_context_is_not_told_to_raise_it() {
     assert!(error.contains("do not fit in the context of 256") && !error.contains("--ctx"), "{error}");
     let error = failure(&["generate", "-m", model.to_str().unwrap(), &long, "-c", "20"]);
     assert!(error.contains("--ctx"), "{error}");
+}
+
+/// What a chat with these lines on stdin says on stderr; it must go well.
+fn said_in_chat(args: &[&str], talk: &str) -> (String, String) {
+    let model = fixture("llama-int8.bin");
+    let common = ["chat", "-m", model.to_str().unwrap(), "-n", "2", "--temp", "0"];
+    let output = torchless_reading(&[&common[..], args].concat(), talk);
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{talk:?}: {stderr}");
+    (String::from_utf8(output.stdout).unwrap(), stderr)
+}
+
+#[test]
+fn a_chat_says_what_the_template_tells_the_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("pirate.jinja");
+    let template = "{% if messages[0].role != 'system' %}<<system>>You are a pirate.<<end>>{% endif %}\
+        {% for m in messages %}<<{{ m.role }}>>{{ m.content }}<<end>>{% endfor %}";
+    std::fs::write(&file, template).unwrap();
+    let (_, said) = said_in_chat(&["--chat-template", file.to_str().unwrap()], "/system\n");
+    assert!(said.contains("You are a pirate.") && !said.contains("<<"), "{said}");
+    let (_, said) = said_in_chat(&["--chat-template", file.to_str().unwrap()], "she\n/system\n");
+    assert!(said.contains("You are a pirate."), "{said}");
+    let (_, said) = said_in_chat(&["--chat-template", "chatml"], "/system\n");
+    assert!(said.contains("told nothing"), "{said}");
+}
+
+#[test]
+fn a_word_that_is_no_command_does_not_end_a_chat() {
+    let (answers, said) = said_in_chat(&["--chat-template", "chatml"], "/usr/bin\nshe\n");
+    assert!(said.contains("/usr/bin") && said.contains("/help") && !answers.is_empty(), "{said}");
+    for end in ["/exit", "/bye", "/quit"] {
+        let (answers, _) = said_in_chat(&["--chat-template", "chatml"], &format!("{end}\nshe\n"));
+        assert_eq!(answers, "", "{end}");
+    }
+    for help in ["/?", "/help"] {
+        let (_, said) = said_in_chat(&["--chat-template", "chatml"], &format!("{help}\n"));
+        assert!(said.contains("/reset") && said.contains("/trim"), "{said}");
+    }
+}
+
+#[test]
+fn a_chat_can_drop_its_oldest_turns() {
+    let folder = tempfile::tempdir().unwrap();
+    let saved = folder.path().join("saved.json");
+    let saved = saved.to_str().unwrap();
+    let kept = |trim: &str| {
+        let talk = format!("/system be brief\none\ntwo\nthree\n{trim}\n/save {saved}\n");
+        let (_, said) = said_in_chat(&["--chat-template", "chatml"], &talk);
+        let messages: Vec<Value> = serde_json::from_str(&std::fs::read_to_string(saved).unwrap()).unwrap();
+        let users = messages.iter().filter(|m| m["role"] != "assistant");
+        (users.map(|m| m["content"].as_str().unwrap().to_owned()).collect::<Vec<_>>(), said)
+    };
+    let (messages, said) = kept("/trim");
+    assert_eq!(messages, ["be brief", "three"]);
+    assert!(said.contains("2 oldest turns are dropped"), "{said}");
+    let (messages, said) = kept("/trim 1");
+    assert_eq!(messages, ["be brief", "two", "three"]);
+    assert!(said.contains("The oldest turn is dropped"), "{said}");
+    assert_eq!(kept("/trim 9").0, ["be brief"]);
+    let (_, said) = said_in_chat(&["--chat-template", "chatml"], "/trim\n");
+    assert!(said.contains("nothing to drop"), "{said}");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! `torchless chat`: a conversation with a model.
 
 mod input;
+mod turns;
 
 use std::ffi::OsString;
 use std::io;
@@ -14,6 +15,7 @@ use torchless::runtime::{GenerateOptions, Session};
 use torchless::{Error, Model};
 
 use self::input::{Input, Said};
+use self::turns::{told_by, without_oldest};
 use super::explain::explain;
 use super::input::{names_model, read_file, read_stdin};
 use super::interrupt::{self, Orderly};
@@ -21,7 +23,7 @@ use super::model::{ModelArgs, RunArgs};
 use super::output::{emit, emit_json, note};
 use super::report;
 use super::sampling::SamplingArgs;
-use super::values::count;
+use super::values::{count, positive};
 use super::wrong_usage;
 
 /// Talk with a model: each line is a message, and the model answers
@@ -38,7 +40,9 @@ use super::wrong_usage;
     torchless chat \"Why is the sky blue?\"\n  \
     torchless chat mistral.bin --system \"You answer in rhymes.\" --temp 0.6\n  \
     printf 'I am Ada.\\nWho am I?\\n' | torchless chat --json | jq -r .text\n\n\
-    Commands within: /help /reset /system TEXT /save FILE /load FILE /stats /quit")]
+    Commands within: /help /reset /system TEXT /trim N /save FILE /load FILE /stats /quit; Tab completes them.\n\
+    What is typed at a terminal is kept for the next time, in ~/.local/state/torchless/chat-history\n\
+    ($XDG_STATE_HOME/torchless; where there is no such folder, in that of programs' data).")]
 pub struct Args {
     /// The model file, the same as -m; or a question
     #[arg(value_name = "PATH|QUESTION")]
@@ -61,6 +65,9 @@ pub struct Args {
     /// End an answer before this string; may be given several times
     #[arg(long, value_name = "TEXT")]
     stop: Vec<String>,
+    /// Do not keep what is typed for the next time, and do not offer what was
+    #[arg(long)]
+    no_history: bool,
     /// Print one JSON object a reply instead of text
     #[arg(long)]
     json: bool,
@@ -73,13 +80,18 @@ pub struct Args {
 /// Positions to make room for where nothing is said, if the model allows so many.
 const CONTEXT: usize = 8192;
 
+/// The commands that end a chat.
+const END: [&str; 3] = ["quit", "exit", "bye"];
+
 const HELP: &str = "\
+/help          show this (so does /?)
 /reset         begin anew
 /system TEXT   tell the model something before all else; without TEXT, show what it is told
+/trim [N]      forget the N oldest turns [the older half], where the context is full
 /save FILE     write the conversation to a file (JSON)
 /load FILE     go on with a conversation from a file
 /stats         how full the context is, and how fast the last answer was
-/quit          end (so does Ctrl-D)
+/quit          end (so do /exit, /bye and Ctrl-D)
 A line that ends with \\ goes on in the next; text between two \"\"\" may have many lines. Ctrl-C stops an answer.";
 
 pub fn run(mut args: Args) -> anyhow::Result<()> {
@@ -93,22 +105,23 @@ pub fn run(mut args: Args) -> anyhow::Result<()> {
     };
     let model = args.model.open(false)?;
     let template = template(&model, args.chat_template.as_deref())?;
+    let told = told_by(&template);
     let session = Session::new(&model, &args.run.session_options(&model, CONTEXT)?)?;
     let mut chat = Chat::new(session, template);
     chat.observe(|_| interrupt::check());
     chat.set_system(args.system.as_deref().unwrap_or_default());
-    let mut talk = Talk { chat, options, json: args.json, last: None };
+    let mut talk = Talk { chat, options, json: args.json, told, last: None };
     if let Some(question) = question {
         return talk.turn(&question);
     }
-    let mut input = Input::open()?;
+    let mut input = Input::open(!args.no_history)?;
     if input.is_editor() {
         let ctx = talk.chat.session().ctx();
         note(format_args!("Context of {ctx} tokens. /help lists the commands, Ctrl-D ends."));
     }
     while let Some(said) = input.next()? {
         let result = match said {
-            Said::Command(name, argument) if name == "quit" && argument.is_empty() => break,
+            Said::Command(name, argument) if END.contains(&&*name) && argument.is_empty() => break,
             Said::Command(name, argument) => talk.command(&name, &argument),
             Said::Message(text) => talk.turn(&text),
         };
@@ -172,6 +185,8 @@ struct Talk {
     chat: Chat,
     options: GenerateOptions,
     json: bool,
+    /// What the template tells the model where nobody else does.
+    told: Option<String>,
     last: Option<Reply>,
 }
 
@@ -213,7 +228,9 @@ impl Talk {
             } else {
                 String::new()
             };
-            note(format_args!("The context of {ctx} tokens is full: /reset begins anew{longer}."));
+            note(format_args!(
+                "The context of {ctx} tokens is full: /trim forgets the oldest turns, /reset all{longer}."
+            ));
         }
         self.last = Some(reply);
         Ok(())
@@ -221,21 +238,44 @@ impl Talk {
 
     fn command(&mut self, name: &str, argument: &str) -> anyhow::Result<()> {
         match (name, argument) {
-            ("help", _) => note(HELP),
+            ("help" | "?", _) => note(HELP),
             ("reset", _) => {
                 self.chat.reset();
                 note("The conversation begins anew.");
             }
             ("system", "") => match self.chat.messages().first().filter(|m| m.role == Role::System) {
                 Some(system) => note(&system.content),
-                None => note("The model is told nothing; /system TEXT tells it something."),
+                None => match &self.told {
+                    Some(told) => note(format_args!("The template tells the model: {told}")),
+                    None => note("The model is told nothing; /system TEXT tells it something."),
+                },
             },
             ("system", text) => self.chat.set_system(text),
+            ("trim", n) => self.trim(n)?,
             ("save" | "load", "") => anyhow::bail!("/{name} needs a file's name"),
             ("save", file) => self.save(Path::new(file))?,
             ("load", file) => self.load(Path::new(file))?,
             ("stats", _) => self.stats(),
-            _ => anyhow::bail!("there is no command /{name}: /help lists them"),
+            // A path, or a slip of the hand: no reason to end what is going on.
+            _ => note(format_args!(
+                "There is no command /{name}: /help lists them. To say the line put it between two \"\"\"."
+            )),
+        }
+        Ok(())
+    }
+
+    fn trim(&mut self, n: &str) -> anyhow::Result<()> {
+        let n = match n {
+            "" => None,
+            _ => Some(positive(n).map_err(|what| anyhow::anyhow!("/trim {n}: {what}"))?),
+        };
+        let (messages, dropped) = without_oldest(self.chat.messages(), n);
+        self.chat.set_messages(messages);
+        const LATER: &str = "; what is left is read anew with the next message.";
+        match dropped {
+            0 => note("There are no turns, and nothing to drop."),
+            1 => note(format_args!("The oldest turn is dropped{LATER}")),
+            n => note(format_args!("The {n} oldest turns are dropped{LATER}")),
         }
         Ok(())
     }
@@ -275,7 +315,7 @@ fn full(error: Error) -> anyhow::Error {
             };
             anyhow::anyhow!(
                 "the context is full: the conversation has come to {tokens} tokens, and {ctx} fit. \
-                 Begin anew (/reset), or choose a shorter message{longer}"
+                 Forget the oldest turns (/trim), begin anew (/reset), or choose a shorter message{longer}"
             )
         }
         other => other.into(),
@@ -289,7 +329,7 @@ mod tests {
     #[test]
     fn a_full_context_says_what_can_be_done_about_it() {
         let text = |ctx| full(Error::ContextFull { tokens: 40, ctx, max: 256 }).to_string();
-        for part in ["the context is full", "40 tokens", "32 fit", "/reset", "(--ctx, up to 256)"] {
+        for part in ["the context is full", "40 tokens", "32 fit", "/reset", "/trim", "(--ctx, up to 256)"] {
             assert!(text(32).contains(part), "{}", text(32));
         }
         assert!(!text(256).contains("--ctx"), "{}", text(256));
