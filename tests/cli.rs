@@ -4,7 +4,7 @@ mod common {
     pub mod fixture;
 }
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
@@ -782,6 +782,126 @@ fn a_chat_can_drop_its_oldest_turns() {
     assert_eq!(kept("/trim 9").0, ["be brief"]);
     let (_, said) = said_in_chat(&["--chat-template", "chatml"], "/trim\n");
     assert!(said.contains("nothing to drop"), "{said}");
+}
+
+/// At a terminal: Tab completes a command, and what was typed is there the next time, unless that is not wanted.
+#[cfg(target_os = "linux")]
+#[test]
+fn what_is_typed_in_a_chat_is_kept_unless_told_otherwise() {
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+    for (option, kept) in [(&[][..], true), (&["--no-history"], false)] {
+        let controller = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        grantpt(&controller).unwrap();
+        unlockpt(&controller).unwrap();
+        let name = ptsname(&controller, Vec::new()).unwrap();
+        let name = name.to_str().unwrap();
+        let terminal = || std::fs::File::options().read(true).write(true).open(name).unwrap();
+        let state = tempfile::tempdir().unwrap();
+        let mut command = Command::new("setsid");
+        command.args(["--ctty", env!("CARGO_BIN_EXE_torchless"), "chat", "--chat-template", "chatml", "-m"]);
+        command.arg(fixture("mistral-int8.bin")).args(option).env("TERM", "xterm");
+        command.env("XDG_STATE_HOME", state.path()).stdin(terminal()).stdout(terminal()).stderr(terminal());
+        let mut child = command.spawn().unwrap();
+        let mut controller = std::fs::File::from(controller);
+        for line in [&b"/st\t\r"[..], b"/quit\r"] {
+            let mut shown = Vec::new();
+            while !String::from_utf8_lossy(&shown).contains(">>> ") {
+                let mut buffer = [0; 4096];
+                let n = controller.read(&mut buffer).unwrap();
+                shown.extend_from_slice(&buffer[..n]);
+            }
+            controller.write_all(line).unwrap();
+        }
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(60);
+        while child.try_wait().unwrap().is_none() {
+            assert!(std::time::Instant::now() < end, "the chat does not end");
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        let history =
+            std::fs::read_to_string(state.path().join("torchless/chat-history")).unwrap_or_default();
+        assert_eq!((history.contains("/stats"), history.contains("/quit")), (kept, kept), "{history:?}");
+    }
+}
+
+#[test]
+fn tokens_are_text_for_people_and_machines() {
+    let golden = golden("mistral");
+    let prompt = golden["prompt"].as_str().unwrap();
+    let result = run_json("tokenize", "mistral-f32.bin", &[prompt, "--no-bos"]);
+    let tokens = result["tokens"].as_array().unwrap();
+    let bytes = tokens.iter().flat_map(|t| t["bytes"].as_array().unwrap());
+    let bytes: Vec<u8> = bytes.map(|byte| byte.as_u64().unwrap() as u8).collect();
+    // SentencePiece writes a space before the first word.
+    assert_eq!(String::from_utf8(bytes).unwrap().trim_start(), prompt.trim_start());
+    let ids: Value = tokens.iter().map(|t| t["id"].clone()).collect();
+    assert_eq!(ids, result["ids"]);
+    assert!(tokens.iter().all(|t| !t["token"].as_str().unwrap().contains('▁')), "{tokens:?}");
+    let table = run("tokenize", "mistral-f32.bin", &["she ☃", "--no-bos"]);
+    assert!(!table.contains('▁') && table.contains("\\xE2"), "{table}");
+
+    let args = ["she", "-n", "2", "--logprobs", "2", "--ignore-eos"];
+    let result = run_json("generate", "mistral-f32.bin", &args);
+    for logprob in result["logprobs"].as_array().unwrap() {
+        for entry in logprob["top"].as_array().unwrap().iter().chain([logprob]) {
+            assert!(entry["piece"].is_string() && entry["text"].is_string(), "{entry}");
+            assert!(!entry["bytes"].as_array().unwrap().is_empty(), "{entry}");
+        }
+    }
+}
+
+#[test]
+fn inspect_shows_a_tensor_of_all_layers_once() {
+    let text = run("inspect", "mistral-int8.bin", &[]);
+    let shown = run_json("inspect", "mistral-int8.bin", &[]);
+    let tensors = shown["tensors"].as_array().unwrap();
+    let all = run("inspect", "mistral-int8.bin", &["--tensors"]);
+    for tensor in tensors {
+        assert!(all.contains(tensor["name"].as_str().unwrap()), "{tensor}");
+    }
+    assert!(text.contains("2 × int8") && text.contains(".*.") && text.contains("--tensors"), "{text}");
+    assert!(text.lines().count() < all.lines().count(), "{text}");
+    // The file's name is as long as it is.
+    for line in text.lines().filter(|line| !line.starts_with("file ")) {
+        assert!(line.chars().count() <= 80, "{line}");
+    }
+}
+
+#[test]
+fn lines_fit_a_terminal_and_one_is_no_plural() {
+    let model = fixture("mistral-int8.bin");
+    let model = model.to_str().unwrap();
+    let said = |args: &[&str]| {
+        let output = torchless(&[&["generate", "-m", model], args].concat());
+        assert!(output.status.success());
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let timings = said(&["she", "-n", "9", "--ignore-eos"]);
+    assert!(timings.lines().all(|line| line.chars().count() <= 80), "{timings}");
+    let one = said(&["she", "-n", "1", "--ignore-eos"]);
+    assert!(one.contains("answer: 1 token, "), "{one}");
+    let none = said(&["she", "-n", "0"]);
+    assert!(none.contains("answer: no tokens") && !none.contains("first token"), "{none}");
+    // A line for each chunk of the prompt, none for each token.
+    let debug = said(&["she", "-n", "9", "--ignore-eos", "--debug"]);
+    assert_eq!(debug.matches("layer 2/2").count(), 1, "{debug}");
+
+    let args = ["-p", "8", "-n", "4", "--pg", "8,4", "-d", "100", "-r", "1", "-t", "1"];
+    let table = run("bench", "mistral-int8.bin", &args);
+    // What the CPU is called is its own affair.
+    let lines: Vec<_> = table.lines().collect();
+    assert!(lines[..lines.len() - 1].iter().all(|line| line.chars().count() <= 80), "{table}");
+    assert!(table.contains("on 1 thread\n") && lines[0].contains("parameters"), "{table}");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn help_on_a_full_disk_is_an_error() {
+    for args in [&["--help"][..], &["generate", "--help"], &["--version"]] {
+        let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+        let output = Command::new(env!("CARGO_BIN_EXE_torchless")).args(args).stdout(full).output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() == Some(1) && stderr.contains("error: stdout: No space"), "{stderr}");
+    }
 }
 
 #[test]

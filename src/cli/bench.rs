@@ -20,9 +20,10 @@ use torchless::runtime::SessionOptions;
 
 use super::machine::{Resident, cpu_name};
 use super::model::{Kv, NamedModel};
+use super::output::count;
 use super::plot::Picture;
 use super::progress;
-use super::values::{count, isa};
+use super::values::{self, isa};
 use super::wrong_usage;
 use plot::Plot;
 use report::Report;
@@ -45,16 +46,16 @@ pub struct Args {
     #[command(flatten)]
     model: NamedModel,
     /// Prompt lengths to time; 0 leaves the test out
-    #[arg(short, long, value_name = "N,…", value_delimiter = ',', default_value = "512", allow_negative_numbers = true, value_parser = count)]
+    #[arg(short, long, value_name = "N,…", value_delimiter = ',', default_value = "512", allow_negative_numbers = true, value_parser = values::count)]
     prompt_tokens: Vec<usize>,
     /// Numbers of tokens to generate; 0 leaves the test out
-    #[arg(short = 'n', long, value_name = "N,…", value_delimiter = ',', default_value = "128", allow_negative_numbers = true, value_parser = count)]
+    #[arg(short = 'n', long, value_name = "N,…", value_delimiter = ',', default_value = "128", allow_negative_numbers = true, value_parser = values::count)]
     gen_tokens: Vec<usize>,
     /// Also time a prompt of P tokens and the generation of N after it as one
     #[arg(long, value_name = "P,N")]
     pg: Vec<Combined>,
     /// Tokens that are in the cache before each test
-    #[arg(short, long, value_name = "N,…", value_delimiter = ',', default_value = "0", allow_negative_numbers = true, value_parser = count)]
+    #[arg(short, long, value_name = "N,…", value_delimiter = ',', default_value = "0", allow_negative_numbers = true, value_parser = values::count)]
     depth: Vec<usize>,
     /// Timed runs of each test
     #[arg(short, long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..), allow_negative_numbers = true)]
@@ -179,11 +180,16 @@ pub fn run(mut args: Args) -> anyhow::Result<()> {
 
     let picture = args.plot.as_deref().map(Picture::create).transpose()?;
     let runs = options.len() * tests.len() * (1 + usize::from(args.repeats));
-    let mut report = Report::new(if args.json { Format::Json } else { args.format }, &setting, &tests);
+    let mut report =
+        Report::new(if args.json { Format::Json } else { args.format }, &setting, &tests, &options);
     let bar = progress::runs(runs);
     for options in &options {
         for &test in &tests {
-            bar.set_message(format!("{test}, {} threads, {}", options.threads, options.kernels.isa()));
+            bar.set_message(format!(
+                "{test}, {}, {}",
+                count(options.threads, "thread"),
+                options.kernels.isa()
+            ));
             let row = args.measure(&model, options, test, &setting, &bar)?;
             bar.suspend(|| report.add(row))?;
         }

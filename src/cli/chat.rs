@@ -20,10 +20,10 @@ use super::explain::explain;
 use super::input::{names_model, read_file, read_stdin};
 use super::interrupt::{self, Orderly};
 use super::model::{ModelArgs, RunArgs};
-use super::output::{emit, emit_json, note};
+use super::output::{count, emit, emit_json, note};
 use super::report;
 use super::sampling::SamplingArgs;
-use super::values::{count, positive};
+use super::values::{self, positive};
 use super::wrong_usage;
 
 /// Talk with a model: each line is a message, and the model answers
@@ -60,7 +60,7 @@ pub struct Args {
     chat_template: Option<String>,
     /// Most tokens of an answer [default: as many as there is room for]
     #[arg(short = 'n', long, value_name = "N", default_value_t = usize::MAX, hide_default_value = true,
-        allow_negative_numbers = true, value_parser = count)]
+        allow_negative_numbers = true, value_parser = values::count)]
     max_tokens: usize,
     /// End an answer before this string; may be given several times
     #[arg(long, value_name = "TEXT")]
@@ -290,7 +290,7 @@ impl Talk {
     fn load(&mut self, file: &Path) -> anyhow::Result<()> {
         let messages: Vec<Message> = serde_json::from_str(&read_file(file)?)
             .with_context(|| format!("{}: not a conversation as /save writes it", file.display()))?;
-        note(format_args!("{} messages from {}.", messages.len(), file.display()));
+        note(format_args!("{} from {}.", count(messages.len(), "message"), file.display()));
         self.chat.set_messages(messages);
         Ok(())
     }
@@ -299,7 +299,7 @@ impl Talk {
         let session = self.chat.session();
         note(format_args!("context: {} of {} tokens", session.position(), session.ctx()));
         if let Some(reply) = &self.last {
-            note(format_args!("last turn: {} tokens were there already", reply.cached_tokens));
+            note(format_args!("last turn: {} there already", count(reply.cached_tokens, "token")));
             note(report::timings(&reply.generated));
         }
     }

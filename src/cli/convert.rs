@@ -70,7 +70,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         output::note(format_args!("note: {note}"));
     }
     let size = output::bytes(report.bytes as usize);
-    output::note(format_args!("{}: {} tensors, {size}", dst.display(), report.tensors));
+    output::note(format_args!("{}: {}, {size}", dst.display(), output::count(report.tensors, "tensor")));
     Ok(())
 }
 

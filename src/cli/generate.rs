@@ -12,10 +12,10 @@ use torchless::tokenizer::EncodeOptions;
 use super::input::{is_piped, read_stdin, read_text};
 use super::interrupt::{self, Orderly};
 use super::model::{ModelArgs, RunArgs};
-use super::output::{emit, emit_json, emit_raw, note, note_part};
-use super::report;
+use super::output::{count, emit, emit_json, emit_raw, note, note_part};
+use super::report::{self, shown};
 use super::sampling::SamplingArgs;
-use super::values::count;
+use super::values;
 use super::wrong_usage;
 
 /// Continue a prompt: prints what the model writes after it
@@ -42,7 +42,7 @@ pub struct Args {
     #[command(flatten)]
     model: ModelArgs,
     /// Most tokens to generate
-    #[arg(short = 'n', long, value_name = "N", default_value_t = 256, allow_negative_numbers = true, value_parser = count)]
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 256, allow_negative_numbers = true, value_parser = values::count)]
     max_tokens: usize,
     /// Go on past the end of the text, up to --max-tokens
     #[arg(long)]
@@ -60,7 +60,7 @@ pub struct Args {
     #[arg(long, group = "machine")]
     json_lines: bool,
     /// Say how probable each token was (ln p at temperature 1), and the N most probable ones; with --json or --json-lines
-    #[arg(long, value_name = "N", requires = "machine", allow_negative_numbers = true, value_parser = count)]
+    #[arg(long, value_name = "N", requires = "machine", allow_negative_numbers = true, value_parser = values::count)]
     logprobs: Option<usize>,
     /// Send control characters in the text to the terminal as they are, instead of showing them
     #[arg(long)]
@@ -164,13 +164,13 @@ fn report_start(model: &Model, prompt: &[u32], options: &SessionOptions) {
         config.vocab_size
     ));
     note(format_args!(
-        "run: {}, {} threads, context {}",
+        "run: {}, {}, context {}",
         options.kernels.isa(),
-        options.threads,
+        count(options.threads, "thread"),
         options.ctx
     ));
-    let pieces: Vec<_> = prompt.iter().map(|&id| model.tokenizer().piece(id).unwrap_or("?")).collect();
-    note(format_args!("prompt: {} tokens {pieces:?}", prompt.len()));
+    let pieces: Vec<_> = prompt.iter().map(|&id| format!("\"{}\"", shown(model.tokenizer(), id))).collect();
+    note(format_args!("prompt: {} [{}]", count(prompt.len(), "token"), pieces.join(", ")));
 }
 
 /// Reports layers if `debug`, and ends the process if Ctrl-C was pressed before the prompt's last token is done: then there
@@ -180,26 +180,31 @@ fn observer(
     n_layers: usize,
     debug: bool,
 ) -> impl FnMut(ChunkProgress) -> ControlFlow<()> + Send {
-    let mut report = report_layer(n_layers);
+    let mut report = report_layer(prompt, n_layers);
     move |at| {
         if debug {
             report(at);
         }
         if at.position < prompt && interrupt::happened() {
-            note(format_args!("interrupted after {} of the prompt's {prompt} tokens", at.position));
+            note(format_args!(
+                "interrupted after {} of the prompt's {}",
+                at.position,
+                count(prompt, "token")
+            ));
             interrupt::end();
         }
         ControlFlow::Continue(())
     }
 }
 
-/// On a terminal a line that is rewritten after each layer, elsewhere one line a chunk.
-fn report_layer(n_layers: usize) -> impl FnMut(ChunkProgress) + Send {
+/// On a terminal a line that is rewritten after each layer, elsewhere one line for each chunk of the prompt: a file of a line
+/// for each token of the answer would be read by nobody.
+fn report_layer(prompt: usize, n_layers: usize) -> impl FnMut(ChunkProgress) + Send {
     let live = io::stderr().is_terminal();
     move |at| {
         let positions = at.position..at.position + at.tokens;
         let (start, end) = if live { ("\r", "") } else { ("", "\n") };
-        if live || at.layers == n_layers {
+        if live || (at.layers == n_layers && at.position < prompt) {
             note_part(&format!("{start}positions {positions:?}: layer {}/{n_layers}{end}", at.layers));
         }
     }

@@ -10,7 +10,7 @@ use torchless::runtime::Session;
 
 use super::input::{is_piped, read_text};
 use super::model::{ModelArgs, RunArgs};
-use super::output::{emit_json, emit_line};
+use super::output::{count, emit_json, emit_line};
 use super::progress;
 use super::wrong_usage;
 
@@ -73,8 +73,8 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         let how =
             if windows > 1 { format!(" in {windows} windows of {}", session.ctx()) } else { String::new() };
         emit_line(&format!(
-            "{} tokens{how}: perplexity {:.4}, {:.4} nats a token",
-            tokens.len(),
+            "{}{how}: perplexity {:.4}, {:.4} nats a token",
+            count(tokens.len(), "token"),
             result.ppl(),
             result.nll()
         ))?;

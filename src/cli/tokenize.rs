@@ -8,6 +8,7 @@ use torchless::tokenizer::{EncodeOptions, Tokenizer};
 use super::input::{is_piped, read_stdin};
 use super::model::ModelArgs;
 use super::output::{emit, emit_json, emit_line};
+use super::report::shown;
 use super::wrong_usage;
 
 /// Show the tokens of a text, or the text of tokens
@@ -16,7 +17,8 @@ use super::wrong_usage;
     torchless tokenize \"Hello world\"\n  \
     torchless tokenize --json < book.txt\n  \
     torchless tokenize --decode \"504 3575 282 4649 314\"\n\n\
-    --json gives {ids, pieces}, or {text} with --decode.")]
+    --json gives {ids, pieces, tokens: [{id, token, bytes}]}, or {text} with --decode. Pieces are as the vocabulary spells \
+    them, tokens as text.")]
 pub struct Args {
     /// The text; - reads it from stdin, and so does none where stdin is a pipe
     #[arg(conflicts_with_all = ["stdin", "decode"])]
@@ -56,11 +58,16 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         Some(text) => text.to_owned(),
     };
     let ids = tokenizer.encode(&text, EncodeOptions { bos: !args.no_bos, special: args.special });
-    let pieces: Vec<_> = ids.iter().map(|&id| tokenizer.piece(id).unwrap_or_default()).collect();
     if args.json {
-        emit_json(&json!({ "ids": ids, "pieces": pieces }))?;
+        let pieces: Vec<_> = ids.iter().map(|&id| tokenizer.piece(id).unwrap_or_default()).collect();
+        let token = |&id: &u32| {
+            let bytes = tokenizer.bytes_of(id).unwrap_or_default();
+            json!({ "id": id, "token": String::from_utf8_lossy(&bytes), "bytes": bytes })
+        };
+        let tokens: Vec<_> = ids.iter().map(token).collect();
+        emit_json(&json!({ "ids": ids, "pieces": pieces, "tokens": tokens }))?;
     } else {
-        let lines = ids.iter().zip(&pieces).map(|(id, piece)| format!("{id}\t{}\n", piece.escape_debug()));
+        let lines = ids.iter().map(|&id| format!("{id}\t{}\n", shown(tokenizer, id)));
         emit(&lines.collect::<String>())?;
     }
     Ok(())
