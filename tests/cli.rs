@@ -96,7 +96,7 @@ fn a_model_and_a_prompt_are_enough() {
     assert!(short.status.success());
     assert_eq!(String::from_utf8(short.stdout).unwrap(), run("generate", "mistral-int8.bin", &["she"]));
     let stderr = String::from_utf8(short.stderr).unwrap();
-    for part in ["load: ", "prompt: 2 tokens", "layer 2/2", "tokens/s"] {
+    for part in ["load: ", "prompt: 2 tokens", "layer 2/2", "/s; answer: "] {
         assert!(stderr.contains(part), "{part:?} is not in {stderr}");
     }
 }
@@ -136,7 +136,7 @@ fn a_prompt_comes_from_a_file_or_from_stdin() {
             torchless_reading(&[&["generate", "-m", model, "-n", "8"], stdin].concat(), "she\n said\n");
         assert_eq!(String::from_utf8(output.stdout).unwrap(), expected, "{stdin:?}");
         let stderr = String::from_utf8(output.stderr).unwrap();
-        assert!(stderr.contains("tokens/s") && stderr.contains("first token after"), "{stderr}");
+        assert!(stderr.contains("/s; answer: ") && stderr.contains("first after"), "{stderr}");
     }
 }
 
@@ -288,7 +288,8 @@ fn what_a_chat_cannot_do_is_one_line() {
         let output = torchless_reading(&args, talk);
         let stderr = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(1), "{talk:?}: {stderr}");
-        assert!(stderr.lines().count() == 1 && stderr.contains(reason), "{talk:?}: {stderr}");
+        // Before it a line that warns of the template.
+        assert!(stderr.lines().count() == 2 && stderr.contains(reason), "{talk:?}: {stderr}");
     }
 }
 
@@ -880,10 +881,10 @@ fn lines_fit_a_terminal_and_one_is_no_plural() {
     let one = said(&["she", "-n", "1", "--ignore-eos"]);
     assert!(one.contains("answer: 1 token, "), "{one}");
     let none = said(&["she", "-n", "0"]);
-    assert!(none.contains("answer: no tokens") && !none.contains("first token"), "{none}");
-    // A line for each chunk of the prompt, none for each token.
+    assert!(none.contains("answer: no tokens") && !none.contains("first after"), "{none}");
+    // A line for each chunk of the prompt and one where the answer begins, none for each token.
     let debug = said(&["she", "-n", "9", "--ignore-eos", "--debug"]);
-    assert_eq!(debug.matches("layer 2/2").count(), 1, "{debug}");
+    assert_eq!(debug.matches("layer 2/2").count(), 2, "{debug}");
 
     let args = ["-p", "8", "-n", "4", "--pg", "8,4", "-d", "100", "-r", "1", "-t", "1"];
     let table = run("bench", "mistral-int8.bin", &args);
@@ -902,6 +903,24 @@ fn help_on_a_full_disk_is_an_error() {
         let stderr = String::from_utf8(output.stderr).unwrap();
         assert!(output.status.code() == Some(1) && stderr.contains("error: stdout: No space"), "{stderr}");
     }
+}
+
+#[test]
+fn a_template_of_another_family_warns() {
+    let talk = |name: &str| said_in_chat(&["--chat-template", name], "she\n").1;
+    let said = talk("llama3");
+    assert!(said.contains("warning: ") && said.contains("<|start_header_id|>"), "{said}");
+    assert!(talk("chatml").contains("<|im_start|>"));
+}
+
+#[test]
+fn kernels_are_listed() {
+    let list = String::from_utf8(torchless(&["kernels", "--list"]).stdout).unwrap();
+    for name in ["gemv_i8", "gemm_i8", "attn_scores_f16", "argmax"] {
+        assert_eq!(list.lines().filter(|line| *line == name).count(), 1, "{list}");
+    }
+    let help = String::from_utf8(torchless(&["kernels", "--help"]).stdout).unwrap();
+    assert!(help.contains("minute"), "{help}");
 }
 
 #[test]

@@ -15,7 +15,7 @@ use torchless::runtime::{GenerateOptions, Session};
 use torchless::{Error, Model};
 
 use self::input::{Input, Said};
-use self::turns::{told_by, without_oldest};
+use self::turns::{missing_tokens, told_by, without_oldest};
 use super::explain::explain;
 use super::input::{names_model, read_file, read_stdin};
 use super::interrupt::{self, Orderly};
@@ -105,6 +105,15 @@ pub fn run(mut args: Args) -> anyhow::Result<()> {
     };
     let model = args.model.open(false)?;
     let template = template(&model, args.chat_template.as_deref())?;
+    if let Some(name) = &args.chat_template {
+        let missing = missing_tokens(&template, model.tokenizer());
+        if !missing.is_empty() {
+            note(format_args!(
+                "warning: the template {name} writes {}, which this model reads as plain text: it was trained with another",
+                missing.join(", ")
+            ));
+        }
+    }
     let told = told_by(&template);
     let session = Session::new(&model, &args.run.session_options(&model, CONTEXT)?)?;
     let mut chat = Chat::new(session, template);

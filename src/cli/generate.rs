@@ -197,14 +197,14 @@ fn observer(
     }
 }
 
-/// On a terminal a line that is rewritten after each layer, elsewhere one line for each chunk of the prompt: a file of a line
-/// for each token of the answer would be read by nobody.
+/// On a terminal a line that is rewritten after each layer, elsewhere one line for each chunk of the prompt and one for the
+/// answer's first token: a line for each token would be read by nobody.
 fn report_layer(prompt: usize, n_layers: usize) -> impl FnMut(ChunkProgress) + Send {
     let live = io::stderr().is_terminal();
     move |at| {
         let positions = at.position..at.position + at.tokens;
         let (start, end) = if live { ("\r", "") } else { ("", "\n") };
-        if live || (at.layers == n_layers && at.position < prompt) {
+        if live || (at.layers == n_layers && at.position <= prompt) {
             note_part(&format!("{start}positions {positions:?}: layer {}/{n_layers}{end}", at.layers));
         }
     }

@@ -175,7 +175,7 @@ fn to_text(model: &Model, ctx: usize, memory: Memory, all: bool) -> String {
     for group in groups(file.tensors(), all) {
         let (dtype, size) = (group.dtype, bytes(group.bytes));
         let times = if group.n == 1 { String::new() } else { format!("{} ×", group.n) };
-        let _ = writeln!(text, "{times:>5} {dtype:<4} {:>13} {size:>9}  {}", group.shape, group.name);
+        let _ = writeln!(text, "{times:>4} {dtype:<4} {:>12} {size:>9}  {}", group.shape, group.name);
     }
     if !all {
         let n = file.tensors().len();

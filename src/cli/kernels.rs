@@ -18,17 +18,22 @@ use roofline::{Roofs, draw};
 
 /// Compare every kernel with the scalar reference: equal or not, and how fast
 ///
-/// All instruction sets of this CPU, on one core. The rows named read are a plain loop over the same memory, timed in turns
+/// All instruction sets of this CPU, on one core: one to three minutes, most of them the scalar reference's, or seconds with a filter
+/// that leaves gemm out. The rows named read are a plain loop over the same memory, timed in turns
 /// with the kernels.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:\n  \
     torchless kernels\n  \
+    torchless kernels --list\n  \
     torchless kernels gemm --only avx2 --json\n  \
     torchless kernels gemv --plot roofline.svg\n\n\
     GB/s counts each byte that a kernel reads or writes once, GMAC/s multiply-adds.")]
 pub struct Args {
     /// Only kernels whose name contains this, e.g. gemm or attn
     filter: Option<String>,
+    /// Print the kernels' names, and measure nothing
+    #[arg(long)]
+    list: bool,
     /// Only these instruction sets (comma-separated); the reference is always among them
     #[arg(long, value_delimiter = ',', value_name = "ISA", value_parser = values::kernels)]
     only: Vec<Kernels>,
@@ -53,12 +58,21 @@ pub struct Args {
 /// written.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let kernels = chosen(&args.only)?;
-    let picture = args.plot.as_deref().map(Picture::create).transpose()?;
     let mut cases = cases(args.all);
     cases.retain(|(kernel, _)| args.filter.as_ref().is_none_or(|part| kernel.contains(part.as_str())));
     if let (Some(filter), true) = (&args.filter, cases.is_empty()) {
-        anyhow::bail!("no kernel's name contains {filter:?}: see torchless kernels for all of them");
+        anyhow::bail!("no kernel's name contains {filter:?}: `torchless kernels --list` shows all of them");
     }
+    if args.list {
+        let mut names: Vec<_> = cases.iter().map(|(name, _)| *name).collect();
+        names.sort_unstable();
+        names.dedup();
+        emit_line(&names.join("\n"))?;
+        return Ok(());
+    }
+    let picture = args.plot.as_deref().map(Picture::create).transpose()?;
+    // Before and after, because other programs slow down the one or the other.
+    let before = picture.as_ref().map(|_| Roofs::measure());
     if !args.json {
         emit_line(&Row::header())?;
     }
@@ -75,7 +89,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         emit_json(&rows)?;
     }
     if let Some(picture) = picture {
-        let roofs = Roofs::measure();
+        let roofs = before.unwrap_or_default().max(Roofs::measure());
         picture.write(roofline::SIZE, |area| draw(area, &rows, &roofs))?;
     }
     let wrong = rows.iter().filter(|row| row.max_ulp != 0).count();

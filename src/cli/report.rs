@@ -74,20 +74,20 @@ pub fn shown(tokenizer: &Tokenizer, id: u32) -> String {
     bytes.utf8_chunks().map(part).collect()
 }
 
-/// Two lines.
+/// One line, of 80 characters at most but for very long texts.
 pub fn timings(result: &Generated) -> String {
     let t = &result.timings;
     // Of nothing there is no rate.
     let part = |n: usize, rate: f64| match n {
         0 => "no tokens".to_owned(),
-        _ => format!("{}, {rate:.1} tokens/s", count(n, "token")),
+        _ => format!("{}, {rate:.1}/s", count(n, "token")),
     };
     let first = match result.tokens.len() {
         0 => String::new(),
-        _ => format!(", first token after {:.0} ms", t.first_token.as_secs_f64() * 1e3),
+        _ => format!("; first after {:.0} ms", t.first_token.as_secs_f64() * 1e3),
     };
     format!(
-        "prompt: {}{first}\nanswer: {}",
+        "prompt: {}; answer: {}{first}",
         part(t.prompt_tokens, t.prompt_tokens_per_s()),
         part(result.tokens.len(), t.tokens_per_s())
     )
