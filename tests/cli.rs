@@ -4,7 +4,7 @@ mod common {
     pub mod fixture;
 }
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
@@ -96,7 +96,7 @@ fn a_model_and_a_prompt_are_enough() {
     assert!(short.status.success());
     assert_eq!(String::from_utf8(short.stdout).unwrap(), run("generate", "mistral-int8.bin", &["she"]));
     let stderr = String::from_utf8(short.stderr).unwrap();
-    for part in ["load: ", "prompt: 2 tokens", "layer 2/2", "tokens/s"] {
+    for part in ["load: ", "prompt: 2 tokens", "layer 2/2", "/s; answer: "] {
         assert!(stderr.contains(part), "{part:?} is not in {stderr}");
     }
 }
@@ -136,7 +136,7 @@ fn a_prompt_comes_from_a_file_or_from_stdin() {
             torchless_reading(&[&["generate", "-m", model, "-n", "8"], stdin].concat(), "she\n said\n");
         assert_eq!(String::from_utf8(output.stdout).unwrap(), expected, "{stdin:?}");
         let stderr = String::from_utf8(output.stderr).unwrap();
-        assert!(stderr.contains("tokens/s") && stderr.contains("first token after"), "{stderr}");
+        assert!(stderr.contains("/s; answer: ") && stderr.contains("first after"), "{stderr}");
     }
 }
 
@@ -227,7 +227,7 @@ fn a_text_has_the_form_asked_for() {
     assert_eq!(run_json("generate", "mistral-int8.bin", &args)["text"], "rain and rain and rain.");
 
     let model = fixture("llama-int8.bin");
-    for bad in ["{\"type\": \"strin\"}", "{\"type\"", "no/such.json"] {
+    for bad in ["{\"type\": \"strin\"}", "no/such.json"] {
         failure(&["generate", "-m", model.to_str().unwrap(), "x", "--json-schema", bad]);
     }
 }
@@ -322,14 +322,14 @@ fn what_a_chat_cannot_do_is_one_line() {
     for (talk, reason) in [
         ("she\n/load no/such.json\n", "no/such.json"),
         ("/save\n", "/save needs a file"),
-        ("/no\n", "/help"),
         (&"the rain ".repeat(200), "the context is full"),
     ] {
         let args = ["chat", "-m", model, "--chat-template", "chatml", "-n", "2"];
         let output = torchless_reading(&args, talk);
         let stderr = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(1), "{talk:?}: {stderr}");
-        assert!(stderr.lines().count() == 1 && stderr.contains(reason), "{talk:?}: {stderr}");
+        // Before it a line that warns of the template.
+        assert!(stderr.lines().count() == 2 && stderr.contains(reason), "{talk:?}: {stderr}");
     }
 }
 
@@ -563,20 +563,16 @@ fn what_a_user_can_get_wrong_is_one_line() {
     let model = fixture("mistral-int8.bin");
     let (model, hf, json) = (model.to_str().unwrap(), fixture("mistral-hf"), fixture("mistral.json"));
     let long = "the rain ".repeat(100);
-    let cases: [(&[&str], &str); 18] = [
+    let cases: [(&[&str], &str); 14] = [
         (&["generate", "-m", "no/such.bin", "x"], "no/such.bin: No such file"),
         (&["generate", "-m", hf.to_str().unwrap(), "x"], "torchless convert"),
         (&["generate", "-m", json.to_str().unwrap(), "x"], "not a torchless .bin file"),
         (&["generate", "-m", model, &long], "do not fit in the context of 256"),
         (&["generate", "-m", model, &long, "-c", "20"], "do not fit in the context of 20"),
         (&["generate", "-m", model, "x", "-c", "257"], "a context of 257: this model allows 1 to 256"),
-        (&["generate", "-m", model, "x", "--isa", "mmx"], "unknown instruction set \"mmx\""),
-        (&["generate", "-m", model, "x", "--top-p", "1.5"], "--top-p 1.5"),
         (&["tokenize", "-m", model, "--decode", "1,999999"], "999999 is not in the vocabulary"),
-        (&["tokenize", "-m", model, "--decode", "one"], "\"one\" is not a token id"),
         (&["bench", "-m", model], "pp512 takes 512 positions, and this model has 256"),
         (&["bench", "-m", model, "-p", "8", "-n", "8", "-d", "250"], "pp8 @ d250 takes 258 positions"),
-        (&["bench", "-m", model, "--isa", "scalar,mmx"], "unknown instruction set \"mmx\""),
         (
             &["bench", "-m", model, "--plot", "no/such/x.svg", "-p", "1"],
             "no/such/x.svg: its folder does not exist",
@@ -603,7 +599,7 @@ fn wrong_usage_is_exit_code_2() {
         &["generate", "x", "--json", "--json-lines"],
         &["generate", "x", "--logit-bias", "7"],
         &["perplexity"],
-        &["convert", "x.bin"],
+        &["convert"],
         &["convert", "--synthetic", "gpt-9", "x.bin"],
         &["convert", "--synthetic", "mistral-7b", "x.gguf", "x.bin"],
         &["bench", "-p", "0", "-n", "0"],
@@ -617,6 +613,395 @@ fn wrong_usage_is_exit_code_2() {
     ] {
         assert_eq!(torchless(args).status.code(), Some(2), "{args:?}");
     }
+}
+
+/// What `torchless` says on stderr of wrong usage: exit code 2, and nothing on stdout.
+fn usage_error(args: &[&str]) -> String {
+    let output = torchless(args);
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{args:?}: {stderr}");
+    assert!(output.stdout.is_empty() && stderr.starts_with("error: "), "{args:?}: {stderr}");
+    stderr
+}
+
+#[test]
+fn a_model_that_is_named_wins_over_the_environment() {
+    let model = fixture("llama-f32.bin");
+    let model = model.to_str().unwrap();
+    let with = |variable: &str, args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_torchless"));
+        let output = command.env("TORCHLESS_MODEL", variable).args(args).output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{args:?}: {stderr}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    for variable in ["no/such.bin", ""] {
+        for args in
+            [&["inspect", model][..], &["inspect", "-m", model], &["bench", model, "-p1", "-n1", "-r1"]]
+        {
+            assert!(!with(variable, args).is_empty());
+        }
+        assert!(!with(variable, &[model, "she", "-n", "2"]).is_empty());
+    }
+    // Named nowhere: an empty variable is none, and what follows is the default model, which a test does not fetch.
+    let mut command = Command::new(env!("CARGO_BIN_EXE_torchless"));
+    let folder = tempfile::tempdir().unwrap();
+    let output = command
+        .env("TORCHLESS_MODEL", "")
+        .env("XDG_CACHE_HOME", folder.path())
+        .env("PATH", "")
+        .args(["inspect"])
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.code() == Some(1) && stderr.contains("Fetching the default model"), "{stderr}");
+}
+
+#[test]
+fn a_model_where_a_text_is_expected_is_told_of_the_option() {
+    let model = fixture("llama-f32.bin");
+    let model = model.to_str().unwrap();
+    for args in
+        [&["generate", model, "she"][..], &["tokenize", model, "she"], &["perplexity", model, "book.txt"]]
+    {
+        let error = usage_error(args);
+        assert!(error.contains("tip: ") && error.contains(&format!("-m {model}")), "{error}");
+    }
+}
+
+#[test]
+fn text_comes_from_stdin_wherever_text_is_read() {
+    let model = fixture("mistral-int8.bin");
+    let model = model.to_str().unwrap();
+    let stdout = |args: &[&str], text: &str| {
+        let output = torchless_reading(args, text);
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let ids = run("tokenize", "mistral-int8.bin", &["she said"]);
+    for args in [&["tokenize", "-m", model, "-"][..], &["tokenize", "-m", model]] {
+        assert_eq!(stdout(args, "she said"), ids);
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("text.txt");
+    std::fs::write(&file, "she said that the rain").unwrap();
+    let measured = run("perplexity", "mistral-int8.bin", &[file.to_str().unwrap()]);
+    for args in [&["perplexity", "-m", model, "-"][..], &["perplexity", "-m", model]] {
+        assert_eq!(stdout(args, "she said that the rain"), measured);
+    }
+    let number = run_json("perplexity", "mistral-int8.bin", &[file.to_str().unwrap()])["tokens"].clone();
+    let ids = run_json("tokenize", "mistral-int8.bin", &["she said that the rain"])["ids"].to_string();
+    let from_ids =
+        stdout(&["perplexity", "-m", model, "--tokens", "-", "--json"], &ids.replace(['[', ',', ']'], " "));
+    assert_eq!(serde_json::from_str::<Value>(&from_ids).unwrap()["tokens"], number);
+    let text = run("generate", "mistral-int8.bin", &["she", "-n", "5"]);
+    assert_eq!(stdout(&["generate", "-m", model, "-n", "5"], "she\n"), text);
+    assert_eq!(stdout(&[model, "-n", "5"], "she\n"), text);
+}
+
+#[test]
+fn a_chat_of_one_question_answers_once() {
+    let model = fixture("llama-int8.bin");
+    let model = model.to_str().unwrap();
+    let common = ["--chat-template", "chatml", "-n", "5", "--seed", "3"];
+    let stdout = |args: &[&str], text: &str| {
+        let output = torchless_reading(&[args, &common].concat(), text);
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let once = stdout(&["chat", model], "she said\n");
+    assert!(!once.is_empty());
+    for args in [&["chat", model, "she said"][..], &["chat", "-m", model, "she said"]] {
+        assert_eq!(stdout(args, "not\nread\n"), once, "{args:?}");
+    }
+    assert_eq!(stdout(&["chat", model, "-"], "she said\n"), once);
+    let reply: Value = serde_json::from_str(&stdout(&["chat", model, "she said", "--json"], "")).unwrap();
+    assert_eq!(reply["text"].as_str().unwrap().trim_end(), once.trim_end());
+    // A name that only a model has is one, also where there is none of that name.
+    assert!(failure(&["chat", "no/such.bin"]).contains("no/such.bin: No such file"));
+    assert!(usage_error(&["chat", "-m", model, "one", "two"]).contains("one question"));
+}
+
+#[test]
+fn convert_names_the_model_after_its_source() {
+    let folder = tempfile::tempdir().unwrap();
+    let convert = |args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_torchless"));
+        let output = command.current_dir(folder.path()).arg("convert").args(args).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let source = fixture("llama3.gguf");
+    let source = source.to_str().unwrap();
+    let (code, said) = convert(&[source]);
+    assert!(code == Some(0) && said.contains("llama3.bin"), "{said}");
+    assert!(folder.path().join("llama3.bin").exists());
+    // What was not named is not replaced.
+    let (code, said) = convert(&[source]);
+    assert!(code == Some(1) && said.contains("llama3.bin") && said.contains("DST"), "{said}");
+    assert_eq!(convert(&[source, "llama3.bin"]).0, Some(0));
+    // A point in a folder's name ends nothing.
+    let versioned = folder.path().join("Mistral-v0.1");
+    std::os::unix::fs::symlink(fixture("mistral-hf"), &versioned).unwrap();
+    assert_eq!(convert(&["./Mistral-v0.1/"]).0, Some(0));
+    assert!(folder.path().join("Mistral-v0.1.bin").exists());
+}
+
+#[test]
+fn a_value_that_will_not_do_is_wrong_usage_and_says_what_will() {
+    for (args, reason) in [
+        (&["generate", "x", "-n", "-1"][..], "a whole number from 0 on"),
+        (&["chat", "-n", "-1"], "a whole number from 0 on"),
+        (&["generate", "x", "-c", "-1"], "a whole number from 1 on"),
+        (&["generate", "x", "-c", "0"], "a whole number from 1 on"),
+        (&["generate", "x", "--temp", "-1"], "a number 0 or more"),
+        (&["generate", "x", "--temp", "warm"], "a number 0 or more"),
+        (&["generate", "x", "--top-p", "2"], "a number above 0 and up to 1"),
+        (&["generate", "x", "--top-k", "-1"], "a whole number from 0 on"),
+        (&["generate", "x", "--min-p", "-0.5"], "a number from 0 to 1"),
+        (&["generate", "x", "--typical", "0"], "a number above 0 and up to 1"),
+        (&["generate", "x", "--repeat-penalty", "-2"], "a number above 0"),
+        (&["generate", "x", "--mirostat-lr", "-2"], "a number 0 or more"),
+        (&["generate", "x", "--seed", "-2"], "random"),
+        (&["generate", "x", "--seed", "dice"], "random"),
+        (&["generate", "x", "-t", "-1"], "1..=1024"),
+        (&["generate", "x", "--isa", "foo"], "unknown instruction set \"foo\""),
+        (&["bench", "--isa", "scalar,foo"], "unknown instruction set \"foo\""),
+        (&["bench", "-p", "-1"], "a whole number from 0 on"),
+        (&["kernels", "--only", "foo"], "unknown instruction set \"foo\""),
+        (&["kernels", "--time", "-1"], "a number of seconds"),
+        (&["generate", "x", "-j", "{"], "not JSON"),
+        (&["tokenize", "--decode", "one"], "\"one\" is not a token id"),
+    ] {
+        let error = usage_error(args);
+        assert!(error.contains("invalid value") && error.contains(reason), "{args:?}: {error}");
+    }
+}
+
+#[test]
+fn a_random_seed_is_said() {
+    let model = fixture("mistral-int8.bin");
+    let args = ["generate", "-m", model.to_str().unwrap(), "she", "-n", "20", "--ignore-eos", "--seed"];
+    let of = |seed: &str| {
+        let output = torchless(&[&args[..], &[seed]].concat());
+        assert!(output.status.success());
+        (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    for seed in ["random", "-1"] {
+        let (text, said) = of(seed);
+        let chosen = said.lines().find_map(|line| line.strip_prefix("seed: ")).expect("a seed");
+        assert_eq!(of(chosen).0, text);
+        assert_ne!(of(seed).1.lines().next(), said.lines().next());
+    }
+}
+
+#[test]
+fn a_prompt_beyond_the_longest_context_is_not_told_to_raise_it() {
+    let model = fixture("mistral-int8.bin");
+    let long = "the rain ".repeat(100);
+    let error = failure(&["generate", "-m", model.to_str().unwrap(), &long]);
+    assert!(error.contains("do not fit in the context of 256") && !error.contains("--ctx"), "{error}");
+    let error = failure(&["generate", "-m", model.to_str().unwrap(), &long, "-c", "20"]);
+    assert!(error.contains("--ctx"), "{error}");
+}
+
+/// What a chat with these lines on stdin says on stderr; it must go well.
+fn said_in_chat(args: &[&str], talk: &str) -> (String, String) {
+    let model = fixture("llama-int8.bin");
+    let common = ["chat", "-m", model.to_str().unwrap(), "-n", "2", "--temp", "0"];
+    let output = torchless_reading(&[&common[..], args].concat(), talk);
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{talk:?}: {stderr}");
+    (String::from_utf8(output.stdout).unwrap(), stderr)
+}
+
+#[test]
+fn a_chat_says_what_the_template_tells_the_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("pirate.jinja");
+    let template = "{% if messages[0].role != 'system' %}<<system>>You are a pirate.<<end>>{% endif %}\
+        {% for m in messages %}<<{{ m.role }}>>{{ m.content }}<<end>>{% endfor %}";
+    std::fs::write(&file, template).unwrap();
+    let (_, said) = said_in_chat(&["--chat-template", file.to_str().unwrap()], "/system\n");
+    assert!(said.contains("You are a pirate.") && !said.contains("<<"), "{said}");
+    let (_, said) = said_in_chat(&["--chat-template", file.to_str().unwrap()], "she\n/system\n");
+    assert!(said.contains("You are a pirate."), "{said}");
+    let (_, said) = said_in_chat(&["--chat-template", "chatml"], "/system\n");
+    assert!(said.contains("told nothing"), "{said}");
+}
+
+#[test]
+fn a_word_that_is_no_command_does_not_end_a_chat() {
+    let (answers, said) = said_in_chat(&["--chat-template", "chatml"], "/usr/bin\nshe\n");
+    assert!(said.contains("/usr/bin") && said.contains("/help") && !answers.is_empty(), "{said}");
+    for end in ["/exit", "/bye", "/quit"] {
+        let (answers, _) = said_in_chat(&["--chat-template", "chatml"], &format!("{end}\nshe\n"));
+        assert_eq!(answers, "", "{end}");
+    }
+    for help in ["/?", "/help"] {
+        let (_, said) = said_in_chat(&["--chat-template", "chatml"], &format!("{help}\n"));
+        assert!(said.contains("/reset") && said.contains("/trim"), "{said}");
+    }
+}
+
+#[test]
+fn a_chat_can_drop_its_oldest_turns() {
+    let folder = tempfile::tempdir().unwrap();
+    let saved = folder.path().join("saved.json");
+    let saved = saved.to_str().unwrap();
+    let kept = |trim: &str| {
+        let talk = format!("/system be brief\none\ntwo\nthree\n{trim}\n/save {saved}\n");
+        let (_, said) = said_in_chat(&["--chat-template", "chatml"], &talk);
+        let messages: Vec<Value> = serde_json::from_str(&std::fs::read_to_string(saved).unwrap()).unwrap();
+        let users = messages.iter().filter(|m| m["role"] != "assistant");
+        (users.map(|m| m["content"].as_str().unwrap().to_owned()).collect::<Vec<_>>(), said)
+    };
+    let (messages, said) = kept("/trim");
+    assert_eq!(messages, ["be brief", "three"]);
+    assert!(said.contains("2 oldest turns are dropped"), "{said}");
+    let (messages, said) = kept("/trim 1");
+    assert_eq!(messages, ["be brief", "two", "three"]);
+    assert!(said.contains("The oldest turn is dropped"), "{said}");
+    assert_eq!(kept("/trim 9").0, ["be brief"]);
+    let (_, said) = said_in_chat(&["--chat-template", "chatml"], "/trim\n");
+    assert!(said.contains("nothing to drop"), "{said}");
+}
+
+/// At a terminal: Tab completes a command, and what was typed is there the next time, unless that is not wanted.
+#[cfg(target_os = "linux")]
+#[test]
+fn what_is_typed_in_a_chat_is_kept_unless_told_otherwise() {
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+    for (option, kept) in [(&[][..], true), (&["--no-history"], false)] {
+        let controller = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        grantpt(&controller).unwrap();
+        unlockpt(&controller).unwrap();
+        let name = ptsname(&controller, Vec::new()).unwrap();
+        let name = name.to_str().unwrap();
+        let terminal = || std::fs::File::options().read(true).write(true).open(name).unwrap();
+        let state = tempfile::tempdir().unwrap();
+        let mut command = Command::new("setsid");
+        command.args(["--ctty", env!("CARGO_BIN_EXE_torchless"), "chat", "--chat-template", "chatml", "-m"]);
+        command.arg(fixture("mistral-int8.bin")).args(option).env("TERM", "xterm");
+        command.env("XDG_STATE_HOME", state.path()).stdin(terminal()).stdout(terminal()).stderr(terminal());
+        let mut child = command.spawn().unwrap();
+        let mut controller = std::fs::File::from(controller);
+        for line in [&b"/st\t\r"[..], b"/quit\r"] {
+            let mut shown = Vec::new();
+            while !String::from_utf8_lossy(&shown).contains(">>> ") {
+                let mut buffer = [0; 4096];
+                let n = controller.read(&mut buffer).unwrap();
+                shown.extend_from_slice(&buffer[..n]);
+            }
+            controller.write_all(line).unwrap();
+        }
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(60);
+        while child.try_wait().unwrap().is_none() {
+            assert!(std::time::Instant::now() < end, "the chat does not end");
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        let history =
+            std::fs::read_to_string(state.path().join("torchless/chat-history")).unwrap_or_default();
+        assert_eq!((history.contains("/stats"), history.contains("/quit")), (kept, kept), "{history:?}");
+    }
+}
+
+#[test]
+fn tokens_are_text_for_people_and_machines() {
+    let golden = golden("mistral");
+    let prompt = golden["prompt"].as_str().unwrap();
+    let result = run_json("tokenize", "mistral-f32.bin", &[prompt, "--no-bos"]);
+    let tokens = result["tokens"].as_array().unwrap();
+    let bytes = tokens.iter().flat_map(|t| t["bytes"].as_array().unwrap());
+    let bytes: Vec<u8> = bytes.map(|byte| byte.as_u64().unwrap() as u8).collect();
+    // SentencePiece writes a space before the first word.
+    assert_eq!(String::from_utf8(bytes).unwrap().trim_start(), prompt.trim_start());
+    let ids: Value = tokens.iter().map(|t| t["id"].clone()).collect();
+    assert_eq!(ids, result["ids"]);
+    assert!(tokens.iter().all(|t| !t["token"].as_str().unwrap().contains('▁')), "{tokens:?}");
+    let table = run("tokenize", "mistral-f32.bin", &["she ☃", "--no-bos"]);
+    assert!(!table.contains('▁') && table.contains("\\xE2"), "{table}");
+
+    let args = ["she", "-n", "2", "--logprobs", "2", "--ignore-eos"];
+    let result = run_json("generate", "mistral-f32.bin", &args);
+    for logprob in result["logprobs"].as_array().unwrap() {
+        for entry in logprob["top"].as_array().unwrap().iter().chain([logprob]) {
+            assert!(entry["piece"].is_string() && entry["text"].is_string(), "{entry}");
+            assert!(!entry["bytes"].as_array().unwrap().is_empty(), "{entry}");
+        }
+    }
+}
+
+#[test]
+fn inspect_shows_a_tensor_of_all_layers_once() {
+    let text = run("inspect", "mistral-int8.bin", &[]);
+    let shown = run_json("inspect", "mistral-int8.bin", &[]);
+    let tensors = shown["tensors"].as_array().unwrap();
+    let all = run("inspect", "mistral-int8.bin", &["--tensors"]);
+    for tensor in tensors {
+        assert!(all.contains(tensor["name"].as_str().unwrap()), "{tensor}");
+    }
+    assert!(text.contains("2 × int8") && text.contains(".*.") && text.contains("--tensors"), "{text}");
+    assert!(text.lines().count() < all.lines().count(), "{text}");
+    // The file's name is as long as it is.
+    for line in text.lines().filter(|line| !line.starts_with("file ")) {
+        assert!(line.chars().count() <= 80, "{line}");
+    }
+}
+
+#[test]
+fn lines_fit_a_terminal_and_one_is_no_plural() {
+    let model = fixture("mistral-int8.bin");
+    let model = model.to_str().unwrap();
+    let said = |args: &[&str]| {
+        let output = torchless(&[&["generate", "-m", model], args].concat());
+        assert!(output.status.success());
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let timings = said(&["she", "-n", "9", "--ignore-eos"]);
+    assert!(timings.lines().all(|line| line.chars().count() <= 80), "{timings}");
+    let one = said(&["she", "-n", "1", "--ignore-eos"]);
+    assert!(one.contains("answer: 1 token, "), "{one}");
+    let none = said(&["she", "-n", "0"]);
+    assert!(none.contains("answer: no tokens") && !none.contains("first after"), "{none}");
+    // A line for each chunk of the prompt and one where the answer begins, none for each token.
+    let debug = said(&["she", "-n", "9", "--ignore-eos", "--debug"]);
+    assert_eq!(debug.matches("layer 2/2").count(), 2, "{debug}");
+
+    let args = ["-p", "8", "-n", "4", "--pg", "8,4", "-d", "100", "-r", "1", "-t", "1"];
+    let table = run("bench", "mistral-int8.bin", &args);
+    // What the CPU is called is its own affair.
+    let lines: Vec<_> = table.lines().collect();
+    assert!(lines[..lines.len() - 1].iter().all(|line| line.chars().count() <= 80), "{table}");
+    assert!(table.contains("on 1 thread\n") && lines[0].contains("parameters"), "{table}");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn help_on_a_full_disk_is_an_error() {
+    for args in [&["--help"][..], &["generate", "--help"], &["--version"]] {
+        let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+        let output = Command::new(env!("CARGO_BIN_EXE_torchless")).args(args).stdout(full).output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() == Some(1) && stderr.contains("error: stdout: No space"), "{stderr}");
+    }
+}
+
+#[test]
+fn a_template_of_another_family_warns() {
+    let talk = |name: &str| said_in_chat(&["--chat-template", name], "she\n").1;
+    let said = talk("llama3");
+    assert!(said.contains("warning: ") && said.contains("<|start_header_id|>"), "{said}");
+    assert!(talk("chatml").contains("<|im_start|>"));
+}
+
+#[test]
+fn kernels_are_listed() {
+    let list = String::from_utf8(torchless(&["kernels", "--list"]).stdout).unwrap();
+    for name in ["gemv_i8", "gemm_i8", "attn_scores_f16", "argmax"] {
+        assert_eq!(list.lines().filter(|line| *line == name).count(), 1, "{list}");
+    }
+    let help = String::from_utf8(torchless(&["kernels", "--help"]).stdout).unwrap();
+    assert!(help.contains("minute"), "{help}");
 }
 
 #[test]

@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Context;
-use clap::CommandFactory;
 use clap::error::ErrorKind;
 use indicatif::ProgressBar;
 use serde::Serialize;
@@ -20,9 +19,12 @@ use torchless::kernels::Kernels;
 use torchless::runtime::SessionOptions;
 
 use super::machine::{Resident, cpu_name};
-use super::model::{Kv, ModelArgs, at_most};
+use super::model::{Kv, NamedModel, at_most};
+use super::output::count;
 use super::plot::Picture;
 use super::progress;
+use super::values::{self, isa};
+use super::wrong_usage;
 use plot::Plot;
 use report::Report;
 
@@ -33,7 +35,7 @@ use report::Report;
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  \
     torchless bench\n  \
-    torchless bench -m model.bin -p 0 -n 64 -d 0,4096 -t 1,2\n  \
+    torchless bench model.bin -p 0 -n 64 -d 0,4096 -t 1,2\n  \
     torchless bench --isa auto,portable --json\n  \
     torchless bench -p 512 -n 32 -d 0,512,1024,1536 --plot speed.svg\n\n\
     GB/s is what a generated token must read at the least: all weights, and the keys and values in sight. The last column \
@@ -42,27 +44,27 @@ use report::Report;
     them too, the weights counted once for each 512 tokens.")]
 pub struct Args {
     #[command(flatten)]
-    model: ModelArgs,
+    model: NamedModel,
     /// Prompt lengths to time; 0 leaves the test out
-    #[arg(short, long, value_name = "N,…", value_delimiter = ',', default_value = "512")]
+    #[arg(short, long, value_name = "N,…", value_delimiter = ',', default_value = "512", allow_negative_numbers = true, value_parser = values::count)]
     prompt_tokens: Vec<usize>,
     /// Numbers of tokens to generate; 0 leaves the test out
-    #[arg(short = 'n', long, value_name = "N,…", value_delimiter = ',', default_value = "128")]
+    #[arg(short = 'n', long, value_name = "N,…", value_delimiter = ',', default_value = "128", allow_negative_numbers = true, value_parser = values::count)]
     gen_tokens: Vec<usize>,
     /// Also time a prompt of P tokens and the generation of N after it as one
     #[arg(long, value_name = "P,N")]
     pg: Vec<Combined>,
     /// Tokens that are in the cache before each test
-    #[arg(short, long, value_name = "N,…", value_delimiter = ',', default_value = "0")]
+    #[arg(short, long, value_name = "N,…", value_delimiter = ',', default_value = "0", allow_negative_numbers = true, value_parser = values::count)]
     depth: Vec<usize>,
     /// Timed runs of each test
-    #[arg(short, long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(short, long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..), allow_negative_numbers = true)]
     repeats: u16,
     /// Worker threads [default: the CPUs this process may use]
-    #[arg(short, long, value_name = "N,…", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..=1024))]
+    #[arg(short, long, value_name = "N,…", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..=1024), allow_negative_numbers = true)]
     threads: Vec<u16>,
     /// Instruction sets: auto, or those this CPU has; TORCHLESS_ISA does the same
-    #[arg(long, value_name = "NAME,…", value_delimiter = ',', default_value = "auto")]
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',', default_value = "auto", value_parser = isa)]
     isa: Vec<String>,
     /// What keys and values are kept as [default: f16, but f32 where all weights are]
     #[arg(long, value_enum, value_name = "TYPE")]
@@ -161,13 +163,13 @@ impl Setting {
     }
 }
 
-pub fn run(args: Args) -> anyhow::Result<()> {
+pub fn run(mut args: Args) -> anyhow::Result<()> {
     let tests = args.tests();
     if tests.is_empty() {
         let nothing = "nothing is left to measure: give -p, -n or --pg a number above zero";
-        super::Cli::command().error(ErrorKind::InvalidValue, nothing).exit();
+        return Err(wrong_usage("bench", ErrorKind::InvalidValue, nothing));
     }
-    let path = args.model.path()?;
+    let path = std::mem::take(&mut args.model).either().path()?;
     let start = Instant::now();
     let model = Arc::new(Model::open(path)?);
     let setting = Setting::new(&model, start.elapsed().as_secs_f64() * 1e3);
@@ -179,11 +181,16 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let inputs = [model.file().path().to_owned()];
     let picture = args.plot.as_deref().map(|path| Picture::create(path, &inputs)).transpose()?;
     let runs = options.len() * tests.len() * (1 + usize::from(args.repeats));
-    let mut report = Report::new(if args.json { Format::Json } else { args.format }, &setting, &tests);
+    let mut report =
+        Report::new(if args.json { Format::Json } else { args.format }, &setting, &tests, &options);
     let bar = progress::runs(runs);
     for options in &options {
         for &test in &tests {
-            bar.set_message(format!("{test}, {} threads, {}", options.threads, options.kernels.isa()));
+            bar.set_message(format!(
+                "{test}, {}, {}",
+                count(options.threads, "thread"),
+                options.kernels.isa()
+            ));
             let row = args.measure(&model, options, test, &setting, &bar)?;
             bar.suspend(|| report.add(row))?;
         }

@@ -1,27 +1,36 @@
 //! `torchless chat`: a conversation with a model.
 
 mod input;
+mod turns;
 
+use std::ffi::OsString;
 use std::io::{self, Write};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use clap::error::ErrorKind;
 use torchless::chat::{Chat, ChatTemplate, Message, Reply, Role};
 use torchless::format::AtomicFile;
 use torchless::runtime::{GenerateOptions, Session};
 use torchless::{Error, Model};
 
 use self::input::{Input, Said};
+use self::turns::{missing_tokens, told_by, without_oldest};
 use super::explain::explain;
-use super::input::read_file;
+use super::input::{names_model, read_file, read_stdin};
 use super::interrupt::{self, Orderly};
 use super::model::{ModelArgs, RunArgs};
-use super::output::{emit, emit_json, note};
+use super::output::{count, emit, emit_json, note};
 use super::report;
 use super::sampling::{SamplingArgs, in_file};
+use super::values::{self, positive};
+use super::wrong_usage;
 
 /// Talk with a model: each line is a message, and the model answers
+///
+/// With a question on the command line it answers that, and ends: - reads the question from stdin. A file's name is a model,
+/// and so is a word that ends in .bin; all else is a question.
 ///
 /// The conversation stays in memory, so that a turn costs only its new words. Ctrl-C stops an answer; Ctrl-D or /quit
 /// ends. A line that ends with \ goes on in the next, and text between two """ may have many lines. Without a terminal
@@ -29,12 +38,21 @@ use super::sampling::{SamplingArgs, in_file};
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  \
     torchless chat\n  \
-    torchless chat -m mistral.bin --system \"You answer in rhymes.\" --temp 0.6\n  \
+    torchless chat \"Why is the sky blue?\"\n  \
+    torchless chat mistral.bin --system \"You answer in rhymes.\" --temp 0.6\n  \
     printf 'I am Ada.\\nWho am I?\\n' | torchless chat --json | jq -r .text\n\n\
-    With a schema or a grammar, an answer that is cut off inside it is said on stderr; where messages come from stdin, the exit \
-    code is 1 then.\n\
-    Commands within: /help /reset /system TEXT /save FILE /load FILE /stats /quit")]
+    With a schema or a grammar, an answer that is cut off inside it is said on stderr; where messages come from stdin, or one question \
+    was asked, the exit code is 1 then.\n\
+    Commands within: /help /reset /system TEXT /trim N /save FILE /load FILE /stats /quit; Tab completes them.\n\
+    What is typed at a terminal is kept for the next time, in ~/.local/state/torchless/chat-history\n\
+    ($XDG_STATE_HOME/torchless; where there is no such folder, in that of programs' data).")]
 pub struct Args {
+    /// The model file, the same as -m; or a question
+    #[arg(value_name = "PATH|QUESTION")]
+    first: Option<OsString>,
+    /// A question, after the model
+    #[arg(value_name = "QUESTION")]
+    second: Option<OsString>,
     #[command(flatten)]
     model: ModelArgs,
     /// What the model is told before all else
@@ -44,11 +62,15 @@ pub struct Args {
     #[arg(long, value_name = "FILE|NAME")]
     chat_template: Option<String>,
     /// Most tokens of an answer [default: as many as there is room for]
-    #[arg(short = 'n', long, value_name = "N", default_value_t = usize::MAX, hide_default_value = true)]
+    #[arg(short = 'n', long, value_name = "N", default_value_t = usize::MAX, hide_default_value = true,
+        allow_negative_numbers = true, value_parser = values::count)]
     max_tokens: usize,
     /// End an answer before this string; may be given several times
     #[arg(long, value_name = "TEXT")]
     stop: Vec<String>,
+    /// Do not keep what is typed for the next time, and do not offer what was
+    #[arg(long)]
+    no_history: bool,
     /// Print one JSON object a reply instead of text
     #[arg(long)]
     json: bool,
@@ -61,16 +83,22 @@ pub struct Args {
 /// Positions to make room for where nothing is said, if the model allows so many.
 const CONTEXT: usize = 8192;
 
+/// The commands that end a chat.
+const END: [&str; 3] = ["quit", "exit", "bye"];
+
 const HELP: &str = "\
+/help          show this (so does /?)
 /reset         begin anew
 /system TEXT   tell the model something before all else; without TEXT, show what it is told
+/trim [N]      forget the N oldest turns [the older half], where the context is full
 /save FILE     write the conversation to a file (JSON)
 /load FILE     go on with a conversation from a file
 /stats         how full the context is, and how fast the last answer was
-/quit          end (so does Ctrl-D)
+/quit          end (so do /exit, /bye and Ctrl-D)
 A line that ends with \\ goes on in the next; text between two \"\"\" may have many lines. Ctrl-C stops an answer.";
 
-pub fn run(args: Args) -> anyhow::Result<()> {
+pub fn run(mut args: Args) -> anyhow::Result<()> {
+    let question = question(&mut args)?;
     let form = args.sampling.form_file();
     let options = GenerateOptions {
         max_tokens: args.max_tokens,
@@ -81,24 +109,40 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     };
     let model = args.model.open(false)?;
     let template = template(&model, args.chat_template.as_deref())?;
+    if let Some(name) = &args.chat_template {
+        let missing = missing_tokens(&template, model.tokenizer());
+        if !missing.is_empty() {
+            note(format_args!(
+                "warning: the template {name} writes {}, which this model reads as plain text: it was trained with another",
+                missing.join(", ")
+            ));
+        }
+    }
+    let told = told_by(&template);
     let session = Session::new(&model, &args.run.session_options(&model, CONTEXT)?)?;
     let mut chat = Chat::new(session, template);
     chat.observe(|_| interrupt::check());
     chat.set_system(args.system.as_deref().unwrap_or_default());
     let mut inputs = vec![model.file().path().to_owned()];
     inputs.extend(args.chat_template.map(PathBuf::from));
-    let mut talk = Talk { chat, options, json: args.json, form, inputs, last: None, incomplete: None };
-    let mut input = Input::open()?;
+    let mut talk = Talk { chat, options, json: args.json, form, inputs, told, last: None, incomplete: None };
+    if let Some(question) = question {
+        talk.turn(&question)?;
+        return talk.incomplete.map_or(Ok(()), |problem| Err(anyhow::anyhow!("the answer: {problem}")));
+    }
+    let mut input = Input::open(!args.no_history)?;
     if input.is_editor() {
         let ctx = talk.chat.session().ctx();
         note(format_args!("Context of {ctx} tokens. /help lists the commands, Ctrl-D ends."));
     }
     while let Some(said) = input.next()? {
         let result = match said {
-            Said::Command(name, argument) if name == "quit" && argument.is_empty() => break,
+            Said::Command(name, argument) if END.contains(&&*name) && argument.is_empty() => break,
             Said::Command(name, argument) => talk.command(&name, &argument),
             Said::Message(text) => talk.turn(&text),
         };
+        // It was the answer that was to be stopped.
+        interrupt::forget_ctrl_c();
         match result {
             // Someone who types can do something about it; a script cannot.
             Err(error) if input.is_editor() && !super::is_broken_pipe(&error) => {
@@ -116,6 +160,30 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             anyhow::bail!("an answer: {problem}")
         }
         _ => Ok(()),
+    }
+}
+
+/// The one question that is asked, if there is one. A model that is named beside it becomes that of the options.
+fn question(args: &mut Args) -> anyhow::Result<Option<String>> {
+    let question = match (args.first.take(), args.second.take()) {
+        (Some(model), question) if args.model.model.is_none() && names_model(&model) => {
+            args.model.model = Some(model.into());
+            question
+        }
+        (question, None) => question,
+        (_, Some(_)) => {
+            let problem = "a chat takes a model and one question: put the question between quotes";
+            return Err(wrong_usage("chat", ErrorKind::TooManyValues, problem));
+        }
+    };
+    let Some(question) = question else { return Ok(None) };
+    if question == "-" {
+        let text = read_stdin()?;
+        return Ok(Some(text.strip_suffix('\n').unwrap_or(&text).to_owned()));
+    }
+    match question.into_string() {
+        Ok(text) => Ok(Some(text)),
+        Err(_) => Err(wrong_usage("chat", ErrorKind::InvalidUtf8, "the question is not UTF-8 text")),
     }
 }
 
@@ -143,6 +211,8 @@ struct Talk {
     form: Option<PathBuf>,
     /// Files that a conversation is not saved over.
     inputs: Vec<PathBuf>,
+    /// What the template tells the model where nobody else does.
+    told: Option<String>,
     last: Option<Reply>,
     /// What was said of the last answer that ended before its schema or grammar did.
     incomplete: Option<&'static str>,
@@ -163,7 +233,6 @@ impl Talk {
             interrupt::check()
         });
         drop(orderly);
-        interrupt::forget_ctrl_c();
         let reply = reply.map_err(|error| full(error, self.form.as_deref()))?;
         // Other choices for the same question asked again, and still the same conversation for the same first seed.
         let seed = &mut self.options.sampling.seed;
@@ -191,7 +260,9 @@ impl Talk {
             } else {
                 String::new()
             };
-            note(format_args!("The context of {ctx} tokens is full: /reset begins anew{longer}."));
+            note(format_args!(
+                "The context of {ctx} tokens is full: /trim forgets the oldest turns, /reset all{longer}."
+            ));
         }
         self.last = Some(reply);
         Ok(())
@@ -199,21 +270,44 @@ impl Talk {
 
     fn command(&mut self, name: &str, argument: &str) -> anyhow::Result<()> {
         match (name, argument) {
-            ("help", _) => note(HELP),
+            ("help" | "?", _) => note(HELP),
             ("reset", _) => {
                 self.chat.reset();
                 note("The conversation begins anew.");
             }
             ("system", "") => match self.chat.messages().first().filter(|m| m.role == Role::System) {
                 Some(system) => note(&system.content),
-                None => note("The model is told nothing; /system TEXT tells it something."),
+                None => match &self.told {
+                    Some(told) => note(format_args!("The template tells the model: {told}")),
+                    None => note("The model is told nothing; /system TEXT tells it something."),
+                },
             },
             ("system", text) => self.chat.set_system(text),
+            ("trim", n) => self.trim(n)?,
             ("save" | "load", "") => anyhow::bail!("/{name} needs a file's name"),
             ("save", file) => self.save(Path::new(file))?,
             ("load", file) => self.load(Path::new(file))?,
             ("stats", _) => self.stats(),
-            _ => anyhow::bail!("there is no command /{name}: /help lists them"),
+            // A path, or a slip of the hand: no reason to end what is going on.
+            _ => note(format_args!(
+                "There is no command /{name}: /help lists them. To say the line put it between two \"\"\"."
+            )),
+        }
+        Ok(())
+    }
+
+    fn trim(&mut self, n: &str) -> anyhow::Result<()> {
+        let n = match n {
+            "" => None,
+            _ => Some(positive(n).map_err(|what| anyhow::anyhow!("/trim {n}: {what}"))?),
+        };
+        let (messages, dropped) = without_oldest(self.chat.messages(), n);
+        self.chat.set_messages(messages);
+        const LATER: &str = "; what is left is read anew with the next message.";
+        match dropped {
+            0 => note("There are no turns, and nothing to drop."),
+            1 => note(format_args!("The oldest turn is dropped{LATER}")),
+            n => note(format_args!("The {n} oldest turns are dropped{LATER}")),
         }
         Ok(())
     }
@@ -230,7 +324,7 @@ impl Talk {
     fn load(&mut self, file: &Path) -> anyhow::Result<()> {
         let messages: Vec<Message> = serde_json::from_str(&read_file(file)?)
             .with_context(|| format!("{}: not a conversation as /save writes it", file.display()))?;
-        note(format_args!("{} messages from {}.", messages.len(), file.display()));
+        note(format_args!("{} from {}.", count(messages.len(), "message"), file.display()));
         self.chat.set_messages(messages);
         Ok(())
     }
@@ -239,7 +333,7 @@ impl Talk {
         let session = self.chat.session();
         note(format_args!("context: {} of {} tokens", session.position(), session.ctx()));
         if let Some(reply) = &self.last {
-            note(format_args!("last turn: {} tokens were there already", reply.cached_tokens));
+            note(format_args!("last turn: {} there already", count(reply.cached_tokens, "token")));
             note(report::timings(&reply.generated));
         }
     }
@@ -255,7 +349,7 @@ fn full(error: Error, form: Option<&Path>) -> anyhow::Error {
             };
             anyhow::anyhow!(
                 "the context is full: the conversation has come to {tokens} tokens, and {ctx} fit. \
-                 Begin anew (/reset), or choose a shorter message{longer}"
+                 Forget the oldest turns (/trim), begin anew (/reset), or choose a shorter message{longer}"
             )
         }
         other => in_file(other, form),
@@ -269,7 +363,7 @@ mod tests {
     #[test]
     fn a_full_context_says_what_can_be_done_about_it() {
         let text = |ctx| full(Error::ContextFull { tokens: 40, ctx, max: 256 }, None).to_string();
-        for part in ["the context is full", "40 tokens", "32 fit", "/reset", "(--ctx, up to 256)"] {
+        for part in ["the context is full", "40 tokens", "32 fit", "/reset", "/trim", "(--ctx, up to 256)"] {
             assert!(text(32).contains(part), "{}", text(32));
         }
         assert!(!text(256).contains("--ctx"), "{}", text(256));

@@ -1,23 +1,27 @@
 //! `torchless convert`: a model from elsewhere, or of random weights, to a `.bin` file.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::bail;
+use anyhow::{Context, bail, ensure};
+use clap::error::ErrorKind;
 use torchless::arch::{SHAPES, shape};
-use torchless::format::convert::{Progress, Quant, convert};
+use torchless::format::convert::{Progress, Quant, check, convert};
 use torchless::format::synthetic::write_synthetic;
 
 use super::output;
 use super::progress;
+use super::wrong_usage;
 
 /// Convert a Hugging Face folder or a GGUF file to a model file
 ///
-/// The result is written beside DST and renamed when it is complete; an existing DST is replaced.
+/// The result is written beside DST and renamed when it is complete. An existing DST is replaced where it is named;
+/// the name that is chosen where none is given must be free.
 #[derive(clap::Args)]
 #[command(
-    allow_missing_positional = true,
+    override_usage = "torchless convert [OPTIONS] <SRC> [DST]\n       torchless convert [OPTIONS] --synthetic <SHAPE> [DST]",
     after_help = "Examples:\n  \
     torchless convert ./Mistral-7B-v0.1 mistral.bin\n  \
+    torchless convert llama-2-7b.Q4_K_M.gguf          (writes llama-2-7b.Q4_K_M.bin here)\n  \
     torchless convert SmolLM2-135M-Instruct.Q4_1.gguf smol.bin --quant f32\n  \
     torchless convert --synthetic mistral-7b random-7b.bin\n\n\
     SRC: a folder with config.json, tokenizer.json and safetensors (f32, f16, bf16), or a GGUF \
@@ -25,10 +29,10 @@ use super::progress;
 )]
 pub struct Args {
     /// A Hugging Face folder, or a GGUF file
-    #[arg(required_unless_present = "synthetic", conflicts_with = "synthetic")]
+    #[arg(required_unless_present = "synthetic")]
     src: Option<PathBuf>,
-    /// The model file to write
-    dst: PathBuf,
+    /// The model file to write [default: the name of SRC or SHAPE with .bin, in the current folder]
+    dst: Option<PathBuf>,
     /// int8: every matrix; int8-proj: the MLP's gate and up only, which the original readers take; f32: none
     #[arg(long, value_name = "KIND", default_value = "int8")]
     quant: Quant,
@@ -38,11 +42,27 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> anyhow::Result<()> {
+    let (src, dst) = match (args.synthetic.as_deref(), args.src, args.dst) {
+        (Some(_), Some(_), Some(_)) => {
+            let problem = "--synthetic takes no SRC: give DST only";
+            return Err(wrong_usage("convert", ErrorKind::ArgumentConflict, problem));
+        }
+        (Some(_), Some(dst), None) => (None, dst),
+        (Some(shape), None, _) => (None, free(format!("{shape}.bin").into())?),
+        (None, src, Some(dst)) => (src, dst),
+        (None, Some(src), None) => {
+            // What cannot be converted is a better reason than a name that is taken.
+            check(&src)?;
+            let dst = free(name_of(&src)?)?;
+            (Some(src), dst)
+        }
+        (None, None, None) => bail!("no source given"),
+    };
     let bar = progress::Bytes::new();
     let progress = &mut |at: Progress<'_>| bar.show(at);
-    let report = match (&args.src, args.synthetic.as_deref().and_then(shape)) {
-        (Some(src), _) => convert(src, &args.dst, args.quant, progress)?,
-        (None, Some(config)) => write_synthetic(&config, args.quant, &args.dst, progress)?,
+    let report = match (&src, args.synthetic.as_deref().and_then(shape)) {
+        (Some(src), _) => convert(src, &dst, args.quant, progress)?,
+        (None, Some(config)) => write_synthetic(&config, args.quant, &dst, progress)?,
         (None, None) => bail!("no source given"),
     };
     drop(bar);
@@ -50,6 +70,24 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         output::note(format_args!("note: {note}"));
     }
     let size = output::bytes(report.bytes as usize);
-    output::note(format_args!("{}: {} tensors, {size}", args.dst.display(), report.tensors));
+    output::note(format_args!("{}: {}, {size}", dst.display(), output::count(report.tensors, "tensor")));
     Ok(())
+}
+
+/// The name of a source as a model file in the current folder.
+fn name_of(src: &Path) -> anyhow::Result<PathBuf> {
+    let whole = src.canonicalize().with_context(|| src.display().to_string())?;
+    // As it is called here, not where a link leads; `.` has no name of its own.
+    let named = if src.file_name().is_some() { src } else { &whole };
+    // What follows a folder's last point is no ending, as in Mistral-7B-v0.1.
+    let name = if src.is_dir() { named.file_name() } else { named.file_stem() };
+    let mut name = name.context("this source has no name: name DST")?.to_owned();
+    name.push(".bin");
+    Ok(name.into())
+}
+
+/// Refuses a name that nobody gave and that is taken.
+fn free(dst: PathBuf) -> anyhow::Result<PathBuf> {
+    ensure!(!dst.exists(), "{}: exists already: to replace it name it as DST", dst.display());
+    Ok(dst)
 }

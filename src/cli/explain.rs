@@ -16,6 +16,8 @@ pub fn explain(error: &anyhow::Error) -> String {
 fn with_options(error: &Error, text: String) -> String {
     match error {
         Error::Setting { name, .. } => text.replacen(name, option_of(name), 1),
+        // Where the model allows no longer one, the option is no help.
+        Error::ContextFull { ctx, max, .. } if ctx >= max => text,
         Error::ContextFull { .. } | Error::ContextLength { .. } | Error::OutOfMemory { .. } => {
             format!("{text} (--ctx)")
         }

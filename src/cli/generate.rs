@@ -4,17 +4,19 @@ use std::io::{self, IsTerminal};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use anyhow::bail;
+use clap::error::ErrorKind;
 use torchless::Model;
 use torchless::runtime::{ChunkProgress, GenerateOptions, Generated, Session, SessionOptions};
 use torchless::tokenizer::EncodeOptions;
 
-use super::input::{read_file, read_stdin};
+use super::input::{is_piped, read_stdin, read_text};
 use super::interrupt::{self, Orderly};
 use super::model::{ModelArgs, RunArgs};
-use super::output::{emit, emit_json, emit_raw, note, note_part};
-use super::report;
+use super::output::{count, emit, emit_json, emit_raw, note, note_part};
+use super::report::{self, shown};
 use super::sampling::{SamplingArgs, in_file};
+use super::values;
+use super::wrong_usage;
 
 /// Continue a prompt: prints what the model writes after it
 ///
@@ -24,17 +26,18 @@ use super::sampling::{SamplingArgs, in_file};
     torchless generate \"The capital of France is\"\n  \
     torchless generate -m mistral.bin -n 200 --temp 0 \"Once upon a time\"\n  \
     torchless generate -f story.txt --stop \"THE END\"\n  \
+    head -3 story.txt | torchless generate\n  \
     torchless generate --json --seed 7 \"A haiku about rain:\" | jq -r .text\n  \
     torchless generate \"A cat as JSON:\" -j '{\"type\":\"object\",\"required\":[\"name\"]}'\n  \
     torchless generate \"The sky is\" -n 1 --json --logprobs 5 | jq .logprobs[0].top\n\n\
-    --json gives {prompt_tokens, tokens, text, finish_reason: stop|length|cancelled, timings}, \
+    --json gives {prompt_tokens, tokens, text, finish_reason: stop|length|cancelled, timings, seed}, \
     --json-lines {token, text} for each token and {finish_reason, timings} at the end; with a schema or a grammar also \
     {complete: true|false}.\n\
     A text that is cut off inside its schema or grammar, by -n, --ctx or --stop, is printed as far as it came, with one line \
     on stderr and exit code 1.")]
 pub struct Args {
-    /// The text to continue; - reads it from stdin
-    #[arg(required_unless_present = "file", conflicts_with = "file")]
+    /// The text to continue; - reads it from stdin, and so does none where stdin is a pipe
+    #[arg(conflicts_with = "file")]
     prompt: Option<String>,
     /// Read the prompt from a file instead, without a newline at its end
     #[arg(short, long, value_name = "FILE")]
@@ -42,7 +45,7 @@ pub struct Args {
     #[command(flatten)]
     model: ModelArgs,
     /// Most tokens to generate
-    #[arg(short = 'n', long, value_name = "N", default_value_t = 256)]
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 256, allow_negative_numbers = true, value_parser = values::count)]
     max_tokens: usize,
     /// Go on past the end of the text, up to --max-tokens
     #[arg(long)]
@@ -60,7 +63,7 @@ pub struct Args {
     #[arg(long, group = "machine")]
     json_lines: bool,
     /// Say how probable each token was (ln p at temperature 1), and the N most probable ones; with --json or --json-lines
-    #[arg(long, value_name = "N", requires = "machine")]
+    #[arg(long, value_name = "N", requires = "machine", allow_negative_numbers = true, value_parser = values::count)]
     logprobs: Option<usize>,
     /// Send control characters in the text to the terminal as they are, instead of showing them
     #[arg(long)]
@@ -121,6 +124,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         emit_json(&report::end(&result))?;
     } else if args.json {
         let mut object = report::generated(&prompt, &result);
+        object["seed"] = options.sampling.seed.into();
         if args.logprobs.is_some() {
             object["logprobs"] = logprobs.into();
         }
@@ -133,7 +137,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     }
     // The text is there as far as it came; whoever reads it as what the schema promises has to know.
     match report::incomplete(&result) {
-        Some(problem) => bail!(problem),
+        Some(problem) => anyhow::bail!(problem),
         None => Ok(()),
     }
 }
@@ -143,9 +147,12 @@ fn prompt(given: Option<&str>, file: Option<&Path>) -> anyhow::Result<String> {
     let mut text = match (given, file) {
         (Some("-"), _) => read_stdin()?,
         (Some(text), _) => return Ok(text.to_owned()),
-        (None, Some(file)) if file == Path::new("-") => read_stdin()?,
-        (None, Some(file)) => read_file(file)?,
-        (None, None) => bail!("no prompt given"),
+        (None, Some(file)) => read_text(file)?,
+        (None, None) if is_piped() => read_stdin()?,
+        (None, None) => {
+            let missing = "no prompt: give one between quotes, a file (-f FILE), or a pipe on stdin";
+            return Err(wrong_usage("generate", ErrorKind::MissingRequiredArgument, missing));
+        }
     };
     if text.ends_with('\n') {
         text.pop();
@@ -165,13 +172,13 @@ fn report_start(model: &Model, prompt: &[u32], options: &SessionOptions) {
         config.vocab_size
     ));
     note(format_args!(
-        "run: {}, {} threads, context {}",
+        "run: {}, {}, context {}",
         options.kernels.isa(),
-        options.threads,
+        count(options.threads, "thread"),
         options.ctx
     ));
-    let pieces: Vec<_> = prompt.iter().map(|&id| model.tokenizer().piece(id).unwrap_or("?")).collect();
-    note(format_args!("prompt: {} tokens {pieces:?}", prompt.len()));
+    let pieces: Vec<_> = prompt.iter().map(|&id| format!("\"{}\"", shown(model.tokenizer(), id))).collect();
+    note(format_args!("prompt: {} [{}]", count(prompt.len(), "token"), pieces.join(", ")));
 }
 
 /// Reports layers if `debug`, and ends the process if Ctrl-C was pressed before the prompt's last token is done: then there
@@ -181,26 +188,31 @@ fn observer(
     n_layers: usize,
     debug: bool,
 ) -> impl FnMut(ChunkProgress) -> ControlFlow<()> + Send {
-    let mut report = report_layer(n_layers);
+    let mut report = report_layer(prompt, n_layers);
     move |at| {
         if debug && at.tokens > 0 {
             report(at);
         }
         if at.position < prompt && interrupt::happened() {
-            note(format_args!("interrupted after {} of the prompt's {prompt} tokens", at.position));
+            note(format_args!(
+                "interrupted after {} of the prompt's {}",
+                at.position,
+                count(prompt, "token")
+            ));
             interrupt::end();
         }
         ControlFlow::Continue(())
     }
 }
 
-/// On a terminal a line that is rewritten after each layer, elsewhere one line a chunk.
-fn report_layer(n_layers: usize) -> impl FnMut(ChunkProgress) + Send {
+/// On a terminal a line that is rewritten after each layer, elsewhere one line for each chunk of the prompt and one for the
+/// answer's first token: a line for each token would be read by nobody.
+fn report_layer(prompt: usize, n_layers: usize) -> impl FnMut(ChunkProgress) + Send {
     let live = io::stderr().is_terminal();
     move |at| {
         let positions = at.position..at.position + at.tokens;
         let (start, end) = if live { ("\r", "") } else { ("", "\n") };
-        if live || at.layers == n_layers {
+        if live || (at.layers == n_layers && at.position <= prompt) {
             note_part(&format!("{start}positions {positions:?}: layer {}/{n_layers}{end}", at.layers));
         }
     }

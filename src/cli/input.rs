@@ -1,12 +1,43 @@
 //! Text from files and from stdin.
 
-use std::io::Read;
+use std::ffi::OsStr;
+use std::io::{Read, stdin};
 use std::path::Path;
 
 use anyhow::{Context, ensure};
 
 /// Bytes of text that are read at most: more than any context holds, and an end where a device or a pipe has none.
 pub const MAX_TEXT: usize = 64 << 20;
+
+/// The text of a file, or of stdin where that is named `-`.
+pub fn read_text(file: &Path) -> anyhow::Result<String> {
+    if file == Path::new("-") { read_stdin() } else { read_file(file) }
+}
+
+/// Whether a word is a model rather than something to say: a file's name, or one that only a model would have.
+pub fn names_model(word: &OsStr) -> bool {
+    let (path, text) = (Path::new(word), word.to_string_lossy());
+    let like_a_model = path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("bin"));
+    path.is_file()
+        || (text.contains(std::path::MAIN_SEPARATOR) && path.exists())
+        || (like_a_model && !text.contains(char::is_whitespace))
+}
+
+/// Whether stdin is a pipe or a file, so that someone sends text. A terminal sends none unasked, nor does `/dev/null`.
+#[cfg(unix)]
+pub fn is_piped() -> bool {
+    use std::os::fd::AsFd;
+    use std::os::unix::fs::FileTypeExt;
+    let Ok(stdin) = stdin().as_fd().try_clone_to_owned() else { return false };
+    let kind = std::fs::File::from(stdin).metadata().map(|m| m.file_type());
+    kind.is_ok_and(|kind| kind.is_fifo() || kind.is_file() || kind.is_socket())
+}
+
+#[cfg(not(unix))]
+pub fn is_piped() -> bool {
+    use std::io::IsTerminal;
+    !stdin().is_terminal()
+}
 
 /// The text of a file.
 pub fn read_file(file: &Path) -> anyhow::Result<String> {
@@ -17,7 +48,7 @@ pub fn read_file(file: &Path) -> anyhow::Result<String> {
 
 /// All text on stdin.
 pub fn read_stdin() -> anyhow::Result<String> {
-    text(std::io::stdin().lock(), "stdin")
+    text(stdin().lock(), "stdin")
 }
 
 fn text(from: impl Read, name: &str) -> anyhow::Result<String> {

@@ -9,36 +9,33 @@ use torchless::format::bin::Tensor;
 use torchless::runtime::{Memory, Session};
 use torchless::tokenizer::Kind;
 
-use super::model::{ModelArgs, RunArgs};
-use super::output::{bytes, emit, emit_json};
+use super::model::{NamedModel, RunArgs};
+use super::output::{bytes, count, emit, emit_json};
 
 /// Show a model's configuration, tokenizer, tensors, and the memory it needs
 #[derive(clap::Args)]
-#[command(after_help = "Examples:\n  torchless inspect\n  torchless inspect -m model.bin --ctx 4096 --json")]
+#[command(after_help = "Examples:\n  torchless inspect\n  torchless inspect model.bin --ctx 4096 --json")]
 pub struct Args {
-    /// The model file; the same as -m
-    #[arg(value_name = "PATH", conflicts_with = "model")]
-    path: Option<std::path::PathBuf>,
     #[command(flatten)]
-    model: ModelArgs,
-    /// Print one JSON object
+    model: NamedModel,
+    /// Show every tensor, instead of those of all layers as one
+    #[arg(long)]
+    tensors: bool,
+    /// Print one JSON object; it names every tensor
     #[arg(long)]
     json: bool,
     #[command(flatten)]
     run: RunArgs,
 }
 
-pub fn run(mut args: Args) -> anyhow::Result<()> {
-    if args.path.is_some() {
-        args.model.model = args.path.take();
-    }
-    let model = args.model.open(false)?;
+pub fn run(args: Args) -> anyhow::Result<()> {
+    let model = args.model.either().open(false)?;
     let options = args.run.session_options(&model, model.config().max_position_embeddings)?;
     Session::check_length(&model, &options)?;
     let memory = Session::memory(&model, &options);
     match args.json {
         true => emit_json(&to_json(&model, options.ctx, memory))?,
-        false => emit(&to_text(&model, options.ctx, memory))?,
+        false => emit(&to_text(&model, options.ctx, memory, args.tensors))?,
     }
     Ok(())
 }
@@ -103,7 +100,7 @@ fn to_json(model: &Model, ctx: usize, memory: Memory) -> Value {
     })
 }
 
-fn to_text(model: &Model, ctx: usize, memory: Memory) -> String {
+fn to_text(model: &Model, ctx: usize, memory: Memory, all: bool) -> String {
     let (config, tokenizer, file) = (model.config(), model.tokenizer(), model.file());
     let spec = tokenizer.spec();
     let tied = if config.tie_word_embeddings { "tied to the embedding" } else { "its own" };
@@ -164,21 +161,60 @@ fn to_text(model: &Model, ctx: usize, memory: Memory) -> String {
         (
             "memory",
             format!(
-                "{} of keys and values at context {ctx}, {} of buffers; weights stay in the file's cache",
+                "{} of keys and values at context {ctx}, {} of buffers",
                 bytes(memory.kv_cache),
                 bytes(memory.scratch)
             ),
         ),
+        ("", "(the weights stay in the system's cache of the file)".to_owned()),
     ];
     let mut text = String::new();
     for (name, value) in rows {
         let _ = writeln!(text, "{name:<14} {value}");
     }
     text.push('\n');
-    for tensor in file.tensors() {
-        let shape: Vec<_> = tensor.shape().iter().map(usize::to_string).collect();
-        let (dtype, size) = (tensor.dtype().name(), bytes(tensor.bytes()));
-        let _ = writeln!(text, "{dtype:<5} {:>14} {size:>10}  {}", shape.join(" x "), tensor.name());
+    for group in groups(file.tensors(), all) {
+        let (dtype, size) = (group.dtype, bytes(group.bytes));
+        let times = if group.n == 1 { String::new() } else { format!("{} ×", group.n) };
+        let _ = writeln!(text, "{times:>4} {dtype:<4} {:>12} {size:>9}  {}", group.shape, group.name);
+    }
+    if !all {
+        let n = file.tensors().len();
+        let _ = writeln!(text, "\n{}; --tensors shows each", count(n, "tensor"));
     }
     text
+}
+
+/// Tensors of one name in all layers, of one type and shape.
+struct Group {
+    n: usize,
+    dtype: &'static str,
+    shape: String,
+    /// Of all of them.
+    bytes: usize,
+    name: String,
+}
+
+/// The tensors in the order of the file, those that differ only in their layer as one; each by itself if `all`.
+fn groups(tensors: &[Tensor], all: bool) -> Vec<Group> {
+    let mut groups: Vec<Group> = Vec::new();
+    for tensor in tensors {
+        let shape: Vec<_> = tensor.shape().iter().map(usize::to_string).collect();
+        let (dtype, shape) = (tensor.dtype().name(), shape.join(" x "));
+        let name = if all { tensor.name().to_owned() } else { of_any_layer(tensor.name()) };
+        match groups.iter_mut().find(|g| g.name == name && g.dtype == dtype && g.shape == shape) {
+            Some(group) => {
+                group.n += 1;
+                group.bytes += tensor.bytes();
+            }
+            None => groups.push(Group { n: 1, dtype, shape, bytes: tensor.bytes(), name }),
+        }
+    }
+    groups
+}
+
+/// A tensor's name with `*` in place of the layer's number.
+fn of_any_layer(name: &str) -> String {
+    let is_number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    name.split('.').map(|part| if is_number(part) { "*" } else { part }).collect::<Vec<_>>().join(".")
 }

@@ -7,37 +7,42 @@ mod roofline;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::Context;
 use torchless_kernels::{Isa, Kernels};
 
 use super::output::{emit_json, emit_line};
 use super::plot::{self, Picture};
+use super::values;
 use cases::cases;
 use measure::{Row, measure};
 use roofline::{Roofs, draw};
 
 /// Compare every kernel with the scalar reference: equal or not, and how fast
 ///
-/// All instruction sets of this CPU, on one core. The rows named read are a plain loop over the same memory, timed in turns
+/// All instruction sets of this CPU, on one core: one to three minutes, most of them the scalar reference's, or seconds with a filter
+/// that leaves gemm out. The rows named read are a plain loop over the same memory, timed in turns
 /// with the kernels.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:\n  \
     torchless kernels\n  \
+    torchless kernels --list\n  \
     torchless kernels gemm --only avx2 --json\n  \
     torchless kernels gemv --plot roofline.svg\n\n\
     GB/s counts each byte that a kernel reads or writes once, GMAC/s multiply-adds.")]
 pub struct Args {
     /// Only kernels whose name contains this, e.g. gemm or attn
     filter: Option<String>,
+    /// Print the kernels' names, and measure nothing
+    #[arg(long)]
+    list: bool,
     /// Only these instruction sets (comma-separated); the reference is always among them
-    #[arg(long, value_delimiter = ',', value_name = "ISA")]
-    only: Vec<String>,
+    #[arg(long, value_delimiter = ',', value_name = "ISA", value_parser = values::kernels)]
+    only: Vec<Kernels>,
     /// Batched products of every matrix, not only of three: takes ten minutes, most of them the reference's
     #[arg(long)]
     all: bool,
     /// Seconds to measure each row for
-    #[arg(long, default_value_t = 0.05, value_name = "SECONDS")]
-    time: f64,
+    #[arg(long, default_value = "0.05", value_name = "SECONDS", allow_negative_numbers = true, value_parser = values::seconds)]
+    time: Duration,
     /// Print the rows as a JSON array
     #[arg(long)]
     json: bool,
@@ -53,19 +58,27 @@ pub struct Args {
 /// written.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let kernels = chosen(&args.only)?;
-    let budget = Duration::try_from_secs_f64(args.time).context("--time")?;
-    let picture = args.plot.as_deref().map(|path| Picture::create(path, &[])).transpose()?;
     let mut cases = cases(args.all);
     cases.retain(|(kernel, _)| args.filter.as_ref().is_none_or(|part| kernel.contains(part.as_str())));
     if let (Some(filter), true) = (&args.filter, cases.is_empty()) {
-        anyhow::bail!("no kernel's name contains {filter:?}: see torchless kernels for all of them");
+        anyhow::bail!("no kernel's name contains {filter:?}: `torchless kernels --list` shows all of them");
     }
+    if args.list {
+        let mut names: Vec<_> = cases.iter().map(|(name, _)| *name).collect();
+        names.sort_unstable();
+        names.dedup();
+        emit_line(&names.join("\n"))?;
+        return Ok(());
+    }
+    let picture = args.plot.as_deref().map(|path| Picture::create(path, &[])).transpose()?;
+    // Before and after, because other programs slow down the one or the other.
+    let before = picture.as_ref().map(|_| Roofs::measure());
     if !args.json {
         emit_line(&Row::header())?;
     }
     let mut rows = Vec::new();
     for (kernel, make) in cases {
-        for row in measure(kernel, make(), &kernels, budget) {
+        for row in measure(kernel, make(), &kernels, args.time) {
             if !args.json {
                 emit_line(&row.to_line())?;
             }
@@ -76,7 +89,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         emit_json(&rows)?;
     }
     if let Some(picture) = picture {
-        let roofs = Roofs::measure();
+        let roofs = before.unwrap_or_default().max(Roofs::measure());
         picture.write(roofline::SIZE, |area| draw(area, &rows, &roofs))?;
     }
     let wrong = rows.iter().filter(|row| row.max_ulp != 0).count();
@@ -84,15 +97,13 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn chosen(only: &[String]) -> anyhow::Result<Vec<Kernels>> {
+fn chosen(only: &[Kernels]) -> anyhow::Result<Vec<Kernels>> {
     let mut chosen = vec![Kernels::new(Isa::Scalar)?];
     let others = Isa::ALL.into_iter().filter(|&isa| isa != Isa::Scalar);
     if only.is_empty() {
         chosen.extend(others.filter_map(|isa| Kernels::new(isa).ok()));
     } else {
-        let names = only.iter().map(|name| Ok(Kernels::new(name.parse()?)?));
-        let named: anyhow::Result<Vec<_>> = names.collect();
-        chosen.extend(named?.into_iter().filter(|k| k.isa() != Isa::Scalar));
+        chosen.extend(only.iter().filter(|k| k.isa() != Isa::Scalar));
     }
     Ok(chosen)
 }

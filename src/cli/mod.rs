@@ -22,13 +22,15 @@ mod pull;
 mod report;
 mod sampling;
 mod tokenize;
+mod values;
 
 use std::ffi::OsString;
-use std::io;
+use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::LazyLock;
 
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, Parser, Subcommand};
 use torchless::kernels::{Isa, Kernels};
 
@@ -84,7 +86,11 @@ static LONG_VERSION: LazyLock<String> = LazyLock::new(|| {
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse_from(expand_short_form(std::env::args_os().collect()));
+    let args = expand_short_form(std::env::args_os().collect());
+    let cli = match Cli::try_parse_from(&args) {
+        Ok(cli) => cli,
+        Err(error) => return say(&with_tip(error, &args)),
+    };
     interrupt::listen();
     let result = match cli.command {
         Command::Generate(args) => generate::run(args),
@@ -104,10 +110,51 @@ pub fn main() -> ExitCode {
         // Whoever read our output has seen enough (`torchless … | head -1`).
         Err(e) if is_broken_pipe(&e) => ExitCode::SUCCESS,
         Err(e) => {
+            if let Some(usage) = e.downcast_ref::<clap::Error>() {
+                return say(usage);
+            }
             output::note(format_args!("error: {}", explain::explain(&e)));
             if interrupt::happened() { ExitCode::from(interrupt::exit_code()) } else { ExitCode::FAILURE }
         }
     }
+}
+
+/// Wrong usage that shows only when a command has begun.
+fn wrong_usage(command: &str, kind: ErrorKind, message: impl std::fmt::Display) -> anyhow::Error {
+    let mut cli = Cli::command();
+    cli.build();
+    let error = match cli.find_subcommand_mut(command) {
+        Some(command) => command.error(kind, message),
+        None => cli.error(kind, message),
+    };
+    error.into()
+}
+
+/// Prints what clap has to say: wrong usage to stderr, help and versions to stdout.
+fn say(what: &clap::Error) -> ExitCode {
+    match what.print().and_then(|()| io::stdout().flush()) {
+        Err(e) if !what.use_stderr() && e.kind() != io::ErrorKind::BrokenPipe => {
+            output::note(format_args!("error: stdout: {e}"));
+            ExitCode::FAILURE
+        }
+        _ => ExitCode::from(what.exit_code() as u8),
+    }
+}
+
+/// Says where the model goes when it stands where a text is expected, and the text is one argument too many.
+fn with_tip(mut error: clap::Error, args: &[OsString]) -> clap::Error {
+    let command = args.get(1).and_then(|command| command.to_str());
+    let reads_text = matches!(command, Some("generate" | "tokenize" | "perplexity"));
+    if error.kind() == ErrorKind::UnknownArgument && reads_text {
+        let named = |before: &OsString| matches!(before.to_str(), Some("-m" | "--model"));
+        let mut pairs = args.iter().zip(args.iter().skip(1)).skip(1);
+        let model = pairs.find(|(before, arg)| !named(before) && input::names_model(arg));
+        if let Some((_, model)) = model {
+            let tip = format!("this command takes its model as an option: -m {}", Path::new(model).display());
+            error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip.into()]));
+        }
+    }
+    error
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {

@@ -12,20 +12,41 @@ use torchless::{kernels::Kernels, pull};
 
 use super::output::note;
 use super::progress;
+use super::values::{isa, positive};
 
 /// Which model.
-#[derive(clap::Args)]
+#[derive(clap::Args, Default)]
 pub struct ModelArgs {
-    /// The model file, as `torchless convert` writes it [default: SmolLM2-135M-Instruct, fetched on first use]
-    #[arg(short, long, value_name = "PATH", env = "TORCHLESS_MODEL", hide_env_values = true)]
+    /// The model file, as `torchless convert` writes it [default: $TORCHLESS_MODEL, or SmolLM2-135M-Instruct, which is
+    /// fetched on first use]
+    #[arg(short, long, value_name = "PATH")]
     pub model: Option<PathBuf>,
+}
+
+/// Which model, for commands that have no other thing to name.
+#[derive(clap::Args, Default)]
+pub struct NamedModel {
+    /// The model file; the same as -m
+    #[arg(value_name = "PATH", conflicts_with = "model")]
+    path: Option<PathBuf>,
+    #[command(flatten)]
+    model: ModelArgs,
+}
+
+impl NamedModel {
+    /// The model that is named either way.
+    pub fn either(self) -> ModelArgs {
+        ModelArgs { model: self.path.or(self.model.model) }
+    }
 }
 
 impl ModelArgs {
     /// Where the model is; fetches the default one if that is what is wanted and it is not there yet.
     pub fn path(&self) -> anyhow::Result<PathBuf> {
-        match &self.model {
-            Some(path) => Ok(path.clone()),
+        // Not clap's: to it a variable is an argument given, and in conflict with others.
+        let variable = || std::env::var_os("TORCHLESS_MODEL").filter(|path| !path.is_empty());
+        match self.model.clone().or_else(|| variable().map(PathBuf::from)) {
+            Some(path) => Ok(path),
             None => default_model(),
         }
     }
@@ -64,13 +85,13 @@ fn default_model() -> anyhow::Result<PathBuf> {
 #[command(next_help_heading = "Running")]
 pub struct RunArgs {
     /// Worker threads [default: the CPUs this process may use]
-    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024), allow_negative_numbers = true)]
     threads: Option<u16>,
     /// Positions to make room for, prompt and answer together [default: what is needed]
-    #[arg(short, long, value_name = "N")]
+    #[arg(short, long, value_name = "N", allow_negative_numbers = true, value_parser = positive)]
     pub ctx: Option<usize>,
     /// Instruction set: auto, or one this CPU has; TORCHLESS_ISA does the same
-    #[arg(long, value_name = "NAME", default_value = "auto")]
+    #[arg(long, value_name = "NAME", default_value = "auto", value_parser = isa)]
     isa: String,
     /// What keys and values are kept as [default: f16, but f32 where all weights are]
     #[arg(long, value_enum, value_name = "TYPE")]

@@ -3,15 +3,16 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
+use clap::error::ErrorKind;
 use serde_json::json;
-use torchless::Model;
 use torchless::perplexity::Perplexity;
 use torchless::runtime::Session;
 
-use super::input::read_file;
+use super::input::{is_piped, read_text};
 use super::model::{ModelArgs, RunArgs};
-use super::output::{emit_json, emit_line};
+use super::output::{count, emit_json, emit_line};
 use super::progress;
+use super::wrong_usage;
 
 /// Measure how well the model predicts a text (lower is better)
 ///
@@ -23,10 +24,9 @@ use super::progress;
     --json gives {tokens, nll, ppl, logprobs}: nll in nats a token, ppl = e^nll,\n\
     logprobs[i] = ln p(token i+1 | tokens 0..=i).")]
 pub struct Args {
-    /// A text file (UTF-8)
-    #[arg(required_unless_present = "tokens")]
+    /// A text file (UTF-8); - reads stdin, and so does none where stdin is a pipe
     file: Option<PathBuf>,
-    /// A file of token ids between white space, used as they are: no BOS is added
+    /// A file of token ids between white space, used as they are: no BOS is added; - reads stdin
     #[arg(long, value_name = "FILE", conflicts_with = "file")]
     tokens: Option<PathBuf>,
     #[command(flatten)]
@@ -39,11 +39,20 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> anyhow::Result<()> {
-    let model = args.model.open(false)?;
-    let tokens = match (&args.tokens, &args.file) {
-        (Some(file), _) => read_ids(file)?,
-        (None, Some(file)) => encode_file(&model, file)?,
-        (None, None) => bail!("no file given"),
+    let stdin = Path::new("-");
+    let file = args.file.as_deref().or_else(|| is_piped().then_some(stdin));
+    let open = || args.model.open(false);
+    let (model, tokens) = match (&args.tokens, file) {
+        (Some(ids), _) => (open()?, read_ids(ids)?),
+        (None, Some(file)) => {
+            let model = open()?;
+            let tokens = model.tokenizer().encode(&read_text(file)?, Default::default());
+            (model, tokens)
+        }
+        (None, None) => {
+            let missing = "no text: give a file, or a pipe on stdin";
+            return Err(wrong_usage("perplexity", ErrorKind::MissingRequiredArgument, missing));
+        }
     };
     if tokens.is_empty() {
         bail!("no tokens to predict: the file is empty");
@@ -64,8 +73,8 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         let how =
             if windows > 1 { format!(" in {windows} windows of {}", session.ctx()) } else { String::new() };
         emit_line(&format!(
-            "{} tokens{how}: perplexity {:.4}, {:.4} nats a token",
-            tokens.len(),
+            "{}{how}: perplexity {:.4}, {:.4} nats a token",
+            count(tokens.len(), "token"),
             result.ppl(),
             result.nll()
         ))?;
@@ -74,12 +83,8 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 }
 
 fn read_ids(file: &Path) -> anyhow::Result<Vec<u32>> {
-    let text = read_file(file)?;
+    let text = read_text(file)?;
     let parse =
         |word: &str| word.parse().with_context(|| format!("{}: {word:?} is not a token id", file.display()));
     text.split_whitespace().map(parse).collect()
-}
-
-fn encode_file(model: &Model, file: &Path) -> anyhow::Result<Vec<u32>> {
-    Ok(model.tokenizer().encode(&read_file(file)?, Default::default()))
 }

@@ -1,8 +1,12 @@
 //! What a generation came to, for people and for machines.
 
+use std::str::Utf8Chunk;
+
 use serde_json::{Value, json};
 use torchless::runtime::{FinishReason, Generated, Piece, Timings};
 use torchless::tokenizer::Tokenizer;
+
+use super::output::count;
 
 /// The object `generate --json` prints.
 pub fn generated(prompt: &[u32], result: &Generated) -> Value {
@@ -52,7 +56,11 @@ pub fn piece(piece: &Piece, tokenizer: &Tokenizer) -> Value {
 /// How probable a token was, where that was asked for.
 #[expect(clippy::indexing_slicing, reason = "indexing is how a JSON object gets a member")]
 pub fn logprobs(piece: &Piece, tokenizer: &Tokenizer) -> Option<Value> {
-    let entry = |id, logprob| json!({"token": id, "piece": tokenizer.piece(id), "logprob": logprob});
+    let entry = |id, logprob| {
+        let bytes = tokenizer.bytes_of(id).unwrap_or_default();
+        let text = String::from_utf8_lossy(&bytes);
+        json!({"token": id, "piece": tokenizer.piece(id), "text": text, "bytes": bytes, "logprob": logprob})
+    };
     let logprobs = piece.logprobs.as_ref()?;
     let mut object = entry(piece.token, logprobs.chosen);
     object["top"] = logprobs.top.iter().map(|&(id, logprob)| entry(id, logprob)).collect();
@@ -81,15 +89,31 @@ fn timings_json(timings: &Timings) -> Value {
     })
 }
 
-/// One line.
+/// The text of a token on one line: what cannot be seen is escaped, and bytes that are no text are `\xE2`.
+pub fn shown(tokenizer: &Tokenizer, id: u32) -> String {
+    let bytes = tokenizer.bytes_of(id).unwrap_or_default();
+    let part = |chunk: Utf8Chunk| {
+        let bytes: String = chunk.invalid().iter().map(|byte| format!("\\x{byte:02X}")).collect();
+        chunk.valid().escape_debug().to_string() + &bytes
+    };
+    bytes.utf8_chunks().map(part).collect()
+}
+
+/// One line, of 80 characters at most but for very long texts.
 pub fn timings(result: &Generated) -> String {
     let t = &result.timings;
+    // Of nothing there is no rate.
+    let part = |n: usize, rate: f64| match n {
+        0 => "no tokens".to_owned(),
+        _ => format!("{}, {rate:.1}/s", count(n, "token")),
+    };
+    let first = match result.tokens.len() {
+        0 => String::new(),
+        _ => format!("; first after {:.0} ms", t.first_token.as_secs_f64() * 1e3),
+    };
     format!(
-        "prompt: {} tokens, {:.1} tokens/s; answer: {} tokens, {:.1} tokens/s; first token after {:.0} ms",
-        t.prompt_tokens,
-        t.prompt_tokens_per_s(),
-        result.tokens.len(),
-        t.tokens_per_s(),
-        t.first_token.as_secs_f64() * 1e3
+        "prompt: {}; answer: {}{first}",
+        part(t.prompt_tokens, t.prompt_tokens_per_s()),
+        part(result.tokens.len(), t.tokens_per_s())
     )
 }

@@ -1,11 +1,14 @@
 //! Options on how tokens are chosen.
 
+use std::hash::{BuildHasher, RandomState};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use torchless::sampling::{Grammar, Mirostat, Sampling};
 
 use super::input::read_file;
+use super::output::note;
+use super::values::{Seed, count, json_or_file, logit_bias, seed, setting};
 
 /// How to choose tokens. The steps are applied in the order listed here, temperature last.
 #[derive(clap::Args)]
@@ -15,50 +18,59 @@ pub struct SamplingArgs {
     #[arg(short = 'l', long, value_name = "ID±BIAS", value_parser = logit_bias)]
     logit_bias: Vec<(u32, f32)>,
     /// Divide the logits of recent tokens; 1 changes nothing
-    #[arg(long, value_name = "X", default_value_t = Sampling::default().repeat_penalty)]
+    #[arg(long, value_name = "X", default_value_t = Sampling::default().repeat_penalty, allow_negative_numbers = true,
+        value_parser = |text: &str| setting(text, |s, x| s.penalties(x, 0.0, 0.0)))]
     repeat_penalty: f32,
     /// Subtract X from a recent token's logit as often as it occurred
-    #[arg(long, value_name = "X", default_value_t = Sampling::default().frequency_penalty, allow_negative_numbers = true)]
+    #[arg(long, value_name = "X", default_value_t = Sampling::default().frequency_penalty, allow_negative_numbers = true,
+        value_parser = |text: &str| setting(text, |s, x| s.penalties(1.0, x, 0.0)))]
     frequency_penalty: f32,
     /// Subtract X from each recent token's logit
-    #[arg(long, value_name = "X", default_value_t = Sampling::default().presence_penalty, allow_negative_numbers = true)]
+    #[arg(long, value_name = "X", default_value_t = Sampling::default().presence_penalty, allow_negative_numbers = true,
+        value_parser = |text: &str| setting(text, |s, x| s.penalties(1.0, 0.0, x)))]
     presence_penalty: f32,
     /// How many tokens are recent
-    #[arg(long, value_name = "N", default_value_t = Sampling::default().repeat_last_n)]
+    #[arg(long, value_name = "N", default_value_t = Sampling::default().repeat_last_n, allow_negative_numbers = true, value_parser = count)]
     repeat_last_n: usize,
     /// Keep the K most likely tokens; 0 keeps all
-    #[arg(long, value_name = "K", default_value_t = Sampling::default().top_k)]
+    #[arg(long, value_name = "K", default_value_t = Sampling::default().top_k, allow_negative_numbers = true, value_parser = count)]
     top_k: usize,
     /// Keep the tokens of most typical surprise that together have probability P; 1 keeps all
-    #[arg(long, value_name = "P", default_value_t = Sampling::default().typical_p)]
+    #[arg(long, value_name = "P", default_value_t = Sampling::default().typical_p, allow_negative_numbers = true,
+        value_parser = |text: &str| setting(text, Sampling::typical_p))]
     typical: f32,
     /// Keep the most likely tokens that together have probability P; 1 keeps all
-    #[arg(long, value_name = "P", default_value_t = Sampling::default().top_p)]
+    #[arg(long, value_name = "P", default_value_t = Sampling::default().top_p, allow_negative_numbers = true,
+        value_parser = |text: &str| setting(text, Sampling::top_p))]
     top_p: f32,
     /// Keep tokens at least P times as likely as the most likely; 0 keeps all
-    #[arg(long, value_name = "P", default_value_t = Sampling::default().min_p)]
+    #[arg(long, value_name = "P", default_value_t = Sampling::default().min_p, allow_negative_numbers = true,
+        value_parser = |text: &str| setting(text, Sampling::min_p))]
     min_p: f32,
     /// Temperature; 0 always takes the most likely token
-    #[arg(long, value_name = "T", default_value_t = Sampling::default().temperature)]
+    #[arg(long, value_name = "T", default_value_t = Sampling::default().temperature, allow_negative_numbers = true,
+        value_parser = |text: &str| setting(text, Sampling::temperature))]
     temp: f32,
     /// 2: Mirostat 2 in place of top-k, typical, top-p and min-p; 0: without
     #[arg(long, value_name = "0|2", default_value = "0", value_parser = ["0", "2"], hide_possible_values = true)]
     mirostat: String,
     /// Mirostat's aim: surprise in bits a token
-    #[arg(long, value_name = "BITS", default_value_t = Mirostat::default().tau)]
+    #[arg(long, value_name = "BITS", default_value_t = Mirostat::default().tau, allow_negative_numbers = true,
+        value_parser = |text: &str| setting(text, |s, tau| s.mirostat(Mirostat { tau, ..Mirostat::default() })))]
     mirostat_ent: f32,
     /// How fast Mirostat learns
-    #[arg(long, value_name = "X", default_value_t = Mirostat::default().eta)]
+    #[arg(long, value_name = "X", default_value_t = Mirostat::default().eta, allow_negative_numbers = true,
+        value_parser = |text: &str| setting(text, |s, eta| s.mirostat(Mirostat { eta, ..Mirostat::default() })))]
     mirostat_lr: f32,
     /// Have the text be JSON of this schema: JSON, or a file
-    #[arg(short, long, value_name = "JSON|FILE", group = "form")]
+    #[arg(short, long, value_name = "JSON|FILE", group = "form", value_parser = json_or_file)]
     json_schema: Option<String>,
     /// Have the text be of this grammar: a file in Lark's notation
     #[arg(long, value_name = "FILE", group = "form")]
     grammar_file: Option<PathBuf>,
-    /// Seed of the random choices; in a chat each turn adds 1
-    #[arg(long, value_name = "N", default_value_t = Sampling::default().seed)]
-    seed: u64,
+    /// Seed of the random choices, or random (-1) for another one each time, which is said on stderr; in a chat each turn adds 1
+    #[arg(long, value_name = "N|random", default_value = "0", allow_negative_numbers = true, value_parser = seed)]
+    seed: Seed,
 }
 
 /// An error of a grammar names the file that it came from.
@@ -101,6 +113,10 @@ impl SamplingArgs {
 
     /// The settings that are asked for, checked.
     pub fn settings(self) -> anyhow::Result<Sampling> {
+        let seed = match self.seed {
+            Seed::Fixed(seed) => seed,
+            Seed::Random => random_seed(),
+        };
         let mirostat = Mirostat { tau: self.mirostat_ent, eta: self.mirostat_lr };
         let settings = Sampling {
             logit_bias: self.logit_bias,
@@ -114,18 +130,17 @@ impl SamplingArgs {
             min_p: self.min_p,
             temperature: self.temp,
             mirostat: (self.mirostat == "2").then_some(mirostat),
-            seed: self.seed,
+            seed,
         };
         settings.check()?;
         Ok(settings)
     }
 }
 
-/// `ID+BIAS` or `ID-BIAS`, as llama.cpp has it.
-fn logit_bias(text: &str) -> Result<(u32, f32), String> {
-    let parse = || {
-        let (id, bias) = text.split_at(text.find(['+', '-'])?);
-        Some((id.parse().ok()?, bias.parse().ok()?))
-    };
-    parse().ok_or_else(|| "write a token's id and what to add: 1234+1.5, or 1234-inf".to_owned())
+/// A seed that was not there before, told so that the text can be had again.
+fn random_seed() -> u64 {
+    // The standard library's hash maps begin with random keys. 32 bits are easy to type, and exact in every reader of JSON.
+    let seed = RandomState::new().hash_one(0) >> 32;
+    note(format_args!("seed: {seed}"));
+    seed
 }

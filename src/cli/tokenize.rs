@@ -1,29 +1,33 @@
 //! `torchless tokenize`: text to token ids and back.
 
 use anyhow::{Context, bail};
+use clap::error::ErrorKind;
 use serde_json::json;
 use torchless::tokenizer::{EncodeOptions, Tokenizer};
 
-use super::input::read_stdin;
+use super::input::{is_piped, read_stdin};
 use super::model::ModelArgs;
 use super::output::{emit, emit_json, emit_line};
+use super::report::shown;
+use super::wrong_usage;
 
 /// Show the tokens of a text, or the text of tokens
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  \
     torchless tokenize \"Hello world\"\n  \
-    torchless tokenize --stdin --json < book.txt\n  \
+    torchless tokenize --json < book.txt\n  \
     torchless tokenize --decode \"504 3575 282 4649 314\"\n\n\
-    --json gives {ids, pieces}, or {text} with --decode.")]
+    --json gives {ids, pieces, tokens: [{id, token, bytes}]}, or {text} with --decode. Pieces are as the vocabulary spells \
+    them, tokens as text.")]
 pub struct Args {
-    /// The text
-    #[arg(required_unless_present_any = ["stdin", "decode"], conflicts_with_all = ["stdin", "decode"])]
+    /// The text; - reads it from stdin, and so does none where stdin is a pipe
+    #[arg(conflicts_with_all = ["stdin", "decode"])]
     text: Option<String>,
     /// Read the text (or, with --decode -, the ids) from stdin
     #[arg(long)]
     stdin: bool,
     /// Token ids to turn into text, between commas or white space; - reads them from stdin
-    #[arg(long, value_name = "IDS")]
+    #[arg(long, value_name = "IDS", allow_negative_numbers = true, value_parser = ids)]
     decode: Option<String>,
     /// Do not begin with BOS where the model would
     #[arg(long)]
@@ -39,22 +43,31 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> anyhow::Result<()> {
+    if args.text.is_none() && !args.stdin && args.decode.is_none() && !is_piped() {
+        let missing = "no text: give one between quotes, or a pipe on stdin";
+        return Err(wrong_usage("tokenize", ErrorKind::MissingRequiredArgument, missing));
+    }
     let model = args.model.open(false)?;
     let tokenizer = model.tokenizer();
     if let Some(ids) = &args.decode {
         let ids = if ids == "-" { read_stdin()? } else { ids.clone() };
         return decode(tokenizer, &parse_ids(&ids)?, &args);
     }
-    let text = match &args.text {
-        Some(text) => text.clone(),
-        None => read_stdin()?,
+    let text = match args.text.as_deref() {
+        None | Some("-") => read_stdin()?,
+        Some(text) => text.to_owned(),
     };
     let ids = tokenizer.encode(&text, EncodeOptions { bos: !args.no_bos, special: args.special });
-    let pieces: Vec<_> = ids.iter().map(|&id| tokenizer.piece(id).unwrap_or_default()).collect();
     if args.json {
-        emit_json(&json!({ "ids": ids, "pieces": pieces }))?;
+        let pieces: Vec<_> = ids.iter().map(|&id| tokenizer.piece(id).unwrap_or_default()).collect();
+        let token = |&id: &u32| {
+            let bytes = tokenizer.bytes_of(id).unwrap_or_default();
+            json!({ "id": id, "token": String::from_utf8_lossy(&bytes), "bytes": bytes })
+        };
+        let tokens: Vec<_> = ids.iter().map(token).collect();
+        emit_json(&json!({ "ids": ids, "pieces": pieces, "tokens": tokens }))?;
     } else {
-        let lines = ids.iter().zip(&pieces).map(|(id, piece)| format!("{id}\t{}\n", piece.escape_debug()));
+        let lines = ids.iter().map(|&id| format!("{id}\t{}\n", shown(tokenizer, id)));
         emit(&lines.collect::<String>())?;
     }
     Ok(())
@@ -73,6 +86,14 @@ fn decode(tokenizer: &Tokenizer, ids: &[u32], args: &Args) -> anyhow::Result<()>
         false => emit_line(&text)?,
     }
     Ok(())
+}
+
+/// Ids on the command line, or `-`.
+fn ids(text: &str) -> Result<String, String> {
+    if text != "-" {
+        parse_ids(text).map_err(|e| e.to_string())?;
+    }
+    Ok(text.to_owned())
 }
 
 fn parse_ids(text: &str) -> anyhow::Result<Vec<u32>> {

@@ -76,6 +76,17 @@ impl Decoder {
 }
 
 impl Tokenizer {
+    /// The bytes of text that `id` stands for: not always whole characters. A special token is spelled out; `None` where the
+    /// vocabulary has no such id.
+    pub fn bytes_of(&self, id: u32) -> Option<Vec<u8>> {
+        let piece = self.piece(id)?;
+        let mut bytes = Vec::new();
+        if !self.push_text(id, &mut bytes) {
+            bytes.extend_from_slice(piece.as_bytes());
+        }
+        Some(bytes)
+    }
+
     /// Appends the bytes of text that `id` stands for; false if it stands for none, as special tokens and holes do.
     pub(crate) fn push_text(&self, id: u32, out: &mut Vec<u8>) -> bool {
         let (Some(class), Some(piece)) = (self.vocab.class(id), self.piece(id)) else {

@@ -17,6 +17,8 @@ const LEGEND: u32 = 210;
 const BAR: u32 = 46;
 /// Pixels above a panel's bars.
 const BAR_TITLE: u32 = 36;
+/// Pixels of the scale below a panel's bars.
+const SCALE: u32 = 34;
 
 /// Pixels that explain the bars.
 const NOTE: u32 = 30;
@@ -154,7 +156,7 @@ impl<'r> Panel<'r> {
 
     /// Pixels that it takes.
     fn height(&self, by_depth: bool) -> u32 {
-        if by_depth { CHART } else { BAR_TITLE + BAR * self.rows().count() as u32 }
+        if by_depth { CHART } else { BAR_TITLE + BAR * self.rows().count() as u32 + SCALE }
     }
 
     fn bars(&self) -> impl Iterator<Item = (&Series<'r>, &'r Row<'r>)> {
@@ -186,6 +188,26 @@ impl<'r> Panel<'r> {
             }
             area.draw(&Rectangle::new(bar(row.tokens_per_s), series.colour.filled()))?;
             y += BAR as i32;
+        }
+        self.draw_scale(area, y, width)
+    }
+
+    /// Tokens a second below the bars, each of `width` pixels.
+    fn draw_scale(&self, area: &Area, y: i32, width: f64) -> anyhow::Result<()> {
+        area.draw(&PathElement::new([(20, y), (WIDTH as i32 - 20, y)], GREY))?;
+        let step = round_up(self.top() / 6.0);
+        let marks = (0..).map(|i| f64::from(i) * step).take_while(|&at| at <= self.top());
+        for at in marks {
+            let x = 20 + (at * width).round() as i32;
+            area.draw(&PathElement::new([(x, y), (x, y + 5)], GREY))?;
+            let text = if at == 0.0 { "0".to_owned() } else { number(at) };
+            write(
+                area,
+                &text,
+                (x, y + 14),
+                font(11.0, GREY),
+                if at == 0.0 { HPos::Left } else { HPos::Center },
+            )?;
         }
         Ok(())
     }
@@ -371,6 +393,9 @@ mod tests {
             "tg9, 1 thread",
             "tg9, 2 threads",
             "60.0 ± 0.00 tokens/s, 50 % of the 120 that memory allows",
+            "0",
+            "20.0",
+            "120",
         ] {
             assert!(texts.iter().any(|found| found == text), "{text:?} is not in {texts:?}");
         }

@@ -5,24 +5,25 @@ use std::io;
 
 use serde_json::{Map, Value};
 use torchless::bench::Test;
+use torchless::runtime::SessionOptions;
 
 use super::{Format, Row, Setting};
-use crate::cli::output::{bytes, emit_json, emit_line};
+use crate::cli::output::{bytes, count, emit_json, emit_line};
 
 /// Prints each row of a table as soon as it is known; JSON at the end.
 pub struct Report<'a> {
     format: Format,
     setting: &'a Setting,
     rows: Vec<Row<'a>>,
-    model_width: usize,
+    isa_width: usize,
     test_width: usize,
 }
 
 impl<'a> Report<'a> {
-    pub fn new(format: Format, setting: &'a Setting, tests: &[Test]) -> Self {
+    pub fn new(format: Format, setting: &'a Setting, tests: &[Test], options: &[SessionOptions]) -> Self {
         let test_width = tests.iter().map(|test| test.to_string().len()).max().unwrap_or(0).max(4);
-        let model_width = setting.model.chars().count().max(5);
-        Self { format, setting, rows: Vec::new(), model_width, test_width }
+        let isa_width = options.iter().map(|o| o.kernels.isa().name().len()).max().unwrap_or(0).max(4);
+        Self { format, setting, rows: Vec::new(), isa_width, test_width }
     }
 
     pub fn add(&mut self, row: Row<'a>) -> io::Result<()> {
@@ -30,10 +31,13 @@ impl<'a> Report<'a> {
             Format::Json => (),
             Format::Md => {
                 if self.rows.is_empty() {
-                    let columns = ["model", "size", "params", "isa", "threads", "test"];
-                    self.emit_columns(columns, ["t/s", "GB/s", "of memory"])?;
-                    let (model, test) = ("-".repeat(self.model_width), "-".repeat(self.test_width - 1) + ":");
-                    let left = [&model, "--------:", "--------:", "----------", "------:", &test];
+                    // What is the same in all rows is no column: a table fits a terminal of 80.
+                    let Setting { model, model_bytes, model_params, .. } = self.setting;
+                    let (size, params) = (bytes(*model_bytes), params(*model_params));
+                    emit_line(&format!("{model}: {size}, {params} parameters\n"))?;
+                    self.emit_columns(["isa", "threads", "test"], ["t/s", "GB/s", "of memory"])?;
+                    let (isa, test) = ("-".repeat(self.isa_width), "-".repeat(self.test_width - 1) + ":");
+                    let left = [&isa, "------:", &test];
                     self.emit_columns(left, ["---------------:", "-----:", "--------:"])?;
                 }
                 self.emit_row(&row)?;
@@ -61,7 +65,6 @@ impl<'a> Report<'a> {
     }
 
     fn emit_row(&self, row: &Row) -> io::Result<()> {
-        let (size, params) = (bytes(self.setting.model_bytes), params(self.setting.model_params));
         let threads = row.threads.to_string();
         let rate = format!("{:.2} ± {:.2}", row.tokens_per_s, row.stddev);
         // A prompt is limited by arithmetic, and its share of the memory's speed would only mislead.
@@ -69,18 +72,13 @@ impl<'a> Report<'a> {
             0 => (format!("{:.1}", row.gb_per_s), format!("{:.0} %", 100.0 * row.bandwidth_share)),
             _ => ("–".to_owned(), "–".to_owned()),
         };
-        self.emit_columns(
-            [&self.setting.model, &size, &params, row.isa, &threads, &row.test],
-            [&rate, &gb, &share],
-        )
+        self.emit_columns([row.isa, &threads, &row.test], [&rate, &gb, &share])
     }
 
-    fn emit_columns(&self, left: [&str; 6], right: [&str; 3]) -> io::Result<()> {
-        let ([model, size, params, isa, threads, test], [rate, gb, share]) = (left, right);
-        let (m, t) = (self.model_width, self.test_width);
-        emit_line(&format!(
-            "| {model:<m$} | {size:>9} | {params:>9} | {isa:<10} | {threads:>7} | {test:>t$} | {rate:>16} | {gb:>6} | {share:>9} |"
-        ))
+    fn emit_columns(&self, left: [&str; 3], right: [&str; 3]) -> io::Result<()> {
+        let ([isa, threads, test], [rate, gb, share]) = (left, right);
+        let (i, t) = (self.isa_width, self.test_width);
+        emit_line(&format!("| {isa:<i$} | {threads:>7} | {test:>t$} | {rate:>16} | {gb:>6} | {share:>9} |"))
     }
 
     fn footer(&self) -> String {
@@ -90,13 +88,13 @@ impl<'a> Report<'a> {
             *fastest = fastest.max(row.memory_gb_per_s);
         }
         let memory: Vec<_> =
-            memory.iter().map(|(threads, gb)| format!("{gb:.1} GB/s on {threads}")).collect();
+            memory.iter().map(|(&n, gb)| format!("{gb:.1} GB/s on {}", count(n, "thread"))).collect();
         let most = |bytes: fn(&Row) -> Option<usize>| self.rows.iter().filter_map(bytes).max();
         let anonymous = most(|row| row.resident_anonymous_bytes);
         let huge = most(|row| row.resident_file_huge_bytes).unwrap_or_default();
         let resident = match (anonymous, most(|row| row.resident_file_bytes)) {
             (Some(own), Some(file)) => format!(
-                "; in RAM: {} of its own, {} of files, {} of that in huge pages",
+                "\nin RAM: {} of its own, {} of files, {} of that in huge pages",
                 bytes(own),
                 bytes(file),
                 bytes(huge)
@@ -108,8 +106,8 @@ impl<'a> Report<'a> {
         let cpu = cpu.as_deref().unwrap_or("unknown CPU");
         format!(
             "model opened in {load_ms:.0} ms{resident}\n\
-             memory read by a plain loop: {} thread(s)\n\
-             torchless {version} ({revision}), kv {kv}, {cpu}",
+             memory read by a plain loop: {}\n\
+             torchless {version} ({revision}), kv {kv}\n{cpu}",
             memory.join(", ")
         )
     }

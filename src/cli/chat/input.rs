@@ -4,9 +4,14 @@ use std::io::{BufRead, IsTerminal, Read, stderr, stdin};
 use std::path::PathBuf;
 
 use anyhow::Context;
-use rustyline::config::{Behavior, Config};
+use rustyline::completion::Completer;
+use rustyline::config::{Behavior, CompletionType, Config};
 use rustyline::error::ReadlineError;
-use rustyline::{Cmd, DefaultEditor, KeyCode, KeyEvent, Modifiers};
+use rustyline::highlight::Highlighter;
+use rustyline::hint::Hinter;
+use rustyline::history::FileHistory;
+use rustyline::validate::Validator;
+use rustyline::{Cmd, Editor, Helper, KeyCode, KeyEvent, Modifiers};
 
 use crate::cli::input::{MAX_TEXT, check_size, utf8};
 use crate::cli::interrupt;
@@ -23,7 +28,7 @@ pub enum Said {
 
 /// Where it comes from.
 pub enum Input {
-    Editor { editor: Box<DefaultEditor>, history: Option<PathBuf> },
+    Editor { editor: Box<Editor<Commands, FileHistory>>, history: Option<PathBuf> },
     Stdin,
 }
 
@@ -35,18 +40,23 @@ enum Line {
 }
 
 impl Input {
-    /// A line editor at a terminal, otherwise stdin.
-    pub fn open() -> anyhow::Result<Self> {
+    /// A line editor at a terminal, otherwise stdin. With `keep` it knows the lines of other times, and keeps those of this.
+    pub fn open(keep: bool) -> anyhow::Result<Self> {
         if !stdin().is_terminal() {
             return Ok(Self::Stdin);
         }
         // The prompt goes to the terminal even where stdout does not.
         #[cfg(unix)]
         keep_terminal();
-        let config = Config::builder().behavior(Behavior::PreferTerm).auto_add_history(false).build();
-        let mut editor = DefaultEditor::with_config(config).context("the terminal")?;
+        let config = Config::builder()
+            .behavior(Behavior::PreferTerm)
+            .auto_add_history(false)
+            .completion_type(CompletionType::List)
+            .build();
+        let mut editor = Editor::with_config(config).context("the terminal")?;
+        editor.set_helper(Some(Commands));
         editor.bind_sequence(KeyEvent(KeyCode::Enter, Modifiers::ALT), Cmd::Newline);
-        let history = history_file();
+        let history = if keep { history_file() } else { None };
         if let Some(file) = &history {
             // There is none the first time.
             let _ = editor.load_history(file);
@@ -99,6 +109,39 @@ impl Input {
         }
     }
 }
+
+/// The commands of a chat, to complete on Tab; a space follows those that take something.
+const COMMANDS: [&str; 10] =
+    ["/help", "/reset", "/system ", "/trim ", "/save ", "/load ", "/stats", "/quit", "/exit", "/bye"];
+
+/// What completes commands.
+pub struct Commands;
+
+/// The commands that begin as a line does up to the cursor.
+fn completions(typed: &str) -> Vec<&'static str> {
+    COMMANDS.into_iter().filter(|name| typed.starts_with('/') && name.starts_with(typed)).collect()
+}
+
+impl Completer for Commands {
+    type Candidate = &'static str;
+
+    fn complete(
+        &self,
+        line: &str,
+        cursor: usize,
+        _: &rustyline::Context<'_>,
+    ) -> rustyline::Result<(usize, Vec<&'static str>)> {
+        Ok((0, completions(line.get(..cursor).unwrap_or(line))))
+    }
+}
+
+impl Hinter for Commands {
+    type Hint = String;
+}
+
+impl Highlighter for Commands {}
+impl Validator for Commands {}
+impl Helper for Commands {}
 
 /// Has a signal that ends the process leave the terminal as it is now: the editor changes it while a line is typed.
 #[cfg(unix)]
@@ -210,6 +253,19 @@ mod tests {
         assert_eq!(said("\"\"\"one\"\"\""), [message("one")]);
         // The end of the input ends a message too.
         assert_eq!(said("\"\"\"one\ntwo"), [message("one\ntwo\n")]);
+    }
+
+    #[test]
+    fn commands_are_completed() {
+        assert_eq!(completions("/s"), ["/system ", "/save ", "/stats"]);
+        assert_eq!(completions("/tr"), ["/trim "]);
+        for nothing in ["", "s", "/no", "/save x"] {
+            assert_eq!(completions(nothing), [""; 0], "{nothing}");
+        }
+        for line in crate::cli::chat::HELP.lines().filter(|line| line.starts_with('/')) {
+            let name = line.split_whitespace().next().unwrap();
+            assert!(COMMANDS.iter().any(|known| known.trim_end() == name), "{name}");
+        }
     }
 
     #[test]

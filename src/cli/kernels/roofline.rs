@@ -23,14 +23,18 @@ const MEMORY: usize = 256 << 20;
 /// What the first-level cache holds.
 const CACHE: usize = 16 << 10;
 
+/// Times that the roofs are measured, each for a moment.
+const PASSES: usize = 3;
+
 /// What one core reads here with a plain loop, in 10⁹ bytes a second.
+#[derive(Default, Clone, Copy)]
 pub struct Roofs {
     pub memory: f64,
     pub cache: f64,
 }
 
 impl Roofs {
-    /// Measures them.
+    /// Measures them, in several passes of which the best counts: others use the memory too.
     pub fn measure() -> Self {
         let bytes = vec![1u8; MEMORY];
         let speed = |bytes: &[u8]| {
@@ -40,7 +44,13 @@ impl Roofs {
             }
             bytes.len() as f64 * 1e-9 / timer.fastest
         };
-        Self { memory: speed(&bytes), cache: speed(&bytes[..CACHE]) }
+        let pass = |_| Self { memory: speed(&bytes), cache: speed(&bytes[..CACHE]) };
+        (0..PASSES).map(pass).fold(Self::default(), Self::max)
+    }
+
+    /// The higher of each.
+    pub fn max(self, other: Self) -> Self {
+        Self { memory: self.memory.max(other.memory), cache: self.cache.max(other.cache) }
     }
 }
 
@@ -97,6 +107,12 @@ struct Best<'r> {
 pub fn draw(area: &Area, rows: &[Row], roofs: &Roofs) -> anyhow::Result<()> {
     let rows: Vec<_> = rows.iter().filter(|row| row.goperations_per_s > 0.0).collect();
     let best = best(&rows);
+    // The plain loop is not what a cache can do at most: a kernel with wider registers reads more of it, and stands below its
+    // own roof.
+    let speed = |row: &&Row| row.goperations_per_s / row.operations_a_byte;
+    let fastest = rows.iter().copied().max_by(|a, b| speed(a).total_cmp(&speed(b)));
+    let fastest = fastest.filter(|row| speed(row) > roofs.cache);
+    let roofs = &Roofs { cache: fastest.map_or(roofs.cache, |row| speed(&row)), ..*roofs };
     let cpu = cpu_name().unwrap_or_else(|| "unknown CPU".to_owned());
     let isas: Vec<_> = best.iter().map(|best| best.isa).collect();
     header(
@@ -107,7 +123,7 @@ pub fn draw(area: &Area, rows: &[Row], roofs: &Roofs) -> anyhow::Result<()> {
     let (_, below) = area.split_vertically(HEADER);
     let (left, right) = below.split_horizontally(SIZE.0 - LEGEND);
     draw_chart(&left, &rows, &best, roofs)?;
-    draw_legend(&right, &best, roofs)
+    draw_legend(&right, &best, roofs, fastest)
 }
 
 /// The fastest row of each instruction set, in the order in which they first appear; of products, where there are any.
@@ -165,7 +181,7 @@ fn draw_chart(area: &Area, rows: &[&Row], best: &[Best], roofs: &Roofs) -> anyho
     Ok(())
 }
 
-fn draw_legend(area: &Area, best: &[Best], roofs: &Roofs) -> anyhow::Result<()> {
+fn draw_legend(area: &Area, best: &[Best], roofs: &Roofs, fastest: Option<&Row>) -> anyhow::Result<()> {
     let mut y = 16;
     let mut line =
         |text: &str, style: TextStyle, x: i32, sign: Option<&dyn Fn(i32) -> anyhow::Result<()>>| {
@@ -190,13 +206,21 @@ fn draw_legend(area: &Area, best: &[Best], roofs: &Roofs) -> anyhow::Result<()> 
         line(name, small.clone(), 22, Some(&|y| Ok(area.draw(&kind.marker((7, y), GREY))?)))?;
     }
     line("", small.clone(), 0, None)?;
-    line("Roofs, as a plain loop reads here", title, 0, None)?;
-    for (name, speed, width) in [("memory", roofs.memory, 2), ("first-level cache", roofs.cache, 1)] {
+    line("Roofs, the best of several passes", title, 0, None)?;
+    let (kib, mib) = (CACHE >> 10, MEMORY >> 20);
+    let plain = "read by a plain loop".to_owned();
+    let (cache, reader) = match fastest {
+        Some(row) => ("caches".to_owned(), format!("read by {} ({})", row.kernel, row.isa)),
+        None => (format!("first-level cache, {kib} KiB"), plain.clone()),
+    };
+    let roofs = [(format!("memory, {mib} MiB"), roofs.memory, 2, plain), (cache, roofs.cache, 1, reader)];
+    for (name, speed, width, reader) in roofs {
         let sign = |y| {
             let stroke = ShapeStyle::from(INK).stroke_width(width);
             Ok(area.draw(&PathElement::new([(0, y + 5), (14, y - 5)], stroke))?)
         };
         line(&format!("{name}: {} GB/s", number(speed)), small.clone(), 22, Some(&sign))?;
+        line(&reader, font(11.0, GREY), 22, None)?;
     }
     Ok(())
 }
@@ -254,9 +278,23 @@ mod tests {
         assert!(b.0 - a.0 > 20.0 && (b.0 - a.0 - (c.0 - b.0)).abs() <= 1.0, "{scalar:?}");
         assert!(a.1 - b.1 > 20.0 && (a.1 - b.1 - (b.1 - c.1)).abs() <= 1.0, "{scalar:?}");
         let texts: Vec<_> = xml.descendants().filter_map(|n| n.text()).map(str::trim).collect();
-        for text in
-            ["scalar: 100 · 10⁹/s", "avx2: 300 · 10⁹/s", "memory: 20.0 GB/s", "first-level cache: 100 GB/s"]
-        {
+        for text in [
+            "scalar: 100 · 10⁹/s",
+            "avx2: 300 · 10⁹/s",
+            "memory, 256 MiB: 20.0 GB/s",
+            "first-level cache, 16 KiB: 100 GB/s",
+        ] {
+            assert!(texts.contains(&text), "{text} is not in {texts:?}");
+        }
+    }
+
+    #[test]
+    fn no_point_lies_above_the_roofs() {
+        let rows = [row("gemv_i8", "avx2", 1.0, 50.0), row("attn_scores_f32", "avx2", 0.25, 100.0)];
+        let svg = svg(SIZE, |area| draw(area, &rows, &Roofs { memory: 20.0, cache: 100.0 })).unwrap();
+        let xml = Document::parse(&svg).unwrap();
+        let texts: Vec<_> = xml.descendants().filter_map(|n| n.text()).map(str::trim).collect();
+        for text in ["caches: 400 GB/s", "read by attn_scores_f32 (avx2)"] {
             assert!(texts.contains(&text), "{text} is not in {texts:?}");
         }
     }
