@@ -559,3 +559,21 @@ fn help_of_every_command_has_an_example() {
         assert!(help.contains(&format!("torchless {command}")) && help.contains("Example"), "{help}");
     }
 }
+
+#[test]
+fn a_chat_template_that_cannot_be_used_is_noted() {
+    let folder = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(fixture("llama3-hf")).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, folder.path().join(path.file_name().unwrap())).unwrap();
+    }
+    std::fs::write(folder.path().join("chat_template.jinja"), "{% if %}").unwrap();
+    let model = folder.path().join("model.bin");
+    let (folder, model) = (folder.path().to_str().unwrap(), model.to_str().unwrap());
+    for args in [["convert", folder, model].as_slice(), &["inspect", model]] {
+        let output = torchless(args);
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{stderr}");
+        assert_eq!(stderr.matches("note: the chat template").count(), 1, "{args:?}: {stderr}");
+    }
+}

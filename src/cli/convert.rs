@@ -3,10 +3,12 @@
 use std::path::PathBuf;
 
 use anyhow::bail;
+use torchless::Model;
 use torchless::arch::{SHAPES, shape};
 use torchless::format::convert::{Progress, Quant, convert};
 use torchless::format::synthetic::write_synthetic;
 
+use super::model::note_chat_template;
 use super::output;
 use super::progress;
 
@@ -48,6 +50,10 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     drop(bar);
     for note in &report.notes {
         output::note(format_args!("note: {note}"));
+    }
+    // What was written is whole, whether or not it can be opened here.
+    if let Ok(model) = Model::open(&args.dst) {
+        note_chat_template(&model);
     }
     let size = output::bytes(report.bytes as usize);
     output::note(format_args!("{}: {} tensors, {size}", args.dst.display(), report.tensors));

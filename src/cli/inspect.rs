@@ -9,7 +9,7 @@ use torchless::format::bin::Tensor;
 use torchless::runtime::{Memory, Session};
 use torchless::tokenizer::Kind;
 
-use super::model::{ModelArgs, RunArgs};
+use super::model::{ModelArgs, RunArgs, note_chat_template};
 use super::output::{bytes, emit, emit_json};
 
 /// Show a model's configuration, tokenizer, tensors, and the memory it needs
@@ -35,6 +35,7 @@ pub fn run(mut args: Args) -> anyhow::Result<()> {
     let model = args.model.open(false)?;
     let options = args.run.session_options(&model, model.config().max_position_embeddings)?;
     let memory = Session::memory(&model, &options);
+    note_chat_template(&model);
     match args.json {
         true => emit_json(&to_json(&model, options.ctx, memory))?,
         false => emit(&to_text(&model, options.ctx, memory))?,
