@@ -577,3 +577,41 @@ fn a_chat_template_that_cannot_be_used_is_noted() {
         assert_eq!(stderr.matches("note: the chat template").count(), 1, "{args:?}: {stderr}");
     }
 }
+
+/// Two million tokens in 300 MB.
+#[cfg(unix)]
+#[test]
+fn tokens_take_little_memory_to_show() {
+    let model = fixture("llama-int8.bin");
+    let text = "a\n".repeat(1 << 20);
+    for json in [false, true] {
+        let mut child = Command::new("sh")
+            .args([
+                "-c",
+                "ulimit -v 300000; exec \"$@\"",
+                "sh",
+                env!("CARGO_BIN_EXE_torchless"),
+                "tokenize",
+                "--stdin",
+            ])
+            .args(json.then_some("--json"))
+            .arg("-m")
+            .arg(&model)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut input = child.stdin.take().unwrap();
+        let text = text.clone();
+        let writer = std::thread::spawn(move || input.write_all(text.as_bytes()));
+        let output = child.wait_with_output().unwrap();
+        writer.join().unwrap().unwrap();
+        assert!(output.status.success());
+        if json {
+            let shown: Value = serde_json::from_slice(&output.stdout).unwrap();
+            let length = |name: &str| shown[name].as_array().unwrap().len();
+            assert!(length("ids") > 1 << 20);
+            assert_eq!(length("ids"), length("pieces"));
+        }
+    }
+}
