@@ -1081,3 +1081,59 @@ fn a_form_that_is_wrong_is_one_line_with_its_file_and_place() {
     assert_eq!(output.status.code(), Some(1), "{stderr}");
     assert!(stderr.contains(&lark) && stderr.lines().count() == 1, "{stderr}");
 }
+
+#[test]
+fn a_chat_template_that_cannot_be_used_is_noted() {
+    let folder = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(fixture("llama3-hf")).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, folder.path().join(path.file_name().unwrap())).unwrap();
+    }
+    std::fs::write(folder.path().join("chat_template.jinja"), "{% if %}").unwrap();
+    let model = folder.path().join("model.bin");
+    let (folder, model) = (folder.path().to_str().unwrap(), model.to_str().unwrap());
+    for args in [["convert", folder, model].as_slice(), &["inspect", model]] {
+        let output = torchless(args);
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{stderr}");
+        assert_eq!(stderr.matches("note: the chat template").count(), 1, "{args:?}: {stderr}");
+    }
+}
+
+/// Two million tokens in 300 MB.
+#[cfg(unix)]
+#[test]
+fn tokens_take_little_memory_to_show() {
+    let model = fixture("llama-int8.bin");
+    let text = "a\n".repeat(1 << 20);
+    for json in [false, true] {
+        let mut child = Command::new("sh")
+            .args([
+                "-c",
+                "ulimit -v 300000; exec \"$@\"",
+                "sh",
+                env!("CARGO_BIN_EXE_torchless"),
+                "tokenize",
+                "--stdin",
+            ])
+            .args(json.then_some("--json"))
+            .arg("-m")
+            .arg(&model)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut input = child.stdin.take().unwrap();
+        let text = text.clone();
+        let writer = std::thread::spawn(move || input.write_all(text.as_bytes()));
+        let output = child.wait_with_output().unwrap();
+        writer.join().unwrap().unwrap();
+        assert!(output.status.success());
+        if json {
+            let shown: Value = serde_json::from_slice(&output.stdout).unwrap();
+            let length = |name: &str| shown[name].as_array().unwrap().len();
+            assert!(length("ids") > 1 << 20);
+            assert_eq!(length("ids"), length("pieces"));
+        }
+    }
+}

@@ -230,6 +230,24 @@ fn the_longest_of_the_leftmost_special_tokens_wins() {
     assert_eq!(tokenizer.encode("<<a", SPECIAL), [0, 0, 1]);
 }
 
+/// A million characters, in a text that comes close to it at each place: in proportion to the text.
+#[test]
+fn tokens_of_any_length_are_found_soon() {
+    let n = 1_000_000;
+    let long = "a".repeat(n) + "b";
+    for added in [false, true] {
+        let tokens = vec![(long.clone(), 10), ("a".repeat(1000) + "c", 11)];
+        let (special_tokens, added_tokens) = if added { (vec![], tokens) } else { (tokens, vec![]) };
+        let spec = Spec { special_tokens, added_tokens, ..toy(Kind::ByteLevel, &["a", "b", "c"], &[]) };
+        let tokenizer = Tokenizer::new(spec).unwrap();
+        let start = std::time::Instant::now();
+        assert_eq!(tokenizer.encode(&"a".repeat(n), SPECIAL).len(), n);
+        assert_eq!(tokenizer.encode(&format!("c{long}{}", "a".repeat(n)), SPECIAL)[..3], [2, 10, 0]);
+        assert_eq!(tokenizer.encode(&format!("{}c{long}", "a".repeat(n)), SPECIAL)[n - 1000..], [11, 10]);
+        assert!(start.elapsed().as_secs() < 30, "{:?}", start.elapsed());
+    }
+}
+
 #[test]
 fn merges_that_cannot_apply_are_ignored() {
     let merges = [("a", "x"), ("x", "y"), ("b", "a"), ("a", "b")];

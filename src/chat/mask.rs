@@ -48,9 +48,13 @@ impl Mask {
 
     /// `text` with the first character disguised of each special token that it spells.
     pub fn special_tokens(&self, tokenizer: &Tokenizer, text: &str) -> String {
-        let is_special =
-            |at: usize| tokenizer.token_at_start(&text[at..]).is_some_and(|id| tokenizer.is_special(id));
-        text.char_indices().map(|(at, c)| if is_special(at) { self.disguise(c) } else { c }).collect()
+        let mut special =
+            tokenizer.written_tokens(text).filter(|&(_, id)| tokenizer.is_special(id)).peekable();
+        let disguised = text.char_indices().map(|(at, c)| match special.next_if(|&(start, _)| start == at) {
+            Some(_) => self.disguise(c),
+            None => c,
+        });
+        disguised.collect()
     }
 
     /// The text as it was.

@@ -7,6 +7,8 @@ use minijinja::{Error, ErrorKind, Output, State, escape_formatter};
 use serde::Serialize;
 use serde_json::ser::{Formatter, PrettyFormatter};
 
+use super::walk::printed;
+
 /// White space as Python's `str.strip` has it: Unicode's, and the separators U+001C to U+001F.
 fn is_space(c: char) -> bool {
     c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c)
@@ -27,8 +29,29 @@ pub(super) fn method(state: &mut State, value: &Value, name: &str, args: &[Value
         (Some(text), "strip", []) => Ok(text.trim_matches(is_space).into()),
         (Some(text), "lstrip", []) => Ok(text.trim_start_matches(is_space).into()),
         (Some(text), "rstrip", []) => Ok(text.trim_end_matches(is_space).into()),
+        (Some(text), "format", args) => {
+            charge_format(state, text, args)?;
+            minijinja_contrib::pycompat::unknown_method_callback(state, value, name, args)
+        }
+        // It compares the argument with every item.
+        (None, "count", args) => {
+            let items = printed(value)?;
+            state.consume_fuel((items / 64) as u64)?;
+            minijinja_contrib::pycompat::unknown_method_callback(state, value, name, args)
+        }
         _ => minijinja_contrib::pycompat::unknown_method_callback(state, value, name, args),
     }
+}
+
+/// Pays for what `str.format` may write: each `{` as much as the widest field, or the largest argument.
+fn charge_format(state: &State, text: &str, args: &[Value]) -> Result<(), Error> {
+    let widths = text.split(|c: char| !c.is_ascii_digit()).filter(|digits| !digits.is_empty());
+    let mut most = widths.map(|digits| digits.parse().unwrap_or(usize::MAX)).max().unwrap_or(0);
+    for arg in args {
+        most = most.max(printed(arg)?);
+    }
+    let fields = text.matches('{').count();
+    state.consume_fuel((fields.saturating_mul(most) / 64) as u64)
 }
 
 /// How a value prints.
@@ -56,9 +79,29 @@ pub(super) fn to_json(value: &Value, indent: Option<usize>, options: Kwargs) -> 
 }
 
 fn dump(value: &Value, formatter: impl Formatter) -> serde_json::Result<String> {
-    let mut bytes = Vec::new();
-    value.serialize(&mut serde_json::Serializer::with_formatter(&mut bytes, formatter))?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
+    let mut out = Bounded(Vec::new());
+    value.serialize(&mut serde_json::Serializer::with_formatter(&mut out, formatter))?;
+    Ok(String::from_utf8_lossy(&out.0).into_owned())
+}
+
+/// Takes so many bytes and no more: indentation can be most of a text.
+struct Bounded(Vec<u8>);
+
+/// Bytes of JSON.
+const MAX_JSON: usize = 64 << 20;
+
+impl io::Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.0.len() + bytes.len() > MAX_JSON {
+            return Err(io::Error::other("the JSON is too long"));
+        }
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// One line, with a space after each comma and colon.

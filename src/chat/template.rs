@@ -9,13 +9,12 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Serde, Value};
 use minijinja::{Environment, ErrorKind, UndefinedBehavior};
 use serde::{Deserialize, Serialize};
 
 use super::mask::Mask;
-use super::python;
+use super::{compile, python, walk};
 use crate::Error;
 use crate::tokenizer::Tokenizer;
 
@@ -50,7 +49,6 @@ impl Message {
 /// A chat template, checked and ready to render.
 #[derive(Debug)]
 pub struct ChatTemplate {
-    environment: Environment<'static>,
     source: String,
     bos: Option<String>,
     eos: Option<String>,
@@ -59,6 +57,15 @@ pub struct ChatTemplate {
 /// Instructions and 64-byte pieces of text a rendering may cost: far more than any honest template, and an end, before 128 MB
 /// of text.
 const FUEL: u64 = 2_000_000;
+/// What a conversation's length adds to it.
+const FUEL_A_MESSAGE: u64 = 1_000;
+
+/// The stack of the thread in which templates are compiled, rendered and freed. What `compile.rs` and `walk.rs` let through
+/// fits without optimisation, too (`tests/hostile_templates.rs`).
+const STACK: usize = 64 << 20;
+
+/// Characters of what a template says that are shown.
+const MAX_SAID: usize = 500;
 
 /// Templates of model families, for models whose file brings none: name and source.
 const BUILT_IN: [(&str, &str); 4] = [
@@ -106,12 +113,11 @@ impl ChatTemplate {
     pub fn new(source: &str, tokenizer: &Tokenizer) -> Result<Self, Error> {
         let piece = |id: u32| tokenizer.piece(id).map(str::to_owned);
         let template = Self {
-            environment: environment(),
             source: without_generation_blocks(source).into_owned(),
             bos: tokenizer.bos().and_then(piece),
             eos: tokenizer.eos_ids().first().copied().and_then(piece),
         };
-        template.environment.template_from_str(&template.source).map_err(|e| problem(&e))?;
+        bounded(|| compile::check(&template.source))?;
         Ok(template)
     }
 
@@ -131,8 +137,8 @@ impl ChatTemplate {
                 variables.insert(name, Value::from(token.as_str()));
             }
         }
-        let template = self.environment.template_from_str(&self.source).map_err(|e| problem(&e))?;
-        template.render(variables).map_err(|e| problem(&e))
+        let fuel = FUEL + FUEL_A_MESSAGE * messages.len() as u64;
+        bounded(|| compile::render(&environment(fuel), &self.source, Value::from(variables)))
     }
 
     /// The tokens of a conversation: of the rendered text, in which special tokens are recognised where the template
@@ -176,17 +182,17 @@ impl ChatTemplate {
 }
 
 /// Jinja as Hugging Face sets it up.
-fn environment() -> Environment<'static> {
+fn environment(fuel: u64) -> Environment<'static> {
     let mut environment = Environment::new();
-    if let Ok(syntax) = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build() {
-        environment.set_syntax(syntax);
-    }
     environment.set_undefined_behavior(UndefinedBehavior::Lenient);
-    environment.set_fuel(Some(FUEL));
+    environment.set_fuel(Some(fuel));
     environment.set_unknown_method_callback(python::method);
     environment.set_formatter(python::format);
     environment.add_filter("trim", python::trim);
     environment.add_filter("tojson", python::to_json);
+    walk::add_filters(&mut environment);
+    // It prints all that a template knows.
+    environment.remove_global("debug");
     environment.add_function("raise_exception", raise_exception);
     environment.add_function("strftime_now", strftime_now);
     environment
@@ -226,8 +232,24 @@ fn without_generation_blocks(source: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
+/// Does `work` on a stack of its own; should the engine panic, that is an error too.
+fn bounded<T: Send>(work: impl FnOnce() -> Result<T, minijinja::Error> + Send) -> Result<T, Error> {
+    // What fails is dropped there as well.
+    let work = || work().map_err(|e| problem(&e));
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("chat template".to_owned()).stack_size(STACK);
+        match thread.spawn_scoped(scope, work) {
+            Ok(thread) => thread.join().unwrap_or_else(|_| {
+                Err(Error::Request("the chat template: the engine that renders it has failed".to_owned()))
+            }),
+            Err(e) => Err(Error::Request(format!("the chat template: no thread to render it: {e}"))),
+        }
+    })
+}
+
 fn problem(error: &minijinja::Error) -> Error {
     let what = error.detail().map_or_else(|| error.kind().to_string(), str::to_owned);
+    let what: String = what.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_SAID).collect();
     let line = error.line().map_or(String::new(), |line| format!(" (line {line} of it)"));
     Error::Request(format!("the chat template says: {what}{line}"))
 }

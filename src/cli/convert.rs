@@ -4,10 +4,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
 use clap::error::ErrorKind;
+use torchless::Model;
 use torchless::arch::{SHAPES, shape};
 use torchless::format::convert::{Progress, Quant, check, convert};
 use torchless::format::synthetic::write_synthetic;
 
+use super::model::note_chat_template;
 use super::output;
 use super::progress;
 use super::wrong_usage;
@@ -68,6 +70,10 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     drop(bar);
     for note in &report.notes {
         output::note(format_args!("note: {note}"));
+    }
+    // What was written is whole, whether or not it can be opened here.
+    if let Ok(model) = Model::open(&dst) {
+        note_chat_template(&model);
     }
     let size = output::bytes(report.bytes as usize);
     output::note(format_args!("{}: {}, {size}", dst.display(), output::count(report.tensors, "tensor")));

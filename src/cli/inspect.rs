@@ -9,7 +9,7 @@ use torchless::format::bin::Tensor;
 use torchless::runtime::{Memory, Session};
 use torchless::tokenizer::Kind;
 
-use super::model::{NamedModel, RunArgs};
+use super::model::{NamedModel, RunArgs, note_chat_template};
 use super::output::{bytes, count, emit, emit_json};
 
 /// Show a model's configuration, tokenizer, tensors, and the memory it needs
@@ -33,6 +33,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let options = args.run.session_options(&model, model.config().max_position_embeddings)?;
     Session::check_length(&model, &options)?;
     let memory = Session::memory(&model, &options);
+    note_chat_template(&model);
     match args.json {
         true => emit_json(&to_json(&model, options.ctx, memory))?,
         false => emit(&to_text(&model, options.ctx, memory, args.tensors))?,

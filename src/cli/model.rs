@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use anyhow::Context;
 use torchless::Model;
+use torchless::chat::ChatTemplate;
 use torchless::kv::KvType;
 use torchless::runtime::{SessionOptions, Threads};
 use torchless::{kernels::Kernels, pull};
@@ -64,6 +65,16 @@ impl ModelArgs {
             note(format_args!("load: {} ({bytes}) in {ms} ms", path.display()));
         }
         Ok(model)
+    }
+}
+
+/// Notes where a model's chat template cannot be used: a chat would say so, and only then.
+pub fn note_chat_template(model: &Model) {
+    if model.tokenizer().spec().chat_template.is_none() {
+        return;
+    }
+    if let Err(error) = ChatTemplate::of(model.tokenizer()) {
+        note(format_args!("note: {error}; a chat needs another one (--chat-template)"));
     }
 }
 

@@ -54,6 +54,36 @@ fn visible(text: &str) -> Cow<'_, str> {
     Cow::Owned(text.chars().map(show).collect())
 }
 
+/// Text on its way to stdout, as [`emit`] writes it: what is too long to be held in memory at once.
+#[derive(Default)]
+pub struct Pieces(String);
+
+impl Pieces {
+    /// Bytes that are written together.
+    const CHUNK: usize = 1 << 16;
+
+    /// Writes `text`, now or later.
+    ///
+    /// # Errors
+    /// If stdout is closed.
+    pub fn push(&mut self, text: &str) -> io::Result<()> {
+        self.0.push_str(text);
+        if self.0.len() >= Self::CHUNK {
+            emit(&self.0)?;
+            self.0.clear();
+        }
+        Ok(())
+    }
+
+    /// Writes what remains.
+    ///
+    /// # Errors
+    /// If stdout is closed.
+    pub fn finish(self) -> io::Result<()> {
+        emit(&self.0)
+    }
+}
+
 /// Writes `text` and a newline to stdout.
 ///
 /// # Errors

@@ -81,8 +81,8 @@ impl Tokenizer {
     ///
     /// # Errors
     /// [`Malformed`] if an id is above [`Tokenizer::MAX_ID`], an id or a piece occurs twice, a special or
-    /// added token contradicts the vocabulary or is empty, BOS or EOS has no piece, merges that are not there are equal, or the
-    /// pre-tokenizer is not known.
+    /// added token contradicts the vocabulary or is empty, BOS or EOS has no piece, merges that are not there are equal, the
+    /// pre-tokenizer is not known, or special and added tokens have more text than can be looked for.
     pub fn new(mut spec: Spec) -> Result<Tokenizer, Malformed> {
         let vocab = Vocab::new(&mut spec)?;
         let merges = Merges::new(&spec, &vocab)?;
@@ -96,8 +96,8 @@ impl Tokenizer {
         if eos.is_empty() {
             eos.extend(default("</s>"));
         }
-        let added = WrittenTokens::new(&spec, &vocab, &[Class::Added]);
-        let special = WrittenTokens::new(&spec, &vocab, &[Class::Added, Class::Special]);
+        let added = WrittenTokens::new(&spec, &vocab, &[Class::Added])?;
+        let special = WrittenTokens::new(&spec, &vocab, &[Class::Added, Class::Special])?;
         Ok(Tokenizer { spec, vocab, merges, front, added, special, bos, eos, trie: Trie::default() })
     }
 
@@ -127,13 +127,12 @@ impl Tokenizer {
     pub(crate) fn encode_disguised(&self, text: &str, restore: impl Fn(&str) -> String) -> Vec<u32> {
         let mut ids = Vec::new();
         let mut scratch = Scratch::default();
-        let (mut rest, mut prefix) = (text, true);
-        while let Some((plain, id, after)) = self.special.split_first(rest) {
+        let mut prefix = true;
+        for (plain, id) in self.special.split(text) {
             self.encode_written(&self.added, &restore(plain), prefix, &mut scratch, &mut ids);
-            ids.push(id);
-            (rest, prefix) = (after, !self.spec.prefix_first);
+            ids.extend(id);
+            prefix = !self.spec.prefix_first;
         }
-        self.encode_written(&self.added, &restore(rest), prefix, &mut scratch, &mut ids);
         ids
     }
 
@@ -146,13 +145,12 @@ impl Tokenizer {
         scratch: &mut Scratch,
         ids: &mut Vec<u32>,
     ) {
-        let (mut rest, mut prefix) = (text, prefix);
-        while let Some((plain, id, after)) = written.split_first(rest) {
+        let mut prefix = prefix;
+        for (plain, id) in written.split(text) {
             self.encode_plain(plain, prefix, scratch, ids);
-            ids.push(id);
-            (rest, prefix) = (after, !self.spec.prefix_first);
+            ids.extend(id);
+            prefix = !self.spec.prefix_first;
         }
-        self.encode_plain(rest, prefix, scratch, ids);
     }
 
     fn encode_plain(&self, text: &str, prefix: bool, scratch: &mut Scratch, ids: &mut Vec<u32>) {
@@ -212,6 +210,11 @@ impl Tokenizer {
     /// The special or added token that `text` begins with; the longest if there are several.
     pub(crate) fn token_at_start(&self, text: &str) -> Option<u32> {
         self.special.at_start(text)
+    }
+
+    /// Where `text` spells special or added tokens, in order, with the longest at each place.
+    pub(crate) fn written_tokens(&self, text: &str) -> impl Iterator<Item = (usize, u32)> {
+        self.special.places(text)
     }
 
     /// The largest id + 1; 0 for an empty vocabulary. Ids below it may be holes.

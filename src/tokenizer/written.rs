@@ -1,70 +1,167 @@
 //! Finding tokens that are written out in a text.
 
-#![expect(
-    clippy::indexing_slicing,
-    reason = "a byte is an index of 256, and the others come from the lengths"
-)]
+use aho_corasick::automaton::Automaton;
+use aho_corasick::nfa::contiguous::NFA;
+use aho_corasick::{Anchored, PatternID};
 
 use super::Spec;
 use super::vocab::{Class, Vocab};
+use crate::Malformed;
 
-/// The tokens of some classes, sorted by their bytes.
+/// The tokens of some classes.
 #[derive(Debug)]
 pub(super) struct WrittenTokens {
-    sorted: Vec<(Box<str>, u32)>,
+    /// Sorted by their bytes.
+    tokens: Vec<(Box<str>, u32)>,
+    /// Finds them in a text that is read from its end. Where it has read the beginning of some tokens, the longest of them is
+    /// the first that it names: all that start at one place are found at once, however long they are.
+    backwards: NFA,
     /// Whether any begins with this byte.
-    starts: [bool; 256],
+    starts: Box<[bool; 256]>,
+}
+
+/// A token that could be recognised at a place of a text: the longest that is written there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Start {
+    at: usize,
+    token: PatternID,
 }
 
 impl WrittenTokens {
-    pub fn new(spec: &Spec, vocab: &Vocab, classes: &[Class]) -> WrittenTokens {
+    /// # Errors
+    /// If there is more to them than an automaton can hold.
+    pub fn new(spec: &Spec, vocab: &Vocab, classes: &[Class]) -> Result<WrittenTokens, Malformed> {
         let of_classes = spec
             .vocab
             .iter()
             .filter(|(_, id)| vocab.class(*id).is_some_and(|class| classes.contains(&class)));
-        let mut sorted: Vec<(Box<str>, u32)> =
+        let mut tokens: Vec<(Box<str>, u32)> =
             of_classes.map(|(piece, id)| (piece.as_str().into(), *id)).collect();
-        sorted.sort();
-        let mut starts = [false; 256];
-        for (piece, _) in &sorted {
-            if let Some(&first) = piece.as_bytes().first() {
-                starts[usize::from(first)] = true;
+        tokens.retain(|(piece, _)| !piece.is_empty());
+        tokens.sort();
+        let mut starts = Box::new([false; 256]);
+        for first in tokens.iter().filter_map(|(piece, _)| piece.bytes().next()) {
+            if let Some(start) = starts.get_mut(usize::from(first)) {
+                *start = true;
             }
         }
-        WrittenTokens { sorted, starts }
+        let reversed = tokens.iter().map(|(piece, _)| piece.bytes().rev().collect::<Vec<u8>>());
+        let backwards = NFA::builder().prefilter(false).build(reversed);
+        let backwards = backwards.map_err(|e| Malformed(format!("the special and added tokens: {e}")))?;
+        Ok(WrittenTokens { tokens, backwards, starts })
     }
 
     /// All of them.
     pub fn iter(&self) -> impl Iterator<Item = (&str, u32)> {
-        self.sorted.iter().map(|(piece, id)| (&**piece, *id))
+        self.tokens.iter().map(|(piece, id)| (&**piece, *id))
     }
 
     /// The token that `text` begins with; the longest if there are several.
     pub fn at_start(&self, text: &str) -> Option<u32> {
-        self.longest(text.as_bytes()).map(|(_, id)| *id)
-    }
-
-    /// The text before the first token, the token, and the text after it.
-    pub fn split_first<'t>(&self, text: &'t str) -> Option<(&'t str, u32, &'t str)> {
-        let bytes = text.as_bytes();
-        let candidates = (0..bytes.len()).filter(|&at| self.starts[usize::from(bytes[at])]);
-        let (at, (piece, id)) = candidates.filter_map(|at| Some((at, self.longest(&bytes[at..])?))).next()?;
-        Some((&text[..at], *id, &text[at + piece.len()..]))
-    }
-
-    fn longest(&self, text: &[u8]) -> Option<&(Box<str>, u32)> {
         // Those that agree with the text so far; a piece sorts before its extensions.
-        let mut agree = self.sorted.as_slice();
+        let mut agree = self.tokens.as_slice();
         let mut longest = None;
-        for (depth, byte) in text.iter().enumerate() {
-            let start = agree.partition_point(|(piece, _)| piece.as_bytes().get(depth) < Some(byte));
-            let end = agree.partition_point(|(piece, _)| piece.as_bytes().get(depth) <= Some(byte));
-            agree = &agree[start..end];
-            let Some(first) = agree.first() else { break };
-            if first.0.len() == depth + 1 {
-                longest = Some(first);
+        for (depth, byte) in text.bytes().enumerate() {
+            let start = agree.partition_point(|(piece, _)| piece.as_bytes().get(depth) < Some(&byte));
+            let end = agree.partition_point(|(piece, _)| piece.as_bytes().get(depth) <= Some(&byte));
+            agree = agree.get(start..end).unwrap_or_default();
+            let Some((piece, id)) = agree.first() else { break };
+            if piece.len() == depth + 1 {
+                longest = Some(*id);
             }
         }
         longest
+    }
+
+    /// Every place of `text` where a token is written, in order, with the longest one; they may overlap.
+    pub fn places(&self, text: &str) -> impl Iterator<Item = (usize, u32)> {
+        let starts = self.starts(text);
+        starts
+            .into_iter()
+            .rev()
+            .filter_map(|start| Some((start.at, self.tokens.get(start.token.as_usize())?.1)))
+    }
+
+    /// The parts of `text`: from the left the tokens, of those that start at one place the longest, with the text before
+    /// each; and the text that remains. Takes a time in proportion to the text.
+    pub fn split<'t>(&self, text: &'t str) -> impl Iterator<Item = (&'t str, Option<u32>)> {
+        let mut starts = self.starts(text);
+        let mut end = Some(0);
+        std::iter::from_fn(move || {
+            let from = end?;
+            while let Some(start) = starts.pop() {
+                let token = self.tokens.get(start.token.as_usize());
+                if let (Some(plain), Some((piece, id))) = (text.get(from..start.at), token) {
+                    end = Some(start.at + piece.len());
+                    return Some((plain, Some(*id)));
+                }
+            }
+            end = None;
+            text.get(from..).map(|rest| (rest, None))
+        })
+    }
+
+    /// As [`WrittenTokens::places`], the last place first.
+    fn starts(&self, text: &str) -> Vec<Start> {
+        let mut found = Vec::new();
+        let may_start = |byte| self.starts.get(usize::from(byte)).is_some_and(|&starts| starts);
+        if !text.bytes().any(may_start) {
+            return found;
+        }
+        // Anchored or not is all that can be wrong about it.
+        let Ok(mut state) = self.backwards.start_state(Anchored::No) else { return found };
+        for (at, byte) in text.bytes().enumerate().rev() {
+            state = self.backwards.next_state(Anchored::No, state, byte);
+            if self.backwards.is_match(state) {
+                found.push(Start { at, token: self.backwards.match_pattern(state, 0) });
+            }
+        }
+        found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn tokens(pieces: &[String]) -> WrittenTokens {
+        let mut pieces = pieces.to_vec();
+        pieces.sort();
+        pieces.dedup();
+        let vocab = pieces.into_iter().zip(0..).collect();
+        let mut spec = Spec { special_tokens: vocab, ..Spec::default() };
+        let vocab = Vocab::new(&mut spec).unwrap();
+        WrittenTokens::new(&spec, &vocab, &[Class::Special]).unwrap()
+    }
+
+    /// The longest of the leftmost, by looking everywhere.
+    fn naive<'t>(tokens: &WrittenTokens, mut text: &'t str) -> Vec<(&'t str, Option<u32>)> {
+        let mut parts = Vec::new();
+        'next: loop {
+            for at in (0..text.len()).filter(|&at| text.is_char_boundary(at)) {
+                let written = tokens.iter().filter(|(piece, _)| text[at..].starts_with(piece));
+                if let Some((piece, id)) = written.max_by_key(|(piece, _)| piece.len()) {
+                    assert_eq!(tokens.at_start(&text[at..]), Some(id));
+                    parts.push((&text[..at], Some(id)));
+                    text = &text[at + piece.len()..];
+                    continue 'next;
+                }
+                assert_eq!(tokens.at_start(&text[at..]), None);
+            }
+            parts.push((text, None));
+            return parts;
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_longest_of_the_leftmost(pieces in prop::collection::vec("[abé]{1,4}|a{1,9}", 0..8), text in "[abéc]{0,40}") {
+            let tokens = tokens(&pieces);
+            prop_assert_eq!(tokens.split(&text).collect::<Vec<_>>(), naive(&tokens, &text));
+            let places = text.char_indices().filter_map(|(at, _)| Some((at, tokens.at_start(&text[at..])?)));
+            prop_assert_eq!(tokens.places(&text).collect::<Vec<_>>(), places.collect::<Vec<_>>());
+        }
     }
 }
