@@ -37,6 +37,18 @@ impl Parts {
         Self { header: serde_json::from_slice(json).unwrap(), payload }
     }
 
+    /// A copy of a tensor's entry, for bytes of its own at the end.
+    fn copy_of(&mut self, tensor: &str) -> Value {
+        let mut entry = self.header["tensors"][tensor].clone();
+        let from = entry["offset"].as_u64().unwrap() as usize;
+        let len = 4 * entry["shape"].as_array().unwrap().iter().map(|n| n.as_u64().unwrap()).product::<u64>();
+        let at = self.payload.len().next_multiple_of(64);
+        self.payload.resize(at, 0);
+        self.payload.extend_from_within(from..from + len as usize);
+        entry["offset"] = json!(at);
+        entry
+    }
+
     fn bytes(&self) -> Vec<u8> {
         assemble(&self.header.to_string(), &self.payload)
     }
@@ -120,6 +132,22 @@ fn metadata() {
 }
 
 #[test]
+fn tensors_that_lie_over_each_other() {
+    const K: &str = "model.layers.0.self_attn.k_proj.weight";
+    for (name, of_v, of_k) in [
+        ("mistral-f32.bin", "offset", "offset"),
+        ("mistral-int8.bin", "offset", "offset"),
+        ("mistral-int8.bin", "scale_offset", "scale_offset"),
+        ("mistral-int8.bin", "scale_offset", "offset"),
+    ] {
+        let mut parts = Parts::of(name);
+        let offset = parts.header["tensors"][K][of_k].as_u64().unwrap();
+        parts.header["tensors"][V][of_v] = json!(offset);
+        assert_refused(name, &parts.bytes(), "lie over each other");
+    }
+}
+
+#[test]
 fn tensors() {
     let big = usize::MAX / 2;
     let cases: [(&str, Value, &str); 16] = [
@@ -149,15 +177,17 @@ fn tensors() {
         assert_refused(key, &parts.bytes(), reason);
     }
     let mut parts = Parts::of("mistral-int8.bin");
-    parts.header["tensors"]["model.layers.0.mlp.up_proj.bias"] =
-        parts.header["tensors"]["model.norm.weight"].clone();
+    parts.header["tensors"]["model.layers.0.mlp.up_proj.bias"] = parts.copy_of("model.norm.weight");
     assert_refused("a bias", &parts.bytes(), "up_proj.bias: not part of a model of this kind");
     let mut parts = Parts::of("mistral-int8.bin");
     parts.header["tensors"].as_object_mut().unwrap().remove("model.norm.weight");
     assert_refused("no norm", &parts.bytes(), "tensor model.norm.weight is missing");
     let mut parts = Parts::of("mistral-int8.bin");
-    let norm = &mut parts.header["tensors"]["model.norm.weight"];
-    (norm["dtype"], norm["scale_offset"]) = (json!("int8"), json!(0));
+    let mut norm = parts.copy_of("model.norm.weight");
+    // Its own bytes hold both.
+    let scales = norm["offset"].as_u64().unwrap() + 64;
+    (norm["dtype"], norm["scale_offset"]) = (json!("int8"), json!(scales));
+    parts.header["tensors"]["model.norm.weight"] = norm;
     assert_refused("an int8 norm", &parts.bytes(), "tensor model.norm.weight: ");
 }
 
@@ -219,7 +249,7 @@ fn tokenizers() {
 #[test]
 fn unsound_rope_factors() {
     let mut parts = Parts::of("mistral-f32.bin");
-    let norm = &parts.header["tensors"]["model.norm.weight"];
+    let norm = parts.copy_of("model.norm.weight");
     let at = norm["offset"].as_u64().unwrap() as usize + 4 * 5;
     let factors = json!({"dtype": "f32", "shape": [16], "offset": norm["offset"]});
     parts.header["tensors"]["model.rotary_emb.factors"] = factors;

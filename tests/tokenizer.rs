@@ -349,7 +349,7 @@ fn equal_scores_merge_leftmost_first() {
     let tokens: Vec<String> =
         ["<unk>", "a", "b", "c", "▁", "c▁b", "ac", "aa", "▁b"].map(str::to_owned).to_vec();
     let scores = [0.0, -9.0, -9.0, -9.0, -9.0, 0.0, 0.0, -0.0, 0.0];
-    let (merges, equal_merges) = merges_from_scores(&tokens, &scores);
+    let (merges, equal_merges) = merges_from_scores(&tokens, &scores).unwrap();
     let vocab = (0..).zip(&tokens).map(|(id, piece)| (piece.clone(), id)).collect();
     let tokenizer = Tokenizer::new(Spec { vocab, merges, equal_merges, ..Spec::default() }).unwrap();
     let pieces = |text: &str| -> Vec<String> {
@@ -395,7 +395,7 @@ proptest! {
         vocab.push(("▁a".to_owned(), vocab.len() as u32));
         let tokens: Vec<String> = vocab.iter().map(|(piece, _)| piece.clone()).collect();
         let scores: Vec<f32> = (0..tokens.len()).map(|i| ((i * 7919) % 1009 % different) as f32).collect();
-        let (merges, equal_merges) = merges_from_scores(&tokens, &scores);
+        let (merges, equal_merges) = merges_from_scores(&tokens, &scores).unwrap();
         let tokenizer = Tokenizer::new(Spec { vocab, merges, equal_merges, ..Spec::default() }).unwrap();
         let ids = tokenizer.encode(&text, PLAIN);
         let pieces: Vec<&str> = ids.iter().map(|&id| tokenizer.piece(id).unwrap()).collect();

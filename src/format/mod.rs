@@ -15,6 +15,7 @@ mod entries;
 pub(crate) mod fs;
 mod gguf;
 mod hf;
+mod overlap;
 mod source;
 #[expect(
     clippy::indexing_slicing,

@@ -16,7 +16,7 @@ mod written;
 
 pub use decode::Decoder;
 pub use spec::{Kind, Spec};
-pub use spm::merges_from_scores;
+pub use spm::{ScoredMerges, merges_from_scores};
 
 use crate::Malformed;
 use unicode_normalization::{UnicodeNormalization, is_nfc};

@@ -4,6 +4,19 @@ use std::ops::Range;
 
 use rustc_hash::FxHashSet;
 
+use super::vocab::malformed;
+use crate::Malformed;
+
+/// Merges in order of rank, and the ranges of them that share one.
+pub type ScoredMerges = (Vec<(String, String)>, Vec<Range<usize>>);
+
+/// Bytes of memory that merges may take: some three times those of the largest vocabularies there are. Pieces that are all parts
+/// of each other ask for many times their own size.
+const MAX_BYTES: usize = 128 << 20;
+
+/// What a merge takes besides its letters, and on its way into a header.
+const BYTES_PER_MERGE: usize = 2 * size_of::<String>() + 32;
+
 /// Bytes of the longest piece that merges may make.
 const MAX_MERGED: usize = 128;
 
@@ -14,7 +27,10 @@ const MAX_MERGED: usize = 128;
 /// Every way to make a piece from two others is a merge, ranked by the score of the piece that comes out; of pieces of
 /// equal score the leftmost in a text is made first. Tokens past the end of `scores` and pieces longer than 128 bytes (SentencePiece
 /// makes none beyond 16 characters unless told to) are not merged into: the merges of a long piece are many times its size.
-pub fn merges_from_scores(tokens: &[String], scores: &[f32]) -> (Vec<(String, String)>, Vec<Range<usize>>) {
+///
+/// # Errors
+/// When the merges would take more memory than those of any vocabulary do.
+pub fn merges_from_scores(tokens: &[String], scores: &[f32]) -> Result<ScoredMerges, Malformed> {
     let known: FxHashSet<&str> = tokens.iter().map(String::as_str).collect();
     // Zero has two signs, which are one score.
     let mut ranked: Vec<(&str, f32)> =
@@ -23,11 +39,19 @@ pub fn merges_from_scores(tokens: &[String], scores: &[f32]) -> (Vec<(String, St
     ranked.sort_by(|(_, a), (_, b)| b.total_cmp(a));
     let mut merges = Vec::new();
     let mut equal = Vec::new();
+    let mut bytes: usize = 0;
     for of_one_score in ranked.chunk_by(|(_, a), (_, b)| a == b) {
         let (start, mut pieces) = (merges.len(), 0);
         for (token, _) in of_one_score {
             let before = merges.len();
             add_ways(token, &known, &mut merges);
+            bytes += (merges.len() - before) * (token.len() + BYTES_PER_MERGE);
+            if bytes > MAX_BYTES {
+                let pieces = tokens.len();
+                return Err(malformed(format!(
+                    "its {pieces} pieces can be made from each other in too many ways: such a vocabulary is not supported"
+                )));
+            }
             pieces += usize::from(merges.len() > before);
         }
         // The ways to make one piece never compete with each other.
@@ -35,7 +59,7 @@ pub fn merges_from_scores(tokens: &[String], scores: &[f32]) -> (Vec<(String, St
             equal.push(start..merges.len());
         }
     }
-    (merges, equal)
+    Ok((merges, equal))
 }
 
 /// Adds all ways to make `token` from two others.

@@ -83,6 +83,40 @@ fn without_padding(file: &GgufFile) -> Vec<u8> {
     [&header[..end], &bytes[bytes.len() - data..]].concat()
 }
 
+/// Of 4 MB of pieces that are all parts of each other there are 1.7 GB of merges.
+#[test]
+fn a_vocabulary_of_parts_of_itself_is_refused() {
+    let mut random = 1u32;
+    let letter = |_| {
+        random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        char::from(b'a' + (random >> 24) as u8 % 26)
+    };
+    let text: String = (0..600).map(letter).collect();
+    let parts = |len: usize| (0..text.len() - len).map(move |at| (at, len));
+    let parts: std::collections::BTreeSet<&str> =
+        (1..=128).flat_map(parts).map(|(at, len)| &text[at..at + len]).collect();
+    let tokens: Vec<&str> = ["<unk>", "<s>", "</s>"].into_iter().chain(parts).collect();
+    assert!(tokens.len() > 60_000);
+    let mut file = GgufFile::tiny();
+    file.set("tokenizer.ggml.tokens", strings(&tokens));
+    file.set("tokenizer.ggml.scores", f32s(&vec![0.0; tokens.len()]));
+    file.set("tokenizer.ggml.token_type", i32s(&vec![1; tokens.len()]));
+    file.tensors.retain(|tensor| tensor.name != "token_embd.weight");
+    file.add("token_embd", &[8, tokens.len() as u64]);
+    let (_folder, path) = write(&file.bytes());
+    assert_refused(&path, "too many ways");
+}
+
+/// What could not be opened is not written.
+#[test]
+fn a_header_that_is_too_long_is_refused() {
+    let mut file = GgufFile::tiny();
+    // Six bytes each in JSON.
+    file.set("tokenizer.chat_template", str_value(&"\u{1}".repeat(17_000_000)));
+    let (_folder, path) = write(&file.bytes());
+    assert_refused(&path, "up to 100000000 are supported");
+}
+
 /// What the scores say of equals is in the file: it tokenizes as the source does.
 #[test]
 fn equal_scores_are_kept() {
@@ -192,6 +226,11 @@ fn models_that_compute_something_else_are_refused() {
 fn files_that_contradict_themselves_are_refused() {
     assert_cases_refused(&[
         (|f| f.version = 1, "version 1"),
+        (|f| f.tensor("blk.0.attn_k.weight").offset = Some(0), "lie over each other"),
+        (
+            |f| f.tensor("blk.0.attn_k.weight").offset = Some(32),
+            "token_embd.weight and blk.0.attn_k.weight lie over",
+        ),
         (|f| f.version = 4, "version 4"),
         (|f| f.version = 0, "version 0"),
         (|f| f.version = 3 << 24, "big-endian"),

@@ -18,7 +18,7 @@ use self::header::{Header, RawTensor};
 pub use super::encoding::Dtype;
 use crate::arch::Config;
 use crate::format::fs::{check_len, map_file};
-use crate::format::gguf;
+use crate::format::{gguf, overlap};
 use crate::parallel::spread::try_spread;
 use crate::tokenizer::Spec;
 use crate::{Error, Malformed};
@@ -27,7 +27,7 @@ use crate::{Error, Malformed};
 const ALIGNMENT: usize = 64;
 
 /// Headers longer than this are refused. The vocabularies of today take up to 20 MB.
-const MAX_HEADER: usize = 100_000_000;
+pub(super) const MAX_HEADER: usize = 100_000_000;
 
 /// Where a tensor lies in the file. Made by [`BinFile::open`] only, which has checked it.
 #[derive(Debug, Clone, PartialEq)]
@@ -85,8 +85,8 @@ pub struct BinFile {
 }
 
 impl BinFile {
-    /// Maps `path`, and returns it with what its tokenizer is built from. Checks its header: every tensor lies inside the payload, has the size its shape asks for, and
-    /// only sound scales.
+    /// Maps `path`, and returns it with what its tokenizer is built from. Checks its header: every tensor lies inside the payload, has the size its shape asks for,
+    /// over no other, and only sound scales.
     ///
     /// The file must not change while it is open: one that is truncated ends the process, since its pages are gone.
     ///
@@ -108,6 +108,9 @@ impl BinFile {
             let tensor = place(name, &raw, base, map.len()).map_err(at())?;
             tensors.push(tensor);
         }
+        let ranges = |tensor: &Tensor| [tensor.data.clone(), tensor.scales.clone()];
+        let ranges = |tensor| ranges(tensor).map(|range| (range, tensor.name()));
+        overlap::check(tensors.iter().flat_map(ranges)).map_err(at())?;
         let is_f32 = tensors.iter().all(|t| t.dtype == Dtype::F32);
         let file = Self { path: path.to_owned(), map, config, tensors, is_f32 };
         file.verify().map_err(at())?;

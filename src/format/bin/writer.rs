@@ -7,6 +7,7 @@
 
 use serde_json::{Map, Value, json};
 
+use super::MAX_HEADER;
 use crate::arch::Config;
 use crate::format::encoding::{Dtype, Encoded, Sizes};
 use crate::format::fs::{AtomicFile, Pieces};
@@ -50,10 +51,16 @@ impl Layout {
     /// Lays out `tensors`.
     ///
     /// # Errors
-    /// When a size cannot be counted or two pieces of the vocabulary are the same.
+    /// When a size cannot be counted, two pieces of the vocabulary are the same, or the header would be longer than is read.
     pub fn new(config: &Config, tokenizer: &Spec, tensors: &[TensorInfo]) -> Result<Self, Malformed> {
         let places = lay_out(tensors)?;
         let header = header(config, tokenizer, tensors, &places)?;
+        if header.len() > MAX_HEADER {
+            let size = header.len();
+            return Err(Malformed(format!(
+                "the tokenizer and the tensors' names take {size} bytes: up to {MAX_HEADER} are supported"
+            )));
+        }
         Ok(Self { header, places })
     }
 

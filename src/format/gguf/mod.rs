@@ -15,6 +15,7 @@ pub use model::open;
 
 use crate::Malformed;
 use crate::format::dequant::SourceType;
+use crate::format::overlap;
 
 /// The bytes a GGUF file begins with.
 pub const MAGIC: &[u8] = b"GGUF";
@@ -140,7 +141,7 @@ impl<'a> Gguf<'a> {
             tensor.range = data_range(reader.file, base, alignment, offset, tensor.range.len())
                 .map_err(|problem| about(format_args!("tensor {}", tensor.name), problem))?;
         }
-        Ok(())
+        overlap::check(self.tensors.iter().map(|tensor| (tensor.range.clone(), tensor.name)))
     }
 
     /// The names of all keys, in no particular order.

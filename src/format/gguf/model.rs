@@ -334,7 +334,7 @@ fn sentencepiece(gguf: &Gguf<'_>, tokens: &[String], types: &[i64]) -> Result<Sp
         .filter(|&(_, &kind)| mergeable(kind))
         .map(|((token, score), _)| (token.clone(), score))
         .unzip();
-    let (merges, equal_merges) = merges_from_scores(&pieces, &scores);
+    let (merges, equal_merges) = merges_from_scores(&pieces, &scores)?;
     Ok(Spec { kind: Kind::Metaspace, merges, equal_merges, ..Spec::default() })
 }
 
