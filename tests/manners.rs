@@ -309,6 +309,22 @@ fn a_full_disk_is_an_error() {
 }
 
 #[test]
+fn a_file_at_the_limit_of_its_size_is_an_error_that_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let gguf = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/convert/tiny.gguf");
+    let output = Command::new("sh")
+        .args(["-c", "ulimit -f 20; exec \"$0\" convert \"$1\" \"$2\" --quant f32"])
+        .arg(env!("CARGO_BIN_EXE_torchless"))
+        .args([&gguf, &folder.path().join("model.bin")])
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{:?}: {stderr}", output.status);
+    assert!(stderr.lines().count() == 1 && stderr.contains("model.bin: File too large"), "{stderr}");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[test]
 fn bytes_that_are_not_text_are_refused() {
     let wrong = OsStr::from_bytes(b"a\xffb");
     let model = fixture("mistral-int8.bin");

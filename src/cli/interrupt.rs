@@ -26,12 +26,17 @@ pub fn listen() {
 /// Has `f` called with the exit code of each signal, on a thread of its own.
 #[cfg(unix)]
 fn on_signal(f: impl Fn(u8) + Send + 'static) -> std::io::Result<()> {
-    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM])?;
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
+    // A file at the limit of its size would end the process. Where the signal is taken, writing fails instead, and what was
+    // begun is removed.
+    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGXFSZ])?;
     if !is_ignored(SIGHUP) {
         signals.add_signal(SIGHUP)?;
     }
-    let wait = move || signals.forever().for_each(|signal| f((128 + signal) as u8));
+    let wait = move || {
+        let ends = signals.forever().filter(|&signal| signal != SIGXFSZ);
+        ends.for_each(|signal| f((128 + signal) as u8));
+    };
     std::thread::Builder::new().name("signals".to_owned()).spawn(wait)?;
     Ok(())
 }
