@@ -2,7 +2,7 @@
 """Makes the seeds of the fuzz targets: fuzz/seeds.py target/release/torchless
 
 A tiny GGUF model of either kind of tokenizer, the .bin files it converts to, and the files of the fixtures' Hugging Face
-folder, each behind the byte that says which it is.
+folder, each behind the byte that says which it is; schemas, grammars and regular expressions likewise.
 """
 
 import struct
@@ -70,10 +70,21 @@ METASPACE = {"model": "llama", "tokens": ["<unk>", "<s>", "</s>", "<0x0A>", "▁
 BYTE_LEVEL = {"model": "gpt2", "pre": "llama-bpe", "tokens": ["<s>", "a", "b", "ab", "Ġ", "t", "h", "th"],
               "token_type": [3, 1, 1, 1, 1, 1, 1, 1], "merges": ["a b", "t h"], "eos_token_id": 0, "add_bos_token": False}
 
+# A JSON schema, a grammar and a regular expression, in turns.
+FORMS = [
+    ("object", '{"type":"object","properties":{"a":{"enum":[1,"b",null]},"c":{"$ref":"#/$defs/d"}},"required":["a"],'
+               '"$defs":{"d":{"type":"array","items":{"type":"string","pattern":"^a+$"},"maxItems":2}}}'),
+    ("rules", 'start: a ("," a)*\na: "x"~1..3 | B\nB: /[a-z]+/\n%ignore " "\n'),
+    ("regex", "(a|b)*c{2,5}[^d-f]?"),
+    ("all_of", '{"allOf":[{"type":"string","pattern":".*1.*"},{"type":"string","minLength":2}]}'),
+    ("parameters", 'start: a::0\na::_: "x" a::incr(_) %if lt(_, 3) | "y"\n'),
+    ("words", "the (rain|sun|wind)"),
+]
+
 
 def main():
     torchless = sys.argv[1]
-    for target in ["bin", "gguf", "hugging_face"]:
+    for target in ["bin", "gguf", "grammar", "hugging_face"]:
         (SEEDS / target).mkdir(parents=True, exist_ok=True)
     for name, tokenizer in [("metaspace", METASPACE), ("byte_level", BYTE_LEVEL)]:
         source = SEEDS / "gguf" / name
@@ -86,6 +97,8 @@ def main():
         if name.endswith(".safetensors"):
             content = content[8 : 8 + struct.unpack_from("<Q", content)[0]]
         (SEEDS / "hugging_face" / name).write_bytes(bytes([which]) + content)
+    for which, (name, form) in enumerate(FORMS):
+        (SEEDS / "grammar" / name).write_bytes(bytes([which % 3]) + form.encode())
 
 
 if __name__ == "__main__":
