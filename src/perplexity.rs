@@ -18,19 +18,28 @@ impl Perplexity {
     /// `on_token` is called after each token.
     ///
     /// # Errors
-    /// If a token is not in the vocabulary, or a probability comes out as NaN.
+    /// If no token has one before it in its window, a token is not in the vocabulary, or any logit comes out as NaN.
     pub fn measure(session: &mut Session, tokens: &[u32], mut on_token: impl FnMut()) -> Result<Self, Error> {
+        let window = tokens.len().min(session.ctx());
+        if window < 2 {
+            return Err(Error::Request(format!(
+                "nothing to predict in windows of {window} tokens: two are needed at least, in the text and in the context"
+            )));
+        }
         let mut logprobs = Vec::with_capacity(tokens.len());
+        let mut nan = false;
         for window in tokens.chunks(session.ctx()) {
             session.reset();
             session.score(window, |i, logits| {
-                if let Some(&next) = window.get(i + 1) {
-                    logprobs.push(log_probability(logits, next));
+                match window.get(i + 1) {
+                    Some(&next) => logprobs.push(log_probability(logits, next)),
+                    // Nothing comes after the last; the model is broken all the same.
+                    None => nan |= logits.iter().any(|logit| logit.is_nan()),
                 }
                 on_token();
             })?;
         }
-        if logprobs.iter().any(|l| l.is_nan()) {
+        if nan || logprobs.iter().any(|l| l.is_nan()) {
             return Err(Error::NotANumber);
         }
         Ok(Self { logprobs })

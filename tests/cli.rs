@@ -413,6 +413,19 @@ fn perplexity_of_ids_is_that_of_transformers() {
 }
 
 #[test]
+fn a_text_of_one_token_has_no_perplexity() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("ids.txt");
+    let (model, file_name) = (fixture("mistral-int8.bin"), file.to_str().unwrap());
+    let args = ["perplexity", "-m", model.to_str().unwrap(), "--tokens", file_name];
+    std::fs::write(&file, "5").unwrap();
+    assert!(failure(&args).contains("nothing to predict in windows of 1"));
+    std::fs::write(&file, "5 6 7").unwrap();
+    assert!(failure(&[&args[..], &["--ctx", "1"]].concat()).contains("nothing to predict in windows of 1"));
+    assert!(torchless(&args).status.success());
+}
+
+#[test]
 fn tokenize_shows_ids_and_pieces_and_goes_back() {
     let golden = golden("mistral");
     let (prompt, ids) = (golden["prompt"].as_str().unwrap(), &golden["prompt_tokens"]);

@@ -23,7 +23,8 @@ impl Logprobs {
     }
 }
 
-/// The natural logarithm of the probability that `logits` give the token `id`.
+/// The natural logarithm of the probability that `logits` give the token `id`; NaN where any of them is, or the largest is
+/// infinite.
 ///
 /// # Panics
 /// If `id` is out of range.
@@ -36,6 +37,23 @@ pub fn log_probability(logits: &[f32], id: u32) -> f64 {
 fn log_probabilities(logits: &[f32]) -> impl Fn(u32) -> f64 {
     let max = logits.iter().fold(f32::NEG_INFINITY, |max, &l| max.max(l));
     let sum: f64 = logits.iter().map(|l| f64::from(scalar::exp(l - max))).sum();
-    let total = libm::log(sum);
+    // The maximum passes over NaN, and so would the sum.
+    let sound = max.is_finite() && !logits.iter().any(|l| l.is_nan());
+    let total = if sound { libm::log(sum) } else { f64::NAN };
     move |id| f64::from(logits[id as usize] - max) - total
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_nan_leaves_no_probability() {
+        assert!(log_probability(&[1.0, f32::NEG_INFINITY, 3.0], 0).is_finite());
+        for broken in [f32::NAN, f32::INFINITY] {
+            for id in 0..3 {
+                assert!(log_probability(&[1.0, 2.0, broken], id).is_nan(), "{broken}, {id}");
+            }
+        }
+    }
 }
