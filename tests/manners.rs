@@ -28,6 +28,23 @@ fn torchless() -> Command {
     command
 }
 
+/// Bytes after the last tensor, for one more.
+const SPARE: usize = 4096;
+
+/// A vector of these bytes, as the header describes it.
+fn spare_tensor(header: &Value) -> Value {
+    let end = |tensor: &Value| {
+        let number = |key: &str| tensor[key].as_u64().unwrap_or(0);
+        let values: u64 = tensor["shape"].as_array().unwrap().iter().map(|n| n.as_u64().unwrap()).product();
+        match tensor["scale_offset"].as_u64() {
+            Some(scales) => scales + 4 * number("scale_size"),
+            None => number("offset") + 4 * values,
+        }
+    };
+    let end = header["tensors"].as_object().unwrap().values().map(end).max().unwrap();
+    json!({"dtype": "f32", "shape": [4], "offset": end.next_multiple_of(64)})
+}
+
 /// A fixture with another header: it lives as long as the folder.
 fn edited(name: &str, change: impl FnOnce(&mut Value)) -> (TempDir, PathBuf) {
     let bytes = fs::read(fixture(name)).unwrap();
@@ -40,7 +57,8 @@ fn edited(name: &str, change: impl FnOnce(&mut Value)) -> (TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.bin");
     let payload = &bytes[(8 + size).next_multiple_of(64)..];
-    fs::write(&path, [&(header.len() as u64).to_le_bytes()[..], &header, payload].concat()).unwrap();
+    let file = [&(header.len() as u64).to_le_bytes()[..], &header, payload, &[0; SPARE]].concat();
+    fs::write(&path, file).unwrap();
     (folder, path)
 }
 
@@ -441,7 +459,7 @@ fn a_models_text_cannot_command_the_terminal() {
 fn a_files_text_cannot_command_the_terminal() {
     let (_folder, model) = edited("mistral-int8.bin", |header| {
         header["metadata"]["architecture"] = json!(ATTACK);
-        header["tensors"]["\x1b[2J.rotary_emb.inv_freq"] = header["tensors"]["model.norm.weight"].clone();
+        header["tensors"]["\x1b[2J.rotary_emb.inv_freq"] = spare_tensor(header);
     });
     let mut command = torchless();
     command.arg("inspect").arg(&model);
@@ -449,7 +467,7 @@ fn a_files_text_cannot_command_the_terminal() {
     assert!(shown.contains("␛[2J.rotary_emb") && shown.contains("architecture   ␛]0;owned"), "{shown:?}");
     assert!(!shown.contains(|c: char| c.is_control() && c != '\n'), "{shown:?}");
     let (_folder, model) = edited("mistral-int8.bin", |header| {
-        header["tensors"][ATTACK] = header["tensors"]["model.norm.weight"].clone();
+        header["tensors"][ATTACK] = spare_tensor(header);
     });
     let output = torchless().arg("inspect").arg(&model).output().unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();

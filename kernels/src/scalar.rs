@@ -351,7 +351,7 @@ pub fn narrow_f16(x: &[f32], out: &mut [f16]) {
 
 /// Rounds to int8: `round(x · (127 / max|x|))`, ties to even; returns the scale `max|x| / 127`.
 ///
-/// Zeros where the largest is below [`TINY`]; where it is not finite zeros as well, and a NaN scale.
+/// Zeros where the largest is below 2⁻¹⁰⁰; where it is not finite zeros as well, and a NaN scale.
 pub fn narrow_i8(x: &[f32], out: &mut [i8]) -> f32 {
     let largest = x.iter().map(|x| x.to_bits() & 0x7fff_ffff).max().unwrap_or(0);
     let absmax = f32::from_bits(largest);

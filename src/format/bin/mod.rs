@@ -29,7 +29,7 @@ const ALIGNMENT: usize = 64;
 /// Headers longer than this are refused. The vocabularies of today take up to 20 MB.
 pub(super) const MAX_HEADER: usize = 100_000_000;
 
-/// Where a tensor lies in the file. Made by [`BinFile::open`] only, which has checked it.
+/// Where a tensor lies in the file. Made where a file is opened, which has checked it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Tensor {
     name: String,
