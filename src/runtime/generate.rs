@@ -180,8 +180,8 @@ impl Session {
     /// ```
     ///
     /// # Errors
-    /// If a setting is out of range, or the grammar is wrong. The iterator gives an error, and then nothing more, if the prompt is empty or does
-    /// not fit in the context, or the model computes NaN.
+    /// If a setting is out of range, or the grammar is wrong. The iterator gives an error, and then nothing more, if the prompt
+    /// is empty or does not fit in the context, or the model computes NaN.
     pub fn generate(&mut self, prompt: &[u32], options: &GenerateOptions) -> Result<Generation<'_>, Error> {
         self.generate_after(prompt.to_vec(), 0, options)
     }

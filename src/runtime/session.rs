@@ -16,13 +16,13 @@ use crate::parallel::threads::Threads;
 /// How a session runs. Nothing here changes the logits of an int8 model, except [`SessionOptions::kv`].
 #[derive(Debug, Clone)]
 pub struct SessionOptions {
-    /// Positions there is room for, prompt and answer with_team.
+    /// Positions there is room for, prompt and answer together.
     pub ctx: usize,
     /// What keys and values are stored as.
     pub kv: KvType,
     /// Worker threads, up to [`Threads::most`]. Those that sessions share ([`Session::on_threads`]) are as many as there are.
     pub threads: usize,
-    /// Most tokens that go through the layers with_team.
+    /// Most tokens that go through the layers together.
     pub chunk: usize,
     /// The instruction set to compute with.
     pub kernels: Kernels,
@@ -140,8 +140,8 @@ impl Session {
         if ctx == 0 || ctx > max { Err(Error::ContextLength { ctx, max }) } else { Ok(()) }
     }
 
-    /// Bytes a session with these options allocates, for a context that the model allows (or the nearest one). Memory that is not used yet costs nothing: the system provides it
-    /// page by page as the context fills.
+    /// Bytes a session with these options allocates, for a context that the model allows (or the nearest one). Memory that is
+    /// not used yet costs nothing: the system provides it page by page as the context fills.
     pub fn memory(model: &Model, options: &SessionOptions) -> Memory {
         let ctx = options.ctx.clamp(1, model.config().max_position_embeddings);
         let chunk = options.chunk.clamp(1, ctx);
@@ -201,7 +201,7 @@ impl Session {
         self.ctx
     }
 
-    /// Most tokens that go through the layers with_team.
+    /// Most tokens that go through the layers together.
     pub fn chunk(&self) -> usize {
         self.workspace.chunk
     }

@@ -85,8 +85,8 @@ pub struct BinFile {
 }
 
 impl BinFile {
-    /// Maps `path`, and returns it with what its tokenizer is built from. Checks its header: every tensor lies inside the payload, has the size its shape asks for,
-    /// over no other, and only sound scales.
+    /// Maps `path`, and returns it with what its tokenizer is built from. Checks its header: every tensor lies inside the
+    /// payload and over no other, has the size its shape asks for, and only sound scales.
     ///
     /// The file must not change while it is open: one that is truncated ends the process, since its pages are gone.
     ///
