@@ -345,8 +345,10 @@ def run(command, args, said=b""):
     if "panicked" in text:
         raise Failure(f"panicked: {text[-500:]}")
     lines = text.splitlines()
-    if code == 1 and (len(lines) != 1 or not lines[0].startswith("error: ") or any(ord(c) < 32 for c in lines[0])):
-        raise Failure(f"not one line of error: {text[:500]!r}")
+    errors = [line for line in lines if not line.startswith(("note: ", "warning: "))]
+    one_error = len(errors) == 1 and lines[-1] == errors[0] and errors[0].startswith("error: ")
+    if code == 1 and (not one_error or any(ord(c) < 32 for line in lines for c in line)):
+        raise Failure(f"not one line of error, after notes: {text[:500]!r}")
     if megabytes > args.megabytes:
         raise Failure(f"took {megabytes:.0f} MB")
     return code, megabytes, seconds, text
