@@ -89,8 +89,9 @@ impl Session {
     /// # Errors
     /// If the context is longer than the model allows or does not fit in memory, or the threads cannot be started.
     pub fn new(model: &Arc<Model>, options: &SessionOptions) -> Result<Self, Error> {
+        // Before threads are started for nothing.
         check_context(model, options)?;
-        Self::on_threads(model, options, &Arc::new(Threads::new(options.threads)?))
+        Self::reserve(model, options, Arc::new(Threads::new(options.threads)?))
     }
 
     /// Starts an empty sequence on threads that it shares with other sessions, of any models.
@@ -116,15 +117,19 @@ impl Session {
         options: &SessionOptions,
         threads: &Arc<Threads>,
     ) -> Result<Self, Error> {
-        let options = SessionOptions { threads: threads.count(), ..options.clone() };
-        check_context(model, &options)?;
+        check_context(model, &SessionOptions { threads: threads.count(), ..options.clone() })?;
+        Self::reserve(model, options, Arc::clone(threads))
+    }
+
+    /// Reserves the memory of a session whose context has been checked.
+    fn reserve(model: &Arc<Model>, options: &SessionOptions, threads: Arc<Threads>) -> Result<Self, Error> {
         let chunk = options.chunk.clamp(1, options.ctx);
-        let workspace = Workspace::new(&mut Allocator::heap(), model, options.ctx, chunk, options.threads);
+        let workspace = Workspace::new(&mut Allocator::heap(), model, options.ctx, chunk, threads.count());
         Ok(Self {
             model: Arc::clone(model),
             kernels: options.kernels,
             ctx: options.ctx,
-            threads: Arc::clone(threads),
+            threads,
             cache: KvCache::new(model.config(), options.kv, options.ctx, chunk)?,
             workspace,
             position: 0,
