@@ -6,6 +6,7 @@
 
 use crate::half::f16;
 use crate::mat::MatMut;
+use crate::panels::PanelMatrix;
 use crate::quant::{GROUP, Outlier, QMatrix, QUAD, QuantizedRow, TINY};
 use crate::scalar::{
     self, EXP_LN2_HI, EXP_LN2_LO, EXP_MAX, EXP_MIN, EXP_POLY, EXP_ROUND, LANES, OUTLIER_RATIO,
@@ -229,6 +230,17 @@ pub(crate) fn dequantize_row<S: Simd>(s: S, w: &QMatrix, row: usize, out: &mut [
         let inverse = s.splat(1.0 / scale);
         for (out, q) in out.as_chunks_mut().0.iter_mut().zip(q.as_chunks().0) {
             s.store(s.mul(s.load_i8(q), inverse), out);
+        }
+    }
+}
+
+#[inline(always)]
+pub(crate) fn dequantize_panel_row<S: Simd>(s: S, w: &PanelMatrix, row: usize, out: &mut [f32]) {
+    for (g, out) in out.as_chunks_mut::<GROUP>().0.iter_mut().enumerate() {
+        let (values, scale) = w.group(row, g);
+        let scale = s.splat(scale.to_f32());
+        for (out, q) in out.as_chunks_mut().0.iter_mut().zip(values.as_chunks().0) {
+            s.store(s.mul(s.load_i8(q), scale), out);
         }
     }
 }

@@ -26,6 +26,7 @@ mod float;
 mod int8;
 mod mat;
 mod memory;
+mod panels;
 mod portable;
 mod quant;
 pub mod scalar;
@@ -44,6 +45,7 @@ pub use dispatch::{Isa, IsaError, Kernels};
 pub use half;
 pub use mat::MatMut;
 pub use memory::{Aligned, Allocator};
+pub use panels::{PANEL_ROWS, PanelMatrix};
 pub use quant::{GROUP, Outlier, QMatrix, QUAD, Quantized, QuantizedBuf, QuantizedMut, QuantizedRow};
 pub use scalar::BLOCK;
 #[doc(hidden)]
@@ -66,14 +68,29 @@ impl Kernels {
     ///
     /// `out` is `[tokens][rows.len()]`. Neither the split into `rows` nor the number of tokens changes a bit.
     ///
-    /// Any split works; fast ones give whole panels of 32 rows (16 for a single token), some panels a call, adjacent
-    /// ones to one thread. Up to 160 KiB of stack are used, nothing is allocated.
+    /// Any split works; fast ones give whole panels of 16 rows, some panels a call, adjacent ones to one thread. Up to
+    /// 160 KiB of stack are used, nothing is allocated.
     pub fn matmul_i8(self, w: &QMatrix, rows: Range<usize>, x: &Quantized, out: MatMut<f32>) {
-        assert!(rows.start <= rows.end && rows.end <= w.rows(), "rows {rows:?} of {}", w.rows());
-        assert_eq!(x.cols(), w.cols(), "activations a token");
-        assert_eq!((out.rows(), out.cols()), (x.tokens(), rows.len()), "matmul output");
+        assert_product((w.rows(), w.cols()), &rows, x, &out);
         // SAFETY: lengths checked; the handle proves the CPU has the instructions.
         unsafe { (self.table.matmul_i8)(w, rows, x, out) }
+    }
+
+    /// `out[t][i] = w[rows.start + i] · x[t]` for int8 weights in panels: see [`scalar::matmul_panels`].
+    ///
+    /// As [`Kernels::matmul_i8`]; no more than a few KiB of stack are used.
+    pub fn matmul_panels(self, w: &PanelMatrix, rows: Range<usize>, x: &Quantized, out: MatMut<f32>) {
+        assert_product((w.rows(), w.cols()), &rows, x, &out);
+        // SAFETY: lengths checked; the handle proves the CPU has the instructions.
+        unsafe { (self.table.matmul_panels)(w, rows, x, out) }
+    }
+
+    /// Row `row` of `w` in f32, `w.cols()` values: see [`scalar::dequantize_panel_row`].
+    pub fn dequantize_panel_row(self, w: &PanelMatrix, row: usize, out: &mut [f32]) {
+        assert!(row < w.rows(), "row {row} of {}", w.rows());
+        assert_eq!(out.len(), w.cols(), "dequantised row");
+        // SAFETY: lengths checked; the handle proves the CPU has the instructions.
+        unsafe { (self.table.dequantize_panel_row)(w, row, out) }
     }
 
     /// Row `row` of `w` in f32, `w.cols()` values: see [`scalar::dequantize_row`].
@@ -217,6 +234,13 @@ impl Kernels {
         // SAFETY: the handle proves the CPU has the instructions.
         unsafe { (self.table.argmax)(x) }
     }
+}
+
+/// Asserts that some rows of a matrix of `rows × cols`, the activations and the output of their product agree.
+fn assert_product((w_rows, cols): (usize, usize), rows: &Range<usize>, x: &Quantized, out: &MatMut<f32>) {
+    assert!(rows.start <= rows.end && rows.end <= w_rows, "rows {rows:?} of {w_rows}");
+    assert_eq!(x.cols(), cols, "activations a token");
+    assert_eq!((out.rows(), out.cols()), (x.tokens(), rows.len()), "matmul output");
 }
 
 /// Positions whose keys lie side by side: keys are `[positions / 16][head_dim][16]`.

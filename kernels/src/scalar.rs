@@ -6,6 +6,7 @@
 
 use crate::half::f16;
 use crate::mat::MatMut;
+use crate::panels::PanelMatrix;
 use crate::quant::{GROUP, Outlier, QMatrix, QUAD, Quantized, QuantizedRow, TINY, group_end};
 use std::ops::Range;
 
@@ -152,6 +153,33 @@ fn dot_i8(w: &QMatrix, row: usize, xq: &[i8], xs: &[f32], xo: &[Outlier]) -> f32
         k = end;
     }
     acc
+}
+
+/// `out[t][i] = Σ_g (Σ_k w[rows.start + i][k]·x[t][k]) · (w_scale · x_scale)`, groups in ascending order: as [`matmul_i8`], but
+/// that the weights' scales multiply and no group runs across the end of a row.
+pub fn matmul_panels(w: &PanelMatrix, rows: Range<usize>, x: &Quantized, mut out: MatMut<f32>) {
+    for t in 0..x.tokens() {
+        let (values, scales) = (x.token_values(t).as_chunks::<GROUP>().0, x.token_scales(t));
+        for (out, row) in out.row(t).iter_mut().zip(rows.clone()) {
+            *out = 0.0;
+            for (g, outlier) in x.token_outliers(t).iter().enumerate() {
+                let (w, w_scale) = w.group(row, g);
+                let products = w.iter().zip(values[g]).map(|(w, x): (_, i8)| i32::from(*w) * i32::from(x));
+                let dot = products.sum::<i32>() + outlier.dot(&w);
+                *out += dot as f32 * (w_scale.to_f32() * scales[g]);
+            }
+        }
+    }
+}
+
+/// `out[c] = q[row][c] · scale`: one row in f32.
+pub fn dequantize_panel_row(w: &PanelMatrix, row: usize, out: &mut [f32]) {
+    for (g, out) in out.chunks_mut(GROUP).enumerate() {
+        let (values, scale) = w.group(row, g);
+        for (out, q) in out.iter_mut().zip(values) {
+            *out = f32::from(q) * scale.to_f32();
+        }
+    }
 }
 
 /// `out[c] = values[row][c] · (1/scale)`: one row in f32, as the embedding needs it.

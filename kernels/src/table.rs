@@ -2,6 +2,7 @@
 
 use crate::half::f16;
 use crate::mat::MatMut;
+use crate::panels::PanelMatrix;
 use crate::quant::{QMatrix, Quantized, QuantizedRow};
 use crate::scalar::{self, BLOCK};
 use std::ops::Range;
@@ -14,7 +15,9 @@ use std::ops::Range;
 pub(crate) struct Table {
     pub quantize: unsafe fn(&[f32], QuantizedRow),
     pub matmul_i8: unsafe fn(&QMatrix, Range<usize>, &Quantized, MatMut<f32>),
+    pub matmul_panels: unsafe fn(&PanelMatrix, Range<usize>, &Quantized, MatMut<f32>),
     pub dequantize_row: unsafe fn(&QMatrix, usize, &mut [f32]),
+    pub dequantize_panel_row: unsafe fn(&PanelMatrix, usize, &mut [f32]),
     pub matmul_f32: unsafe fn(&[f32], &[f32], usize, MatMut<f32>),
     pub rms_norm: unsafe fn(&[f32], &[f32], f32, &mut [f32]),
     pub rms_norm_quantize: unsafe fn(&[f32], &[f32], f32, QuantizedRow),
@@ -45,7 +48,9 @@ type Accumulate<T> = unsafe fn(&[[f32; BLOCK]], usize, &[T], &[[f32; 2]], &mut [
 pub(crate) static SCALAR: Table = Table {
     quantize: scalar::quantize,
     matmul_i8: scalar::matmul_i8,
+    matmul_panels: scalar::matmul_panels,
     dequantize_row: scalar::dequantize_row,
+    dequantize_panel_row: scalar::dequantize_panel_row,
     matmul_f32: scalar::matmul_f32,
     rms_norm: scalar::rms_norm,
     rms_norm_quantize: scalar::rms_norm_quantize,
@@ -77,12 +82,14 @@ macro_rules! table {
     ($token:ty, $attribute:tt) => {
         pub(crate) static TABLE: $crate::table::Table = {
             use $crate::{
-                BLOCK, MatMut, QMatrix, Quantized, QuantizedRow, attention, float, half::f16, int8,
+                BLOCK, MatMut, PanelMatrix, QMatrix, Quantized, QuantizedRow, attention, float, half::f16,
+                int8,
             };
 
             $crate::table::kernels! { [$token] $attribute
                 float::quantize(x: &[f32], out: QuantizedRow);
                 float::dequantize_row(w: &QMatrix, row: usize, out: &mut [f32]);
+                float::dequantize_panel_row(w: &PanelMatrix, row: usize, out: &mut [f32]);
                 float::matmul_f32(w: &[f32], x: &[f32], cols: usize, out: MatMut<f32>);
                 float::rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]);
                 float::rms_norm_quantize(x: &[f32], weight: &[f32], eps: f32, out: QuantizedRow);
@@ -113,6 +120,9 @@ macro_rules! table {
                 float::narrow_f16(x: &[f32], out: &mut [f16]);
                 float::argmax(x: &[f32]) -> usize;
                 int8::matmul_i8(w: &QMatrix, rows: std::ops::Range<usize>, x: &Quantized, out: MatMut<f32>);
+                int8::matmul_panels(
+                    w: &PanelMatrix, rows: std::ops::Range<usize>, x: &Quantized, out: MatMut<f32>
+                );
             }
         };
     };

@@ -4,8 +4,9 @@
 
 use crate::Kernels;
 use crate::activations::{ActivationFormat, Activations};
-use crate::int8::GEMM_PANEL_ROWS;
+use crate::half::f16;
 use crate::mat::MatMut;
+use crate::panels::{PANEL_ROWS, PanelMatrix};
 use crate::quant::{GROUP, QMatrix};
 use crate::sgemm::sgemm;
 use std::ops::Range;
@@ -18,6 +19,8 @@ pub enum Weight<'a> {
     F32(F32Matrix<'a>),
     /// Int8 in groups of 64, row after row.
     Int8(QMatrix<'a>),
+    /// Int8 in groups of 64, in panels of 16 rows.
+    Int8Panels(PanelMatrix<'a>),
 }
 
 /// An f32 matrix, row-major.
@@ -54,6 +57,7 @@ impl Weight<'_> {
         match self {
             Weight::F32(w) => w.values.len() / w.cols,
             Weight::Int8(w) => w.rows(),
+            Weight::Int8Panels(w) => w.rows(),
         }
     }
 
@@ -62,6 +66,7 @@ impl Weight<'_> {
         match self {
             Weight::F32(w) => w.cols,
             Weight::Int8(w) => w.cols(),
+            Weight::Int8Panels(w) => w.cols(),
         }
     }
 
@@ -69,14 +74,14 @@ impl Weight<'_> {
     pub fn activation(&self) -> ActivationFormat {
         match self {
             Weight::F32(_) => ActivationFormat::F32,
-            Weight::Int8(_) => ActivationFormat::Int8,
+            Weight::Int8(_) | Weight::Int8Panels(_) => ActivationFormat::Int8,
         }
     }
 
     /// Rows that a kernel takes together: products of multiples of it are the fast ones. A power of two.
     pub fn row_granule(&self) -> usize {
         match self {
-            Weight::F32(_) | Weight::Int8(_) => GEMM_PANEL_ROWS,
+            Weight::F32(_) | Weight::Int8(_) | Weight::Int8Panels(_) => PANEL_ROWS,
         }
     }
 
@@ -85,6 +90,7 @@ impl Weight<'_> {
         match self {
             Weight::F32(w) => size_of::<f32>() * w.cols,
             Weight::Int8(w) => w.cols() + size_of::<f32>() * w.cols().div_ceil(GROUP),
+            Weight::Int8Panels(w) => w.cols() + size_of::<f16>() * w.groups(),
         }
     }
 }
@@ -100,6 +106,7 @@ impl Kernels {
         const MISSING: &str = "activations in the format that the weight wants";
         match w {
             Weight::Int8(w) => self.matmul_i8(w, rows, &x.int8.expect(MISSING), out),
+            Weight::Int8Panels(w) => self.matmul_panels(w, rows, &x.int8.expect(MISSING), out),
             Weight::F32(w) => {
                 let values = &w.values[rows.start * w.cols..rows.end * w.cols];
                 let x = x.f32.expect(MISSING);
@@ -118,6 +125,7 @@ impl Kernels {
     pub fn weight_row(self, w: &Weight, row: usize, out: &mut [f32]) {
         match w {
             Weight::Int8(w) => self.dequantize_row(w, row, out),
+            Weight::Int8Panels(w) => self.dequantize_panel_row(w, row, out),
             Weight::F32(w) => out.copy_from_slice(&w.values[row * w.cols..(row + 1) * w.cols]),
         }
     }

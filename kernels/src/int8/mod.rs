@@ -133,6 +133,17 @@ pub(crate) fn matmul_i8<K: Int8>(k: K, w: &QMatrix, rows: Range<usize>, x: &Quan
     }
 }
 
+#[inline(always)]
+pub(crate) fn matmul_panels<K: Int8>(
+    _: K,
+    w: &crate::panels::PanelMatrix,
+    rows: Range<usize>,
+    x: &Quantized,
+    out: MatMut<f32>,
+) {
+    scalar::matmul_panels(w, rows, x, out);
+}
+
 /// Whether any of some groups has an outlier.
 #[inline(always)]
 pub(crate) fn any_outlier<'a>(outliers: impl IntoIterator<Item = &'a Outlier>) -> bool {
