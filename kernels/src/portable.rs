@@ -1,13 +1,14 @@
 //! For any CPU: the `wide` crate's vectors, compiled for what the target guarantees (SSE2 on x86-64, NEON on aarch64).
 
 use crate::half::f16;
-use crate::int8::{GEMM_PANEL_ROWS, Group, GroupsX16, Int8, TokenGroups};
+use crate::int8::{Group, GroupsX16, Int8, TokenGroups};
+use crate::panels::{PANEL_ROWS, PanelGroup, QUADS};
 use crate::quant::{GROUP, Outlier};
 use crate::scalar::{self, LANES};
 use crate::simd::Simd;
 use std::array::from_fn;
 use std::mem::MaybeUninit;
-use wide::{f32x8, f32x16, i8x16, i16x16, i32x8, i32x16};
+use wide::{f32x16, i8x16, i16x16, i32x8, i32x16};
 
 /// Exists on any CPU.
 #[derive(Clone, Copy)]
@@ -167,15 +168,9 @@ impl Simd for Portable {
     }
 }
 
-/// One group of 32 rows, `[k / 2][row]`: two values of one row, as i16.
-#[derive(Clone, Copy)]
-#[repr(align(64))]
-pub(crate) struct PanelGroup([[[i16; 2]; GEMM_PANEL_ROWS]; GROUP / 2]);
-
-// SAFETY: `pack` writes every row of every k.
+// SAFETY: `pack` writes every quad.
 unsafe impl Int8 for Portable {
     type Lanes = Self;
-    type PanelGroup = PanelGroup;
     const GEMV_TOKENS: usize = 8;
     const TILE_TOKENS: usize = 4;
 
@@ -198,36 +193,33 @@ unsafe impl Int8 for Portable {
     }
 
     #[inline(always)]
-    fn pack(self, rows: &[&Group; GEMM_PANEL_ROWS], packed: &mut MaybeUninit<PanelGroup>) {
-        let mut pairs = [[[0; 2]; GEMM_PANEL_ROWS]; GROUP / 2];
+    fn pack(self, rows: &[&Group; PANEL_ROWS], packed: &mut MaybeUninit<PanelGroup>) {
+        let packed = packed.write([[[0; 4]; PANEL_ROWS]; QUADS]);
         for (r, row) in rows.iter().enumerate() {
-            for (pairs, pair) in pairs.iter_mut().zip(row.as_chunks::<2>().0) {
-                pairs[r] = pair.map(i16::from);
+            for (packed, quad) in packed.iter_mut().zip(row.as_chunks().0) {
+                packed[r] = *quad;
             }
         }
-        packed.write(PanelGroup(pairs));
     }
 
+    /// Four rows at a time: more would not fit the registers.
     #[inline(always)]
-    fn tile<const N: usize>(
-        self,
-        panel: &[PanelGroup],
-        inverse: &[[f32; GEMM_PANEL_ROWS]],
-        x: &[TokenGroups; N],
-        acc: &mut [[f32; GEMM_PANEL_ROWS]; N],
-    ) {
-        for (g, (panel, inverse)) in panel.iter().zip(inverse).enumerate() {
-            let wide = x.map(|x| widen(&x.values[g], &x.outliers[g]));
-            for first in (0..GEMM_PANEL_ROWS).step_by(8) {
-                let dots = dots_of_8_rows(panel, first, &wide);
-                for ((acc, dots), x) in acc.iter_mut().zip(dots).zip(x) {
-                    let rows = first..first + 8;
-                    let scale = f32x8::from(&inverse[rows.clone()]) * x.scales[g];
-                    let sum = f32x8::from(&acc[rows.clone()]) + dots.round_float() * scale;
-                    acc[rows].copy_from_slice(&sum.to_array());
+    fn panel_dots<const N: usize>(self, w: &PanelGroup, x: &[TokenGroups; N], g: usize) -> [i32x16; N] {
+        let mut dots = [[0; PANEL_ROWS]; N];
+        let mut wide = [[0; GROUP]; N];
+        for (wide, x) in wide.iter_mut().zip(x) {
+            *wide = widen(&x.values[g], &x.outliers[g]);
+        }
+        for first in (0..PANEL_ROWS).step_by(4) {
+            let pairs = pairs_of_4_rows(w, first, &wide);
+            for (dots, pairs) in dots.iter_mut().zip(pairs) {
+                for (dot, pair) in dots[first..].iter_mut().zip(pairs.to_array().as_chunks().0) {
+                    let [even, odd]: [i32; 2] = *pair;
+                    *dot = even + odd;
                 }
             }
         }
+        dots.map(i32x16::new)
     }
 }
 
@@ -239,16 +231,16 @@ fn widen(x: &Group, outlier: &Outlier) -> [i16; GROUP] {
     wide
 }
 
-/// The dot products of one group of rows `first..first + 8` of a panel with `N` tokens: a vector a token, a row a lane.
+/// The dot products of rows `first..first + 4` with `N` tokens, each in two parts that lie side by side.
 #[inline(always)]
-fn dots_of_8_rows<const N: usize>(panel: &PanelGroup, first: usize, x: &[[i16; GROUP]; N]) -> [i32x8; N] {
+fn pairs_of_4_rows<const N: usize>(w: &PanelGroup, first: usize, x: &[[i16; GROUP]; N]) -> [i32x8; N] {
     let mut dots = [i32x8::splat(0); N];
-    for (k, w) in panel.0.iter().enumerate() {
-        let w = i16x16::from(w[first..first + 8].as_flattened());
+    for (q, w) in w.iter().enumerate() {
+        let w: [i8; 16] = from_fn(|i| w[first + i / 4][i % 4]);
+        let w = i16x16::from_i8x16(i8x16::new(w));
         for (dot, x) in dots.iter_mut().zip(x) {
-            let [low, high] = x.as_chunks::<2>().0[k];
-            let pair = i32x8::splat(i32::from(high) << 16 | i32::from(low as u16));
-            *dot += w.dot(i16x16::from_ne_bytes(pair.to_ne_bytes()));
+            let quad = x.as_chunks::<4>().0[q];
+            *dot += w.dot(i16x16::new(from_fn(|i| quad[i % 4])));
         }
     }
     dots

@@ -11,7 +11,8 @@ use std::fmt::Debug;
 use proptest::prelude::*;
 use torchless_kernels::half::f16;
 use torchless_kernels::{
-    Allocator, BLOCK, CacheElement, GROUP, Isa, Kernels, MatMut, Outlier, QMatrix, QUAD, QuantizedBuf,
+    Allocator, BLOCK, CacheElement, GROUP, Isa, Kernels, MatMut, Outlier, PANEL_ROWS, PanelMatrix, QMatrix,
+    QUAD, QuantizedBuf,
 };
 
 /// Lengths around every edge a float kernel has: a lane, a register, a group. Under Miri, which looks at memory and
@@ -546,6 +547,9 @@ fn int8_case(differences: &Differences, case: Int8Case) {
     for t in 0..tokens {
         all()[0].quantize(&floats[t * cols..][..cols], x.view_mut(tokens).token(t));
     }
+    if cols.is_multiple_of(GROUP) {
+        panel_case(differences, case, &x);
+    }
     let from = rows.min(1);
     differences.look(&case, |k| {
         let mut out = vec![-7.0; tokens * (rows + 3)];
@@ -558,6 +562,33 @@ fn int8_case(differences: &Differences, case: Int8Case) {
         }
         (out, first)
     });
+}
+
+/// The same of a matrix in panels; from its first row on, and from places in a panel and in the panel behind it.
+fn panel_case(differences: &Differences, case: Int8Case, x: &QuantizedBuf) {
+    let Int8Case { rows, cols, tokens, .. } = case;
+    let padded = rows.next_multiple_of(PANEL_ROWS);
+    let bytes = case.w.make(padded * cols, 7);
+    let scales: Vec<_> = case.scales.make(padded * cols / GROUP).into_iter().map(panel_scale).collect();
+    let w = PanelMatrix::new(&bytes, &scales, rows, cols);
+    for from in [0, 1, 16, 21].into_iter().filter(|from| *from <= rows) {
+        differences.look(&("panels from row", from, case), |k| {
+            let mut out = vec![-7.0; tokens * (rows + 3)];
+            let (_, inner) = MatMut::new(&mut out, tokens, rows + 3).split_cols(2);
+            let (inner, _) = inner.split_cols(rows - from);
+            k.matmul_panels(&w, from..rows, &x.view(tokens), inner);
+            let mut row = vec![0.0; if from < rows { cols } else { 0 }];
+            if from < rows {
+                k.dequantize_panel_row(&w, from, &mut row);
+            }
+            (out, row)
+        });
+    }
+}
+
+/// A panel's scale multiplies: 1 over the stored one of rows, and what of it f16 can say.
+fn panel_scale(scale: f32) -> f16 {
+    f16::from_f32(1.0 / scale)
 }
 
 /// Rows around 16, 32 and 64, groups around the blocks that a tile and a run take (8, 16, 256), tokens around each tile.
@@ -669,6 +700,11 @@ fn splits_change_nothing() {
     let (rows, cols, tokens) = (70, 576, 40);
     let (bytes, scales) = (Bytes::Random.make(rows * cols, 1), Scales::Plain.make(rows * cols / GROUP));
     let w = QMatrix::new(&bytes, &scales, rows, cols);
+    let padded = rows.next_multiple_of(PANEL_ROWS);
+    let panel_bytes = Bytes::Random.make(padded * cols, 3);
+    let panel_scales: Vec<_> =
+        Scales::Plain.make(padded * cols / GROUP).into_iter().map(panel_scale).collect();
+    let panels = PanelMatrix::new(&panel_bytes, &panel_scales, rows, cols);
     for k in all() {
         let quantized = |range: std::ops::Range<usize>| {
             let mut x = QuantizedBuf::new(&mut Allocator::heap(), range.len(), cols);
@@ -679,10 +715,13 @@ fn splits_change_nothing() {
             x
         };
         let mut whole = vec![0.0; tokens * rows];
-        k.matmul_i8(&w, 0..rows, &quantized(0..tokens).view(tokens), MatMut::new(&mut whole, tokens, rows));
+        let mut whole_panels = vec![0.0; tokens * rows];
+        let all = quantized(0..tokens);
+        k.matmul_i8(&w, 0..rows, &all.view(tokens), MatMut::new(&mut whole, tokens, rows));
+        k.matmul_panels(&panels, 0..rows, &all.view(tokens), MatMut::new(&mut whole_panels, tokens, rows));
         for row_step in [1, 16, 33] {
             for token_step in [1, 3, 7, 27] {
-                let mut out = vec![0.0; tokens * rows];
+                let (mut out, mut out_panels) = (vec![0.0; tokens * rows], vec![0.0; tokens * rows]);
                 for t in (0..tokens).step_by(token_step) {
                     let n = token_step.min(tokens - t);
                     let x = quantized(t..t + n);
@@ -691,10 +730,14 @@ fn splits_change_nothing() {
                         let (_, part) = MatMut::new(&mut out, tokens, rows).split_rows(t);
                         let (_, part) = part.split_rows(n).0.split_cols(r);
                         k.matmul_i8(&w, r..r + m, &x.view(n), part.split_cols(m).0);
+                        let (_, part) = MatMut::new(&mut out_panels, tokens, rows).split_rows(t);
+                        let (_, part) = part.split_rows(n).0.split_cols(r);
+                        k.matmul_panels(&panels, r..r + m, &x.view(n), part.split_cols(m).0);
                     }
                 }
                 let case = ("rows by", row_step, "tokens by", token_step);
                 differences.note(k, &case, out.same(&whole), String::new);
+                differences.note(k, &("panels", case), out_panels.same(&whole_panels), String::new);
             }
         }
     }

@@ -1,96 +1,106 @@
-//! Many tokens: rows are packed into panels, and each panel meets every token, a tile at a time.
+//! Many tokens and weights in rows: 16 rows at a time are packed into a panel, which then meets every token.
 
-use super::{Group, Int8, TokenGroups, assume_init};
+use super::tile::{Ahead, Place, multiply_panel};
+use super::{Group, Int8, assume_init};
 use crate::mat::MatMut;
+use crate::panels::{PANEL_ROWS, Panel, PanelGroup};
 use crate::quant::{GROUP, QMatrix, Quantized};
 use crate::simd::Simd;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
-/// Rows in a panel.
-pub(crate) const GEMM_PANEL_ROWS: usize = 32;
-
-/// The most groups of each row in a panel: 32 rows × 32 groups are 64 KiB of weights, which stay in the second-level cache.
-const GEMM_PANEL_GROUPS: usize = 32;
+/// The most groups of each row that are packed together: 64 KiB of weights, which stay in the second-level cache.
+const PACKED_GROUPS: usize = 64;
 
 /// The most tokens for which the next panel is prefetched while this one is packed. While so few are multiplied it would
 /// not have come.
 const PREFETCH_WHILE_PACKING_TOKENS: usize = 32;
 
-/// A panel: 32 rows × some groups, `[group][row]`.
-struct Panel<'a, P> {
-    /// Which groups of a row these are.
-    groups: Range<usize>,
-    packed: &'a [P],
-    /// The weights' scales, 1 over what is stored.
-    inverse: &'a [[f32; GEMM_PANEL_ROWS]],
+/// Room for a panel of up to `GROUPS` groups, and its scales.
+pub(crate) struct Packed<const GROUPS: usize> {
+    values: [MaybeUninit<PanelGroup>; GROUPS],
+    /// 1 over what is stored.
+    scales: [[f32; PANEL_ROWS]; GROUPS],
 }
 
-/// `out[t][i] = w[rows.start + i] · x[t]`: panels of 32 rows × up to 32 groups are packed, and each meets every token.
+impl<const GROUPS: usize> Packed<GROUPS> {
+    /// Not packed yet.
+    pub const fn new() -> Self {
+        Self { values: [const { MaybeUninit::uninit() }; GROUPS], scales: [[0.0; PANEL_ROWS]; GROUPS] }
+    }
+
+    /// Packs `groups` of the first 16 of `rows`; of fewer the last is repeated, and the results are then dropped. Calls
+    /// `between` after each group.
+    #[inline(always)]
+    pub fn pack<K: Int8>(
+        &mut self,
+        k: K,
+        w: &QMatrix,
+        rows: Range<usize>,
+        groups: Range<usize>,
+        mut between: impl FnMut(usize),
+    ) -> Panel<'_, [f32; PANEL_ROWS]> {
+        for (i, g) in groups.clone().enumerate() {
+            let group_of = group_of_rows(w, rows.clone(), g, &mut self.scales[i]);
+            k.pack(&group_of, &mut self.values[i]);
+            self.scales[i].iter_mut().for_each(|scale| *scale = 1.0 / *scale);
+            between(i);
+        }
+        // SAFETY: these have just been packed.
+        let values = unsafe { assume_init(&self.values[..groups.len()]) };
+        Panel { values, scales: &self.scales[..groups.len()] }
+    }
+}
+
+/// `out[t][i] = w[rows.start + i] · x[t]`: panels of 16 rows × up to 64 groups are packed, and each meets every token.
 #[inline(always)]
 pub(crate) fn gemm<K: Int8>(k: K, w: &QMatrix, rows: Range<usize>, x: &Quantized, mut out: MatMut<f32>) {
     let groups = w.cols() / GROUP;
     let values = w.values().as_chunks::<GROUP>().0;
-    let mut packed = [const { MaybeUninit::uninit() }; GEMM_PANEL_GROUPS];
-    let mut inverse = [[0.0; GEMM_PANEL_ROWS]; GEMM_PANEL_GROUPS];
+    let mut packed = Packed::<PACKED_GROUPS>::new();
     let prefetch_while_packing = x.tokens() <= PREFETCH_WHILE_PACKING_TOKENS;
-    for first in rows.clone().step_by(GEMM_PANEL_ROWS) {
-        let n = GEMM_PANEL_ROWS.min(rows.end - first);
-        let columns = first - rows.start..first - rows.start + n;
-        for from in (0..groups).step_by(GEMM_PANEL_GROUPS) {
-            let panel_groups = from..(from + GEMM_PANEL_GROUPS).min(groups);
+    for first in rows.clone().step_by(PANEL_ROWS) {
+        let place = Place { lanes: 0..PANEL_ROWS.min(rows.end - first), column: first - rows.start };
+        for from in (0..groups).step_by(PACKED_GROUPS) {
+            let panel_groups = from..(from + PACKED_GROUPS).min(groups);
             let next = match panel_groups.end < groups {
                 true => (first, panel_groups.end),
-                false => (first + GEMM_PANEL_ROWS, 0),
+                false => (first + PANEL_ROWS, 0),
             };
             let prefetch =
-                |row| prefetch_groups(k.lanes(), values, groups, GEMM_PANEL_GROUPS, (next.0 + row, next.1));
+                |row| prefetch_groups(k.lanes(), values, groups, PACKED_GROUPS, (next.0 + row, next.1));
             // How many rows of the next panel have been prefetched.
             let mut prefetched = 0;
-            for (i, g) in panel_groups.clone().enumerate() {
+            let mut prefetch_until = |until: usize| {
+                (prefetched..until.min(PANEL_ROWS)).for_each(prefetch);
+                prefetched = prefetched.max(until);
+            };
+            let n = panel_groups.len();
+            let panel = packed.pack(k, w, first..rows.end, panel_groups.clone(), |i| {
                 if prefetch_while_packing {
-                    let until = (i + 1) * GEMM_PANEL_ROWS / panel_groups.len();
-                    (prefetched..until).for_each(prefetch);
-                    prefetched = until;
+                    prefetch_until((i + 1) * PANEL_ROWS / n);
                 }
-                let group_of = group_of_rows(w, first..rows.end, g, &mut inverse[i]);
-                k.pack(&group_of, &mut packed[i]);
-                inverse[i].iter_mut().for_each(|scale| *scale = 1.0 / *scale);
-            }
-            // SAFETY: these have just been packed.
-            let packed = unsafe { assume_init(&packed[..panel_groups.len()]) };
-            let inverse = &inverse[..panel_groups.len()];
-            let panel = Panel { groups: panel_groups, packed, inverse };
-            let rows_a_tile = GEMM_PANEL_ROWS.div_ceil(x.tokens().div_ceil(K::TILE_TOKENS));
-            for t in (0..x.tokens()).step_by(K::TILE_TOKENS) {
-                let until = (prefetched + rows_a_tile).min(GEMM_PANEL_ROWS);
-                (prefetched..until).for_each(prefetch);
-                prefetched = until;
-                match K::TILE_TOKENS.min(x.tokens() - t) {
-                    6 if K::TILE_TOKENS >= 6 => add_tile::<K, 6>(k, &panel, x, t, &mut out, &columns),
-                    5 if K::TILE_TOKENS >= 5 => add_tile::<K, 5>(k, &panel, x, t, &mut out, &columns),
-                    4 => add_tile::<K, 4>(k, &panel, x, t, &mut out, &columns),
-                    3 => add_tile::<K, 3>(k, &panel, x, t, &mut out, &columns),
-                    2 => add_tile::<K, 2>(k, &panel, x, t, &mut out, &columns),
-                    _ => add_tile::<K, 1>(k, &panel, x, t, &mut out, &columns),
-                }
-            }
+            });
+            multiply_panel(k, &panel, panel_groups, x, &mut out, &place, |tile, tiles| {
+                prefetch_until((tile + 1) * PANEL_ROWS.div_ceil(tiles));
+                Ahead::NOTHING
+            });
         }
     }
 }
 
-/// Group `g` of each of the first `N` of `rows`, and into `scales` its stored scale. Where there are fewer rows the last
-/// is repeated, and the results are then dropped.
+/// Group `g` of each of the first 16 of `rows`, and into `scales` its stored scale. Where there are fewer rows the last is
+/// repeated.
 #[inline(always)]
-pub(crate) fn group_of_rows<'a, const N: usize>(
+fn group_of_rows<'a>(
     w: &QMatrix<'a>,
     rows: Range<usize>,
     g: usize,
-    scales: &mut [f32; N],
-) -> [&'a Group; N] {
+    scales: &mut [f32; PANEL_ROWS],
+) -> [&'a Group; PANEL_ROWS] {
     let (groups, values) = (w.cols() / GROUP, w.values().as_chunks().0);
     // A loop, since the closures of `array::from_fn` would be called one by one.
-    let mut group_of = [&values[0]; N];
+    let mut group_of = [&values[0]; PANEL_ROWS];
     for (r, (group, scale)) in group_of.iter_mut().zip(scales).enumerate() {
         let index = (rows.start + r).min(rows.end - 1) * groups + g;
         (*group, *scale) = (&values[index], w.scales()[index]);
@@ -110,40 +120,5 @@ pub(crate) fn prefetch_groups(
     let start = row * groups + group;
     for group in values.get(start..start + len.min(groups - group)).unwrap_or(&[]) {
         s.prefetch(group);
-    }
-}
-
-/// Adds a panel's products with tokens `token..token + N` to `columns` of `out`; the first groups of a row replace what
-/// was there.
-#[inline(always)]
-fn add_tile<K: Int8, const N: usize>(
-    k: K,
-    panel: &Panel<K::PanelGroup>,
-    x: &Quantized,
-    token: usize,
-    out: &mut MatMut<f32>,
-    columns: &Range<usize>,
-) {
-    let mut acc = [[0.0; GEMM_PANEL_ROWS]; N];
-    if panel.groups.start > 0 {
-        for (i, acc) in acc.iter_mut().enumerate() {
-            let row = &out.row(token + i)[columns.clone()];
-            match row.first_chunk() {
-                Some(full) => *acc = *full,
-                None => acc[..row.len()].copy_from_slice(row),
-            }
-        }
-    }
-    let mut tokens = [TokenGroups::new(x, token, panel.groups.clone()); N];
-    for (i, groups) in tokens.iter_mut().enumerate().skip(1) {
-        *groups = TokenGroups::new(x, token + i, panel.groups.clone());
-    }
-    k.tile(panel.packed, panel.inverse, &tokens, &mut acc);
-    for (i, acc) in acc.iter().enumerate() {
-        let row = &mut out.row(token + i)[columns.clone()];
-        match row.first_chunk_mut() {
-            Some(full) => *full = *acc,
-            None => row.copy_from_slice(&acc[..row.len()]),
-        }
     }
 }

@@ -1,20 +1,25 @@
 //! The int8 matmul, written once around what each instruction set does its own way: the dot products of groups.
 //!
-//! Few tokens (decode) go through [`gemv`], which reads the weights in the order they lie in memory. Many tokens
-//! (prefill) go through [`gemm`], which packs a panel of rows and multiplies it by tile after tile of tokens.
-//! DESIGN.md has both loops in pseudo-code, and a glossary.
+//! What multiplies is one loop, [`tile`]: a panel of 16 rows meets some tokens. Weights in panels go through it as they lie
+//! ([`panels`]). Of weights in rows many tokens want a panel packed first ([`gemm`]); few tokens read the rows in the order they
+//! lie in memory ([`gemv`]). DESIGN.md has the loops in pseudo-code, and a glossary.
 
 mod gemm;
 mod gemv;
+mod panels;
+mod tile;
 
-pub(crate) use gemm::{GEMM_PANEL_ROWS, gemm};
+pub(crate) use gemm::gemm;
 #[cfg(target_arch = "x86_64")]
-pub(crate) use gemm::{group_of_rows, prefetch_groups};
+pub(crate) use gemm::{Packed, prefetch_groups};
 #[cfg(target_arch = "x86_64")]
 pub(crate) use gemv::PREFETCH_BYTES;
 pub(crate) use gemv::{GroupsX16, Run, multiply_run};
+pub(crate) use panels::matmul_panels;
+pub(crate) use tile::{Ahead, RowScales, multiply_tile};
 
 use crate::mat::MatMut;
+use crate::panels::{PANEL_ROWS, Panel, PanelGroup};
 use crate::quant::{GROUP, Outlier, QMatrix, Quantized};
 use crate::scalar::{self, LANES};
 use crate::simd::Simd;
@@ -36,12 +41,9 @@ pub(crate) type Group = [i8; GROUP];
 pub(crate) unsafe trait Int8: Copy {
     /// Its float lanes.
     type Lanes: Simd;
-    /// One group of each of a panel's 32 rows, in the order the tile reads it.
-    type PanelGroup: Copy;
-
     /// The most tokens that go through [`gemv`] one by one.
     const GEMV_TOKENS: usize;
-    /// Tokens in a full tile, at most 6.
+    /// Tokens in a full tile, at most 12.
     const TILE_TOKENS: usize;
     /// The token of the float lanes.
     fn lanes(self) -> Self::Lanes;
@@ -71,18 +73,28 @@ pub(crate) unsafe trait Int8: Copy {
         multiply_run(self, run, out);
     }
 
-    /// Packs one group of each of 32 rows: initialises `packed`.
-    fn pack(self, rows: &[&Group; GEMM_PANEL_ROWS], packed: &mut MaybeUninit<Self::PanelGroup>);
-
-    /// 32 rows × `N` tokens: `acc[t][r] += dot(panel[g] row r, x[t].values[g]) · (inverse[g][r] · x[t].scales[g])` for
-    /// each `g` in order.
-    fn tile<const N: usize>(
+    /// [`multiply_tile`], in a function of its own for each number of tokens.
+    #[inline(always)]
+    fn tile<S: RowScales, const N: usize>(
         self,
-        panel: &[Self::PanelGroup],
-        inverse: &[[f32; GEMM_PANEL_ROWS]],
+        panel: &Panel<S>,
+        ahead: Ahead,
         x: &[TokenGroups; N],
-        acc: &mut [[f32; GEMM_PANEL_ROWS]; N],
-    );
+        acc: &mut [[f32; PANEL_ROWS]; N],
+    ) {
+        multiply_tile(self, panel, ahead, x, acc);
+    }
+
+    /// Packs one group of each of 16 rows: initialises `packed`.
+    fn pack(self, rows: &[&Group; PANEL_ROWS], packed: &mut MaybeUninit<PanelGroup>);
+
+    /// The exact dot products of a panel's group with group `g` of each token, a row a lane.
+    fn panel_dots<const N: usize>(
+        self,
+        w: &PanelGroup,
+        x: &[TokenGroups; N],
+        g: usize,
+    ) -> [<Self::Lanes as Simd>::I32; N];
 }
 
 /// Some consecutive groups of one token.
@@ -118,7 +130,7 @@ pub(crate) fn matmul_i8<K: Int8>(k: K, w: &QMatrix, rows: Range<usize>, x: &Quan
         let strip_rows = match x.tokens() {
             1 => rows.len(),
             // The second token finds the rows in the cache.
-            _ => (STRIP_BYTES / w.cols()).next_multiple_of(GEMM_PANEL_ROWS),
+            _ => (STRIP_BYTES / w.cols()).next_multiple_of(PANEL_ROWS),
         };
         for first in rows.clone().step_by(strip_rows) {
             let end = (first + strip_rows).min(rows.end);
@@ -131,17 +143,6 @@ pub(crate) fn matmul_i8<K: Int8>(k: K, w: &QMatrix, rows: Range<usize>, x: &Quan
     } else {
         k.gemm(w, rows, x, out);
     }
-}
-
-#[inline(always)]
-pub(crate) fn matmul_panels<K: Int8>(
-    _: K,
-    w: &crate::panels::PanelMatrix,
-    rows: Range<usize>,
-    x: &Quantized,
-    out: MatMut<f32>,
-) {
-    scalar::matmul_panels(w, rows, x, out);
 }
 
 /// Whether any of some groups has an outlier.
@@ -159,8 +160,9 @@ unsafe fn assume_init<T>(x: &[MaybeUninit<T>]) -> &[T] {
     unsafe { &*(std::ptr::from_ref(x) as *const [T]) }
 }
 
-/// `own_functions!(Token, [attribute]);` within `impl Int8 for Token`: [`Int8::gemm`] and [`Int8::multiply_run`] in functions
-/// that are not inlined, and that carry `attribute`, a `target_feature` with the features of `Token::new`.
+/// `own_functions!(Token, [attribute]);` within `impl Int8 for Token`: [`Int8::gemm`], [`Int8::multiply_run`] and
+/// [`Int8::tile`] in functions that are not inlined, and that carry `attribute`, a `target_feature` with the features of
+/// `Token::new`.
 macro_rules! own_functions {
     ($token:ty, $attribute:tt) => {
         #[inline(always)]
@@ -193,6 +195,28 @@ macro_rules! own_functions {
                 $crate::int8::multiply_run(k, run, out);
             }
             $crate::simd::isa!(multiply_run(self, run, out))
+        }
+
+        #[inline(always)]
+        fn tile<S: $crate::int8::RowScales, const N: usize>(
+            self,
+            panel: &$crate::panels::Panel<S>,
+            ahead: $crate::int8::Ahead,
+            x: &[$crate::int8::TokenGroups; N],
+            acc: &mut [[f32; $crate::PANEL_ROWS]; N],
+        ) {
+            #[inline(never)]
+            #$attribute
+            fn tile<S: $crate::int8::RowScales, const N: usize>(
+                k: $token,
+                panel: &$crate::panels::Panel<S>,
+                ahead: $crate::int8::Ahead,
+                x: &[$crate::int8::TokenGroups; N],
+                acc: &mut [[f32; $crate::PANEL_ROWS]; N],
+            ) {
+                $crate::int8::multiply_tile(k, panel, ahead, x, acc);
+            }
+            $crate::simd::isa!(tile(self, panel, ahead, x, acc))
         }
     };
 }

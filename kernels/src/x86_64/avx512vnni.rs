@@ -1,8 +1,9 @@
 //! AVX-512 with VNNI: 16 lanes are one register, and `vpdpbusd` multiplies 64 pairs of bytes.
 
-use super::avxvnni::{Evex, PanelGroup, Vnni};
+use super::avxvnni::{Evex, Vnni};
 use crate::half::f16;
-use crate::int8::{self, GEMM_PANEL_ROWS, Group, GroupsX16, Int8, TokenGroups, any_outlier};
+use crate::int8::{self, Group, GroupsX16, Int8, TokenGroups, any_outlier};
+use crate::panels::{PANEL_ROWS, PanelGroup};
 use crate::quant::Outlier;
 use crate::scalar::LANES;
 use crate::simd::{Simd, isa};
@@ -167,12 +168,11 @@ impl Simd for Avx512Vnni {
     }
 }
 
-// SAFETY: `pack` writes every row of every k.
+// SAFETY: `pack` writes every quad.
 unsafe impl Int8 for Avx512Vnni {
     type Lanes = Self;
-    type PanelGroup = PanelGroup;
     const GEMV_TOKENS: usize = 3;
-    const TILE_TOKENS: usize = 6;
+    const TILE_TOKENS: usize = 12;
 
     #[inline(always)]
     fn lanes(self) -> Self {
@@ -195,19 +195,13 @@ unsafe impl Int8 for Avx512Vnni {
     );
 
     #[inline(always)]
-    fn pack(self, rows: &[&Group; GEMM_PANEL_ROWS], packed: &mut MaybeUninit<PanelGroup>) {
+    fn pack(self, rows: &[&Group; PANEL_ROWS], packed: &mut MaybeUninit<PanelGroup>) {
         isa!(pack(rows, packed))
     }
 
     #[inline(always)]
-    fn tile<const N: usize>(
-        self,
-        panel: &[PanelGroup],
-        inverse: &[[f32; GEMM_PANEL_ROWS]],
-        x: &[TokenGroups; N],
-        acc: &mut [[f32; GEMM_PANEL_ROWS]; N],
-    ) {
-        isa!(tile(panel, inverse, x, acc))
+    fn panel_dots<const N: usize>(self, w: &PanelGroup, x: &[TokenGroups; N], g: usize) -> [__m512i; N] {
+        isa!(panel_dots(w, x, g))
     }
 }
 
@@ -262,28 +256,20 @@ fn outlier_dots(w: &[Group; LANES], outliers: &[Outlier; LANES]) -> __m512i {
     _mm512_dpbusd_epi32(_mm512_setzero_si512(), _mm512_xor_si512(w, _mm512_set1_epi8(-128)), high)
 }
 
-#[target_feature(enable = "avx512f,avx512bw")]
-fn pack(rows: &[&Group; GEMM_PANEL_ROWS], packed: &mut MaybeUninit<PanelGroup>) {
-    let packed = packed.as_mut_ptr().cast::<u32>();
-    for (half, rows) in rows.as_chunks().0.iter().enumerate() {
-        for (k, v) in pack_16_rows(rows).into_iter().enumerate() {
-            // SAFETY: dword k of half of the 32 rows, aligned as PanelGroup is.
-            unsafe { _mm512_store_si512(packed.add(k * GEMM_PANEL_ROWS + 16 * half).cast(), v) };
-        }
-    }
-}
-
-/// One group of 16 rows, `[k / 4][row]`: four bytes of one row, 128 added to each.
+/// Transposes the quads of 16 rows.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw")]
-pub(super) fn pack_16_rows(rows: &[&Group; 16]) -> [__m512i; 16] {
-    let flip = _mm512_set1_epi8(-128);
-    let mut v = [_mm512_setzero_si512(); 16];
+#[target_feature(enable = "avx512f")]
+fn pack(rows: &[&Group; PANEL_ROWS], packed: &mut MaybeUninit<PanelGroup>) {
+    let mut v = [_mm512_setzero_si512(); PANEL_ROWS];
     for (v, row) in v.iter_mut().zip(rows) {
         // SAFETY: the 64 bytes of a group.
-        *v = _mm512_xor_si512(unsafe { _mm512_loadu_si512(row.as_ptr().cast()) }, flip);
+        *v = unsafe { _mm512_loadu_si512(row.as_ptr().cast()) };
     }
-    transpose(v)
+    let packed = packed.as_mut_ptr().cast::<__m512i>();
+    for (q, quads) in transpose(v).into_iter().enumerate() {
+        // SAFETY: quad q of the 16 rows.
+        unsafe { _mm512_storeu_si512(packed.add(q), quads) };
+    }
 }
 
 /// Lane `i` of vector `j` becomes lane `j` of vector `i`.
@@ -318,98 +304,46 @@ pub(super) fn transpose(v: [__m512i; 16]) -> [__m512i; 16] {
     c
 }
 
-#[target_feature(enable = "avx512f,avx512vnni")]
-fn tile<const N: usize>(
-    panel: &[PanelGroup],
-    inverse: &[[f32; GEMM_PANEL_ROWS]],
-    x: &[TokenGroups; N],
-    acc: &mut [[f32; GEMM_PANEL_ROWS]; N],
-) {
-    let groups = panel.len();
-    assert_eq!(inverse.len(), groups);
-    for x in x {
-        assert_eq!((x.values.len(), x.scales.len()), (groups, groups));
-        assert_eq!((x.sums.len(), x.outliers.len()), (groups, groups));
-    }
-    let mut sums = [[_mm512_setzero_ps(); 2]; N];
-    for (sums, acc) in sums.iter_mut().zip(acc.iter()) {
-        *sums = load(acc);
-    }
-    for g in 0..groups {
-        let (panel, inverse) = (&panel[g], &inverse[g]);
-        // The weights have 128 added: start at −128·Σx, plus what the outliers' high parts add.
-        let mut dots = [[_mm512_setzero_si512(); 2]; N];
-        // One branch for all tokens: one for each is harder to predict than two instructions are slow.
-        if any_outlier(x.iter().map(|x| &x.outliers[g])) {
-            for t in 0..N {
-                dots[t] = initial_dots(panel, x[t].sums[g], &x[t].outliers[g]);
-            }
-        } else {
-            for t in 0..N {
-                dots[t] = [_mm512_set1_epi32(x[t].sums[g] * -128); 2];
-            }
-        }
-        let mut values = [std::ptr::null::<[i8; 4]>(); N];
+/// See [`Int8::panel_dots`]. The weights get 128 added: the sums start at −128·Σx, plus what the outliers' high parts add.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+fn panel_dots<const N: usize>(w: &PanelGroup, x: &[TokenGroups; N], g: usize) -> [__m512i; N] {
+    let mut dots = [_mm512_setzero_si512(); N];
+    // One branch for all tokens: one for each is harder to predict than two instructions are slow.
+    if any_outlier(x.iter().map(|x| &x.outliers[g])) {
         for t in 0..N {
-            values[t] = x[t].values[g].as_ptr().cast();
+            let outlier = &x[t].outliers[g];
+            let (high, sum) = (_mm512_set1_epi32(outlier.high_bits()), _mm512_set1_epi32(-x[t].sums[g]));
+            let products = _mm512_dpbusd_epi32(sum, load(&w[outlier.quad_index()]), high);
+            dots[t] = _mm512_slli_epi32::<7>(products);
         }
-        for (k, w) in panel.0.as_chunks::<4>().0.iter().enumerate() {
-            for (i, w) in w.iter().enumerate() {
-                // The next group's quads, into the first level: the CPU does not foresee them well enough.
-                for half in w.as_chunks::<16>().0 {
-                    _mm_prefetch::<_MM_HINT_T0>(
-                        half.as_ptr().wrapping_byte_add(size_of::<PanelGroup>()).cast(),
-                    );
-                }
-                // SAFETY: 32 rows, aligned as PanelGroup is.
-                let w = unsafe {
-                    [_mm512_load_si512(w.as_ptr().cast()), _mm512_load_si512(w.as_ptr().add(16).cast())]
-                };
-                for t in 0..N {
-                    // SAFETY: four of the 64 bytes.
-                    let x =
-                        unsafe { _mm512_set1_epi32(values[t].add(4 * k + i).cast::<i32>().read_unaligned()) };
-                    dots[t][0] = _mm512_dpbusd_epi32(dots[t][0], w[0], x);
-                    dots[t][1] = _mm512_dpbusd_epi32(dots[t][1], w[1], x);
-                }
-            }
-        }
-        let inverse = load(inverse);
+    } else {
         for t in 0..N {
-            let x_scale = _mm512_set1_ps(x[t].scales[g]);
-            for i in 0..2 {
-                let scale = _mm512_mul_ps(inverse[i], x_scale);
-                let product = _mm512_mul_ps(_mm512_cvtepi32_ps(dots[t][i]), scale);
-                sums[t][i] = _mm512_add_ps(sums[t][i], product);
-            }
+            dots[t] = _mm512_set1_epi32(x[t].sums[g] * -128);
         }
     }
-    for (sums, acc) in sums.iter().zip(acc) {
-        // SAFETY: 32 floats.
-        unsafe {
-            _mm512_storeu_ps(acc.as_mut_ptr(), sums[0]);
-            _mm512_storeu_ps(acc.as_mut_ptr().add(16), sums[1]);
+    let mut values = [std::ptr::null::<i32>(); N];
+    for t in 0..N {
+        values[t] = x[t].values[g].as_ptr().cast();
+    }
+    for (q, quad) in w.iter().enumerate() {
+        // The next group's, into the first level: the CPU does not foresee it well enough.
+        _mm_prefetch::<_MM_HINT_T0>(quad.as_ptr().wrapping_byte_add(size_of::<PanelGroup>()).cast());
+        let w = load(quad);
+        for t in 0..N {
+            // SAFETY: four of the 64 bytes.
+            let x = _mm512_set1_epi32(unsafe { values[t].add(q).read_unaligned() });
+            dots[t] = _mm512_dpbusd_epi32(dots[t], w, x);
         }
     }
+    dots
 }
 
-/// `128·(Σ_j (w[r][4·quad + j] + 128)·high[j] − sum)` of a panel's 32 rows, a row a lane: what their dot products with a token
-/// start from.
+/// One quad of a panel's 16 rows, 128 added to each byte.
 #[inline]
-#[target_feature(enable = "avx512f,avx512vnni")]
-fn initial_dots(panel: &PanelGroup, sum: i32, outlier: &Outlier) -> [__m512i; 2] {
-    let (high, sum) = (_mm512_set1_epi32(outlier.high_bits()), _mm512_set1_epi32(-sum));
-    let w = &panel.0[outlier.quad_index()];
-    // SAFETY: 32 rows, aligned as PanelGroup is.
-    let w = unsafe { [_mm512_load_si512(w.as_ptr().cast()), _mm512_load_si512(w.as_ptr().add(16).cast())] };
-    let half = |w| _mm512_slli_epi32::<7>(_mm512_dpbusd_epi32(sum, w, high));
-    [half(w[0]), half(w[1])]
-}
-
-/// One float for each of a panel's 32 rows.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn load(rows: &[f32; GEMM_PANEL_ROWS]) -> [__m512; 2] {
-    // SAFETY: 32 floats.
-    unsafe { [_mm512_loadu_ps(rows.as_ptr()), _mm512_loadu_ps(rows.as_ptr().add(16))] }
+#[target_feature(enable = "avx512f,avx512bw")]
+fn load(quad: &[[i8; 4]; PANEL_ROWS]) -> __m512i {
+    // SAFETY: 64 bytes.
+    let w = unsafe { _mm512_loadu_si512(quad.as_ptr().cast()) };
+    _mm512_xor_si512(w, _mm512_set1_epi8(-128))
 }

@@ -3,11 +3,12 @@
 //! The instruction has two encodings: AVX-VNNI, for CPUs without AVX-512 (Intel's from Alder Lake on), and AVX-512's for
 //! vectors of 256 bits. A CPU that has only the latter runs these kernels as well, which is how they are tested on it.
 
-use super::avx2::{self, Avx2, halves_of, sum_each, transpose_quads};
+use super::avx2::{self, Avx2, halves_of, sum_each};
 use crate::int8::{
-    self, GEMM_PANEL_ROWS, Group, GroupsX16, Int8, PREFETCH_BYTES, Run, TokenGroups, any_outlier,
+    self, Ahead, Group, GroupsX16, Int8, PREFETCH_BYTES, RowScales, Run, TokenGroups, any_outlier,
 };
 use crate::mat::MatMut;
+use crate::panels::{PANEL_ROWS, Panel, PanelGroup, PanelMatrix};
 use crate::quant::{Outlier, QMatrix, Quantized};
 use crate::scalar::LANES;
 use crate::simd::isa;
@@ -42,6 +43,15 @@ pub(super) trait Encoding: Copy {
 
     /// [`int8::multiply_run`], compiled for this encoding.
     fn multiply_run(self, run: &Run, out: &mut [f32]);
+
+    /// [`int8::multiply_tile`], compiled for this encoding.
+    fn tile<S: RowScales, const N: usize>(
+        self,
+        panel: &Panel<S>,
+        ahead: Ahead,
+        x: &[TokenGroups; N],
+        acc: &mut [[f32; PANEL_ROWS]; N],
+    );
 }
 
 /// Defines an encoding with its table: what has to stand inside functions that carry its features.
@@ -78,13 +88,28 @@ macro_rules! encoding {
                 fn multiply_run(self, run: &Run, out: &mut [f32]) {
                     isa!(multiply_run(Vnni(self), run, out))
                 }
+                #[inline(always)]
+                fn tile<S: RowScales, const N: usize>(
+                    self,
+                    panel: &Panel<S>,
+                    ahead: Ahead,
+                    x: &[TokenGroups; N],
+                    acc: &mut [[f32; PANEL_ROWS]; N],
+                ) {
+                    isa!(tile(Vnni(self), panel, ahead, x, acc))
+                }
             }
 
-            pub(super) static TABLE: Table = Table { matmul_i8, ..avx2::TABLE };
+            pub(super) static TABLE: Table = Table { matmul_i8, matmul_panels, ..avx2::TABLE };
 
             #[target_feature(enable = $features)]
             fn matmul_i8(w: &QMatrix, rows: Range<usize>, x: &Quantized, out: MatMut<f32>) {
                 int8::matmul_i8(Vnni($token::new()), w, rows, x, out);
+            }
+
+            #[target_feature(enable = $features)]
+            fn matmul_panels(w: &PanelMatrix, rows: Range<usize>, x: &Quantized, out: MatMut<f32>) {
+                int8::matmul_panels(Vnni($token::new()), w, rows, x, out);
             }
 
             #[inline(never)]
@@ -97,6 +122,18 @@ macro_rules! encoding {
             #[target_feature(enable = $features)]
             fn multiply_run(k: Vnni<$token>, run: &Run, out: &mut [f32]) {
                 int8::multiply_run(k, run, out);
+            }
+
+            #[inline(never)]
+            #[target_feature(enable = $features)]
+            fn tile<S: RowScales, const N: usize>(
+                k: Vnni<$token>,
+                panel: &Panel<S>,
+                ahead: Ahead,
+                x: &[TokenGroups; N],
+                acc: &mut [[f32; PANEL_ROWS]; N],
+            ) {
+                int8::multiply_tile(k, panel, ahead, x, acc);
             }
         }
     };
@@ -111,15 +148,9 @@ pub(super) use evex::Evex;
 #[derive(Clone, Copy)]
 pub(super) struct Vnni<E>(pub(super) E);
 
-/// One group of 32 rows, `[k / 4][row]`: four bytes of one row, 128 added to each.
-#[derive(Clone, Copy)]
-#[repr(align(64))]
-pub(crate) struct PanelGroup(pub(super) [[u32; GEMM_PANEL_ROWS]; 16]);
-
-// SAFETY: `pack` writes every row of every k.
+// SAFETY: `pack` writes every quad.
 unsafe impl<E: Encoding> Int8 for Vnni<E> {
     type Lanes = Avx2;
-    type PanelGroup = PanelGroup;
     const GEMV_TOKENS: usize = 3;
     const TILE_TOKENS: usize = 6;
 
@@ -164,27 +195,50 @@ unsafe impl<E: Encoding> Int8 for Vnni<E> {
     }
 
     #[inline(always)]
-    fn pack(self, rows: &[&Group; GEMM_PANEL_ROWS], packed: &mut MaybeUninit<PanelGroup>) {
-        isa!(pack(rows, packed))
+    fn tile<S: RowScales, const N: usize>(
+        self,
+        panel: &Panel<S>,
+        ahead: Ahead,
+        x: &[TokenGroups; N],
+        acc: &mut [[f32; PANEL_ROWS]; N],
+    ) {
+        self.0.tile(panel, ahead, x, acc);
     }
 
-    /// 16 rows at a time, or the sums would not fit the registers.
     #[inline(always)]
-    fn tile<const N: usize>(
-        self,
-        panel: &[PanelGroup],
-        inverse: &[[f32; GEMM_PANEL_ROWS]],
-        x: &[TokenGroups; N],
-        acc: &mut [[f32; GEMM_PANEL_ROWS]; N],
-    ) {
-        for (g, (panel, inverse)) in panel.iter().zip(inverse).enumerate() {
-            for half in 0..GEMM_PANEL_ROWS / 16 {
-                let dots = self.dots_of_16_rows(panel, half, x, g);
-                for (t, dots) in dots.iter().enumerate() {
-                    isa!(avx2::add_scaled(dots, inverse, x[t].scales[g], half, &mut acc[t]));
+    fn pack(self, rows: &[&Group; PANEL_ROWS], packed: &mut MaybeUninit<PanelGroup>) {
+        isa!(avx2::pack(rows, packed))
+    }
+
+    #[inline(always)]
+    fn panel_dots<const N: usize>(self, w: &PanelGroup, x: &[TokenGroups; N], g: usize) -> [[__m256i; 2]; N] {
+        // The weights get 128 added: start at −128·Σx, plus what the outliers' high parts add.
+        let mut dots = isa!([[_mm256_setzero_si256(); 2]; N]);
+        if any_outlier(x.iter().map(|x| &x.outliers[g])) {
+            for (dots, x) in dots.iter_mut().zip(x) {
+                *dots = self.initial_dots(w, x.sums[g], &x.outliers[g]);
+            }
+        } else {
+            for (dots, x) in dots.iter_mut().zip(x) {
+                *dots = isa!([_mm256_set1_epi32(x.sums[g] * -128); 2]);
+            }
+        }
+        let mut values = [&x[0].values[g]; N];
+        for (values, x) in values.iter_mut().zip(x) {
+            *values = &x.values[g];
+        }
+        for (q, w) in w.iter().enumerate() {
+            let w = load(w);
+            for (dots, values) in dots.iter_mut().zip(values) {
+                // SAFETY: the q-th four of 64 bytes.
+                let x = unsafe { values.as_ptr().cast::<i32>().add(q).read_unaligned() };
+                let x = isa!(_mm256_set1_epi32(x));
+                for (dots, w) in dots.iter_mut().zip(w) {
+                    *dots = self.0.dot(*dots, w, x);
                 }
             }
         }
+        dots
     }
 }
 
@@ -211,51 +265,13 @@ impl<E: Encoding> Vnni<E> {
         self.0.dot(isa!(_mm256_setzero_si256()), add_128(w), high)
     }
 
-    /// The dot products of group `g` of half a panel's rows (0: 0..16, 1: 16..32) with each token, a row a lane.
+    /// `128·(Σ_j (w[r][4·quad + j] + 128)·high[j] − sum)` of a panel's rows, a row a lane: what their dot products with a token
+    /// start from.
     #[inline(always)]
-    fn dots_of_16_rows<const N: usize>(
-        self,
-        panel: &PanelGroup,
-        half: usize,
-        x: &[TokenGroups; N],
-        g: usize,
-    ) -> [[__m256i; 2]; N] {
-        // The weights have 128 added: start at −128·Σx, plus what the outliers' high parts add.
-        let mut dots = isa!([[_mm256_setzero_si256(); 2]; N]);
-        if any_outlier(x.iter().map(|x| &x.outliers[g])) {
-            for (dots, x) in dots.iter_mut().zip(x) {
-                *dots = self.initial_dots(panel, half, x.sums[g], &x.outliers[g]);
-            }
-        } else {
-            for (dots, x) in dots.iter_mut().zip(x) {
-                *dots = isa!([_mm256_set1_epi32(x.sums[g] * -128); 2]);
-            }
-        }
-        let mut values = [&x[0].values[g]; N];
-        for (values, x) in values.iter_mut().zip(x) {
-            *values = &x.values[g];
-        }
-        for (k, w) in panel.0.iter().enumerate() {
-            let w = isa!(avx2::load(w, half));
-            for (dots, values) in dots.iter_mut().zip(values) {
-                // SAFETY: the k-th four of 64 bytes.
-                let x = unsafe { values.as_ptr().cast::<i32>().add(k).read_unaligned() };
-                let x = isa!(_mm256_set1_epi32(x));
-                for (dots, w) in dots.iter_mut().zip(w) {
-                    *dots = self.0.dot(*dots, w, x);
-                }
-            }
-        }
-        dots
-    }
-
-    /// `128·(Σ_j (w[r][4·quad + j] + 128)·high[j] − sum)` of half a panel's rows, a row a lane: what their dot products with a
-    /// token start from.
-    #[inline(always)]
-    fn initial_dots(self, panel: &PanelGroup, half: usize, sum: i32, outlier: &Outlier) -> [__m256i; 2] {
+    fn initial_dots(self, w: &PanelGroup, sum: i32, outlier: &Outlier) -> [__m256i; 2] {
         isa!({
             let (high, sum) = (_mm256_set1_epi32(outlier.high_bits()), _mm256_set1_epi32(-sum));
-            let w = avx2::load(&panel.0[outlier.quad_index()], half);
+            let w = load(&w[outlier.quad_index()]);
             [
                 _mm256_slli_epi32::<7>(self.0.dot(sum, w[0], high)),
                 _mm256_slli_epi32::<7>(self.0.dot(sum, w[1], high)),
@@ -264,21 +280,17 @@ impl<E: Encoding> Vnni<E> {
     }
 }
 
+/// One quad of a panel's 16 rows, 128 added to each byte.
+#[inline(always)]
+fn load(quad: &[[i8; 4]; PANEL_ROWS]) -> [__m256i; 2] {
+    isa!({
+        let at = quad.as_ptr().cast::<__m256i>();
+        [add_128(_mm256_loadu_si256(at)), add_128(_mm256_loadu_si256(at.add(1)))]
+    })
+}
+
 /// −128..127 becomes 0..255.
 #[inline(always)]
 fn add_128(w: __m256i) -> __m256i {
     isa!(_mm256_xor_si256(w, _mm256_set1_epi8(-128)))
-}
-
-#[target_feature(enable = "avx2")]
-fn pack(rows: &[&Group; GEMM_PANEL_ROWS], packed: &mut MaybeUninit<PanelGroup>) {
-    let packed = packed.as_mut_ptr().cast::<[u32; GEMM_PANEL_ROWS]>();
-    for (i, rows) in rows.as_chunks::<8>().0.iter().enumerate() {
-        for half in 0..2 {
-            for (k, w) in transpose_quads(rows, half).into_iter().enumerate() {
-                // SAFETY: quad 8·half + k of eight of the 32 rows, aligned as PanelGroup is.
-                unsafe { _mm256_store_si256(packed.add(8 * half + k).cast::<__m256i>().add(i), add_128(w)) };
-            }
-        }
-    }
 }

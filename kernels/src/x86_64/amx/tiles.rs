@@ -2,6 +2,7 @@
 //!
 //! Register 0 holds weights, 1 activations, 2 their products.
 
+use crate::panels::PanelGroup;
 use crate::quant::GROUP;
 use std::arch::asm;
 use std::arch::x86_64::*;
@@ -10,8 +11,7 @@ use std::mem::MaybeUninit;
 /// Rows of a tile register, 64 bytes each; so the tokens, and the rows of the weights, whose products fill one.
 pub(super) const AMX_TILE_SIDE: usize = 16;
 
-/// One group of 16 rows of the weights, `[k / 4][row]`: four bytes of one row, 128 added to each. Or dot products,
-/// `[token][row]`.
+/// Dot products, `[token][row]`; so large is a [`PanelGroup`] too.
 pub(super) type AmxTile = [__m512i; AMX_TILE_SIDE];
 
 /// Whether a CPU with AVX-512 has int8 tiles and the system saves them.
@@ -107,10 +107,10 @@ pub(super) unsafe fn load_values(at: *const i8, stride: usize) {
 /// Loads one group of 16 rows of the weights.
 ///
 /// # Safety
-/// Between [`configure`] and [`release`] only; `at` must point to an initialised tile.
+/// Between [`configure`] and [`release`] only.
 #[inline(always)]
-pub(super) unsafe fn load_weights(at: *const AmxTile) {
-    // SAFETY: the caller vouches for the memory and the configuration.
+pub(super) unsafe fn load_weights(at: &PanelGroup) {
+    // SAFETY: a panel's group is 16 rows of 64 bytes; the caller vouches for the configuration.
     unsafe {
         asm!("tileloadd tmm0, [{} + {}]", in(reg) at, in(reg) GROUP, out("tmm0") _, options(nostack, preserves_flags))
     };
@@ -124,7 +124,7 @@ pub(super) unsafe fn load_weights(at: *const AmxTile) {
 pub(super) unsafe fn multiply() {
     // SAFETY: the caller vouches for the configuration; no memory is used.
     unsafe {
-        asm!("tilezero tmm2", "tdpbsud tmm2, tmm1, tmm0", out("tmm2") _, options(nostack, preserves_flags))
+        asm!("tilezero tmm2", "tdpbssd tmm2, tmm1, tmm0", out("tmm2") _, options(nostack, preserves_flags))
     };
 }
 

@@ -55,7 +55,7 @@ fn group_dot(w: &Group, x: &Group) -> __m256i {
 /// Lane `i`: the dot product of four bytes of `w` and of `x`, of which none is −128.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn quad_dots(w: __m256i, x: __m256i) -> __m256i {
+pub(super) fn quad_dots(w: __m256i, x: __m256i) -> __m256i {
     // |w| ≤ 128 unsigned times ±x: 2·128·127 fits in i16.
     let products = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
     add_pairs(products)

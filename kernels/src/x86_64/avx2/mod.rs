@@ -5,13 +5,13 @@ mod gemm;
 mod gemv;
 mod lanes;
 
-pub(super) use gemm::{add_scaled, load, transpose_quads};
+pub(super) use gemm::pack;
 pub(super) use gemv::{outlier_quads, sum_each};
 
-use crate::int8::{self, GEMM_PANEL_ROWS, Group, GroupsX16, Int8, TokenGroups};
+use crate::int8::{self, Group, GroupsX16, Int8, TokenGroups};
+use crate::panels::{PANEL_ROWS, PanelGroup};
 use crate::scalar::LANES;
 use crate::simd::isa;
-use gemm::PanelGroup;
 use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
 
@@ -32,12 +32,11 @@ pub(crate) fn is_available() -> bool {
 
 crate::table::table!(Avx2, [target_feature(enable = "avx2,f16c")]);
 
-// SAFETY: `pack` writes every row of every k.
+// SAFETY: `pack` writes every quad.
 unsafe impl Int8 for Avx2 {
     type Lanes = Self;
-    type PanelGroup = PanelGroup;
     const GEMV_TOKENS: usize = 4;
-    const TILE_TOKENS: usize = 4;
+    const TILE_TOKENS: usize = 8;
 
     #[inline(always)]
     fn lanes(self) -> Self {
@@ -63,19 +62,13 @@ unsafe impl Int8 for Avx2 {
     int8::own_functions!(Avx2, [target_feature(enable = "avx2,f16c")]);
 
     #[inline(always)]
-    fn pack(self, rows: &[&Group; GEMM_PANEL_ROWS], packed: &mut MaybeUninit<PanelGroup>) {
+    fn pack(self, rows: &[&Group; PANEL_ROWS], packed: &mut MaybeUninit<PanelGroup>) {
         isa!(gemm::pack(rows, packed))
     }
 
     #[inline(always)]
-    fn tile<const N: usize>(
-        self,
-        panel: &[PanelGroup],
-        inverse: &[[f32; GEMM_PANEL_ROWS]],
-        x: &[TokenGroups; N],
-        acc: &mut [[f32; GEMM_PANEL_ROWS]; N],
-    ) {
-        isa!(gemm::tile(panel, inverse, x, acc))
+    fn panel_dots<const N: usize>(self, w: &PanelGroup, x: &[TokenGroups; N], g: usize) -> [[__m256i; 2]; N] {
+        isa!(gemm::panel_dots(w, x, g))
     }
 }
 

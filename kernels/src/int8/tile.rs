@@ -1,0 +1,179 @@
+//! A panel of 16 rows meets some tokens: the one loop that multiplies, for weights that lie in panels and for rows that were
+//! packed into one, from one token to many.
+
+use super::{Int8, TokenGroups};
+use crate::half::f16;
+use crate::mat::MatMut;
+use crate::panels::{PANEL_ROWS, Panel, PanelGroup, QUADS};
+use crate::quant::Quantized;
+use crate::simd::Simd;
+use std::ops::Range;
+
+/// What the 16 rows of a group are multiplied with.
+pub(crate) trait RowScales {
+    /// In f32, a row a lane.
+    fn load<S: Simd>(&self, s: S) -> S::F32;
+}
+
+impl RowScales for [f32; PANEL_ROWS] {
+    #[inline(always)]
+    fn load<S: Simd>(&self, s: S) -> S::F32 {
+        s.load(self)
+    }
+}
+
+impl RowScales for [f16; PANEL_ROWS] {
+    #[inline(always)]
+    fn load<S: Simd>(&self, s: S) -> S::F32 {
+        s.load_f16(self)
+    }
+}
+
+/// What a tile asks for while it multiplies: some cache lines with each group.
+#[derive(Clone, Copy)]
+pub(crate) struct Ahead {
+    first: *const PanelGroup,
+    lines_a_group: usize,
+}
+
+impl Ahead {
+    /// Nothing.
+    pub const NOTHING: Self = Self { first: std::ptr::null(), lines_a_group: 0 };
+
+    /// What tile `tile` of `tiles` asks for, that meets a panel of `groups` groups at `panel`: together they ask for the panel
+    /// behind it, and one that is alone for what lies a fixed distance behind.
+    pub(super) fn of(panel: *const PanelGroup, groups: usize, tile: usize, tiles: usize) -> Self {
+        let lines_a_group = QUADS.div_ceil(tiles);
+        match tile * lines_a_group {
+            QUADS.. => Self::NOTHING,
+            line => {
+                let distance = if tiles == 1 { PREFETCH_GROUPS } else { groups };
+                Self {
+                    first: panel.wrapping_add(distance).wrapping_byte_add(64 * line * groups),
+                    lines_a_group,
+                }
+            }
+        }
+    }
+
+    /// Asks for what belongs to group `g`.
+    #[inline(always)]
+    fn ask(self, s: impl Simd, g: usize) {
+        let first = self.first.wrapping_byte_add(64 * self.lines_a_group * g);
+        for line in 0..self.lines_a_group {
+            s.prefetch(first.wrapping_byte_add(64 * line));
+        }
+    }
+}
+
+/// How many groups of weights ahead of its reading a tile prefetches that is the panel's only one.
+const PREFETCH_GROUPS: usize = 8;
+
+/// Where the products of a panel go: of its rows `lanes` to columns of the output from `column` on.
+#[derive(Clone)]
+pub(crate) struct Place {
+    pub lanes: Range<usize>,
+    pub column: usize,
+}
+
+/// `acc[t][r] += Σ_g dot(group g of row r, x[t].values[g]) · (scales[g][r] · x[t].scales[g])`, `g` in ascending order.
+#[inline(always)]
+pub(crate) fn multiply_tile<K: Int8, S: RowScales, const N: usize>(
+    k: K,
+    panel: &Panel<S>,
+    ahead: Ahead,
+    x: &[TokenGroups; N],
+    acc: &mut [[f32; PANEL_ROWS]; N],
+) {
+    let (s, groups) = (k.lanes(), panel.values.len());
+    // Known here, no index need be checked in the loop.
+    assert_eq!(panel.scales.len(), groups);
+    for x in x {
+        assert_eq!((x.values.len(), x.scales.len()), (groups, groups));
+        assert_eq!((x.sums.len(), x.outliers.len()), (groups, groups));
+    }
+    let mut sums = [s.splat(0.0); N];
+    for t in 0..N {
+        sums[t] = s.load(&acc[t]);
+    }
+    for g in 0..groups {
+        ahead.ask(s, g);
+        let dots = k.panel_dots(&panel.values[g], x, g);
+        let scale = panel.scales[g].load(s);
+        for t in 0..N {
+            let scale = s.mul(scale, s.splat(x[t].scales[g]));
+            sums[t] = s.add(sums[t], s.mul(s.to_f32(dots[t]), scale));
+        }
+    }
+    for t in 0..N {
+        s.store(sums[t], &mut acc[t]);
+    }
+}
+
+/// The products of a panel, which is `groups` of 16 rows, with every token; they replace what is in `out`, or are added to it
+/// if there are groups before.
+#[inline(always)]
+pub(super) fn multiply_panel<K: Int8, S: RowScales>(
+    k: K,
+    panel: &Panel<S>,
+    groups: Range<usize>,
+    x: &Quantized,
+    out: &mut MatMut<f32>,
+    place: &Place,
+    mut ahead: impl FnMut(usize, usize) -> Ahead,
+) {
+    // Tiles of equal size: one of few tokens costs nearly what a full one does.
+    let tiles = x.tokens().div_ceil(K::TILE_TOKENS);
+    let mut token = 0;
+    for tile in 0..tiles {
+        let n = (x.tokens() - token).div_ceil(tiles - tile);
+        let ahead = ahead(tile, tiles);
+        macro_rules! tiles {
+            ($($n:literal)*) => {
+                match n {
+                    $($n if $n <= K::TILE_TOKENS => {
+                        add_tile::<K, S, $n>(k, panel, groups.clone(), ahead, x, token, out, place);
+                    })*
+                    _ => unreachable!("more tokens than a tile has"),
+                }
+            };
+        }
+        tiles!(1 2 3 4 5 6 7 8 9 10 11 12);
+        token += n;
+    }
+}
+
+/// One tile of [`multiply_panel`].
+#[inline(always)]
+#[expect(clippy::too_many_arguments, reason = "a loop's body")]
+fn add_tile<K: Int8, S: RowScales, const N: usize>(
+    k: K,
+    panel: &Panel<S>,
+    groups: Range<usize>,
+    ahead: Ahead,
+    x: &Quantized,
+    token: usize,
+    out: &mut MatMut<f32>,
+    place: &Place,
+) {
+    let Place { lanes, column } = place.clone();
+    let columns = column..column + lanes.len();
+    let mut acc = [[0.0; PANEL_ROWS]; N];
+    if groups.start > 0 {
+        for (i, acc) in acc.iter_mut().enumerate() {
+            acc[lanes.clone()].copy_from_slice(&out.row(token + i)[columns.clone()]);
+        }
+    }
+    let mut tokens = [TokenGroups::new(x, token, groups.clone()); N];
+    for (i, token_groups) in tokens.iter_mut().enumerate().skip(1) {
+        *token_groups = TokenGroups::new(x, token + i, groups.clone());
+    }
+    k.tile(panel, ahead, &tokens, &mut acc);
+    for (i, acc) in acc.iter().enumerate() {
+        let row = &mut out.row(token + i)[columns.clone()];
+        match (row.first_chunk_mut(), lanes.len()) {
+            (Some(whole), PANEL_ROWS) => *whole = *acc,
+            _ => row.copy_from_slice(&acc[lanes.clone()]),
+        }
+    }
+}
