@@ -7,7 +7,8 @@ use std::sync::LazyLock;
 use arbitrary::Arbitrary;
 use torchless::kernels::half::f16;
 use torchless::kernels::{
-    Allocator, BLOCK, CacheElement, GROUP, Isa, Kernels, MatMut, QMatrix, QuantizedBuf, QuantizedRow,
+    Allocator, BLOCK, CacheElement, GROUP, Isa, Kernels, MatMut, PANEL_ROWS, PanelMatrix, QMatrix, QuantizedBuf,
+    QuantizedRow,
 };
 
 #[derive(Arbitrary, Debug)]
@@ -31,6 +32,7 @@ enum Family {
     Attention(Element),
     MatmulF32,
     MatmulI8,
+    MatmulPanels,
 }
 
 #[derive(Arbitrary, Clone, Copy, Debug)]
@@ -117,7 +119,7 @@ impl Out {
         f(buffer.view_mut(1).token(0));
         let view = buffer.view(1);
         let outliers = view.outliers().iter();
-        self.integers(view.values().iter().copied())
+        self.integers(view.token_values(0).iter().copied())
             .floats(view.scales())
             .integers(view.sums().iter().copied())
             .integers(outliers.clone().flat_map(|outlier| outlier.high))
@@ -160,6 +162,7 @@ fn run(k: Kernels, input: &Input) -> Out {
             })
         }
         Family::MatmulI8 => matmul_i8(k, input),
+        Family::MatmulPanels => matmul_panels(k, input),
     }
 }
 
@@ -223,6 +226,29 @@ fn matmul_i8(k: Kernels, input: &Input) -> Out {
         .updated(&vec![0.0; cols * first], |out| match first {
             0 => {}
             _ => k.dequantize_row(&w, 0, out),
+        })
+}
+
+fn matmul_panels(k: Kernels, input: &Input) -> Out {
+    let (tokens, rows, cols) = matrix(input);
+    let cols = cols / GROUP * GROUP;
+    let mut x = QuantizedBuf::new(&mut Allocator::heap(), tokens, cols);
+    for t in 0..tokens {
+        k.quantize(&input.floats(cols, t), x.view_mut(tokens).token(t));
+    }
+    let padded = rows.next_multiple_of(PANEL_ROWS) * cols;
+    let weights: Vec<i8> = (0..padded).map(|i| input.word(i) as i8).collect();
+    let scales: Vec<_> = (0..padded / GROUP).map(|i| f16::from_bits(input.word(i) as u16)).collect();
+    let w = PanelMatrix::new(&weights, &scales, rows, cols);
+    let first = rows.min(input.word(7) as usize % 20);
+    Out::default()
+        .updated(&vec![0.0; tokens * (rows - first)], |out| {
+            k.matmul_panels(&w, first..rows, &x.view(tokens), MatMut::new(out, tokens, rows - first));
+        })
+        .updated(&vec![0.0; if first < rows { cols } else { 0 }], |out| {
+            if first < rows {
+                k.dequantize_panel_row(&w, first, out);
+            }
         })
 }
 

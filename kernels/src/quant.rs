@@ -144,9 +144,17 @@ impl<'a> QMatrix<'a> {
     }
 }
 
+/// From one token's values to the next one's in memory: an odd number of cache lines, or the values that a tile of tokens reads
+/// at a time, which lie so far from each other, would all fall into the same few places of the first-level cache.
+fn token_stride(cols: usize) -> usize {
+    const LINE: usize = 64;
+    if cols.is_multiple_of(2 * LINE) { cols + LINE } else { cols }
+}
+
 /// Quantised activations of some tokens, token after token: read by every int8 matmul.
 #[derive(Clone, Copy, Debug)]
 pub struct Quantized<'a> {
+    /// `[tokens][stride]`, `cols` of which are used.
     values: &'a [i8],
     scales: &'a [f32],
     sums: &'a [i32],
@@ -168,7 +176,7 @@ impl<'a> Quantized<'a> {
     pub fn part(&self, tokens: Range<usize>) -> Self {
         let groups = tokens.start * self.groups()..tokens.end * self.groups();
         Self {
-            values: &self.values[tokens.start * self.cols..tokens.end * self.cols],
+            values: &self.values[tokens.start * self.stride()..tokens.end * self.stride()],
             scales: &self.scales[groups.clone()],
             sums: &self.sums[groups.clone()],
             outliers: &self.outliers[groups],
@@ -187,8 +195,14 @@ impl<'a> Quantized<'a> {
         self.cols.div_ceil(GROUP)
     }
 
-    /// `[tokens][cols]` values in −127..=127, an outlier's low part among them.
-    pub fn values(&self) -> &'a [i8] {
+    /// From one token's values to the next one's.
+    pub(crate) fn stride(&self) -> usize {
+        token_stride(self.cols)
+    }
+
+    /// `[tokens][stride]` values in −127..=127, an outlier's low part among them.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+    pub(crate) fn values(&self) -> &'a [i8] {
         self.values
     }
 
@@ -208,12 +222,12 @@ impl<'a> Quantized<'a> {
         self.outliers
     }
 
-    /// `[cols]` values of one token.
+    /// `[cols]` values of one token, −127..=127, an outlier's low part among them.
     ///
     /// # Panics
     /// If `token` is out of range, as the three below.
     pub fn token_values(&self, token: usize) -> &'a [i8] {
-        &self.values[token * self.cols..][..self.cols]
+        &self.values[token * self.stride()..][..self.cols]
     }
 
     /// `[groups]` sums of one token's groups.
@@ -247,7 +261,7 @@ impl QuantizedBuf {
     pub fn new(memory: &mut Allocator, max_tokens: usize, cols: usize) -> Self {
         let groups = max_tokens * cols.div_ceil(GROUP);
         Self {
-            values: memory.aligned(max_tokens * cols),
+            values: memory.aligned(max_tokens * token_stride(cols)),
             scales: memory.aligned(groups),
             sums: memory.aligned(groups),
             outliers: memory.aligned(groups),
@@ -262,7 +276,7 @@ impl QuantizedBuf {
     pub fn view(&self, tokens: usize) -> Quantized<'_> {
         let groups = tokens * self.cols.div_ceil(GROUP);
         Quantized {
-            values: &self.values[..tokens * self.cols],
+            values: &self.values[..tokens * token_stride(self.cols)],
             scales: &self.scales[..groups],
             sums: &self.sums[..groups],
             outliers: &self.outliers[..groups],
@@ -276,9 +290,10 @@ impl QuantizedBuf {
     /// # Panics
     /// If there is not room for so many.
     pub fn view_mut(&mut self, tokens: usize) -> QuantizedMut<'_> {
-        let groups = self.cols.div_ceil(GROUP);
+        let (groups, stride) = (self.cols.div_ceil(GROUP), token_stride(self.cols));
+        let values = MatMut::new(&mut self.values[..tokens * stride], tokens, stride);
         QuantizedMut {
-            values: MatMut::new(&mut self.values[..tokens * self.cols], tokens, self.cols),
+            values: values.split_cols(self.cols).0,
             scales: MatMut::new(&mut self.scales[..tokens * groups], tokens, groups),
             sums: MatMut::new(&mut self.sums[..tokens * groups], tokens, groups),
             outliers: MatMut::new(&mut self.outliers[..tokens * groups], tokens, groups),

@@ -243,7 +243,7 @@ fn quantized(
     let mut buf = QuantizedBuf::new(&mut Allocator::heap(), 1, n);
     f(buf.view_mut(1).token(0));
     let view = buf.view(1);
-    (view.values().to_vec(), view.scales().to_vec(), view.sums().to_vec(), view.outliers().to_vec())
+    (view.token_values(0).to_vec(), view.scales().to_vec(), view.sums().to_vec(), view.outliers().to_vec())
 }
 
 fn updated(x: &[f32], f: impl FnOnce(&mut [f32])) -> Vec<f32> {

@@ -49,8 +49,8 @@ fn quantize_rounds_half_to_even_and_marks_what_is_not_finite() {
     x[3 * GROUP + QUAD] = 4.0;
     let buf = quantize(&x);
     let q = buf.view(1);
-    assert_eq!(q.values()[..6], [127, 0, 2, 2, 0, -2]);
-    assert_eq!(q.values()[3 * GROUP..], [-127, 0, 0, 0, 127]);
+    assert_eq!(q.token_values(0)[..6], [127, 0, 2, 2, 0, -2]);
+    assert_eq!(q.token_values(0)[3 * GROUP..], [-127, 0, 0, 0, 127]);
     assert_eq!(q.sums(), [2, 0, 0, 0]);
     assert_eq!(q.outliers(), [Outlier::default(); 4]);
     assert!(q.scales()[0] == 1.0 && q.scales()[1].is_nan() && q.scales()[2] == 0.0);
@@ -63,7 +63,7 @@ fn ones_but(quad: [f32; QUAD]) -> (f32, i32, Outlier, [i8; QUAD]) {
     x[5 * QUAD..][..QUAD].copy_from_slice(&quad);
     let buf = quantize(&x);
     let q = buf.view(1);
-    (q.scales()[0], q.sums()[0], q.outliers()[0], q.values().as_chunks().0[5])
+    (q.scales()[0], q.sums()[0], q.outliers()[0], q.token_values(0).as_chunks().0[5])
 }
 
 #[test]
@@ -100,7 +100,7 @@ fn whole(x: &QuantizedBuf, k: usize) -> i32 {
     let view = x.view(1);
     let Outlier { high, quad } = view.outliers()[k / GROUP];
     let extra = if k % GROUP / QUAD == quad as usize { 128 * i32::from(high[k % QUAD]) } else { 0 };
-    i32::from(view.values()[k]) + extra
+    i32::from(view.token_values(0)[k]) + extra
 }
 
 #[test]

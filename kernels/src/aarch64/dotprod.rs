@@ -1,10 +1,11 @@
 //! NEON with the dot product instructions: `sdot` multiplies 16 pairs of signed bytes and adds each four to an i32.
 //! Everything but the int8 matmul is [`neon`](super::neon)'s.
 
-use super::neon::{self, Neon, PanelGroup};
-use crate::int8::{self, GEMM_PANEL_ROWS, Group, GroupsX16, Int8, TokenGroups};
+use super::neon::{self, Neon};
+use crate::int8::{self, Group, GroupsX16, Int8, TokenGroups};
 use crate::mat::MatMut;
-use crate::quant::{Outlier, QMatrix, Quantized};
+use crate::panels::{PANEL_ROWS, PanelGroup, PanelMatrix};
+use crate::quant::{Outlier, QMatrix, QUAD, Quantized};
 use crate::scalar::LANES;
 use crate::simd::isa;
 use crate::table::Table;
@@ -28,17 +29,21 @@ pub(crate) fn is_available() -> bool {
     neon::is_available() && std::arch::is_aarch64_feature_detected!("dotprod")
 }
 
-pub(crate) static TABLE: Table = Table { matmul_i8, ..neon::TABLE };
+pub(crate) static TABLE: Table = Table { matmul_i8, matmul_panels, ..neon::TABLE };
 
 #[target_feature(enable = "neon,dotprod")]
 fn matmul_i8(w: &QMatrix, rows: Range<usize>, x: &Quantized, out: MatMut<f32>) {
     int8::matmul_i8(DotProd::new(), w, rows, x, out);
 }
 
-// SAFETY: `pack` writes every row of every k.
+#[target_feature(enable = "neon,dotprod")]
+fn matmul_panels(w: &PanelMatrix, rows: Range<usize>, x: &Quantized, out: MatMut<f32>) {
+    int8::matmul_panels(DotProd::new(), w, rows, x, out);
+}
+
+// SAFETY: `pack` writes every quad.
 unsafe impl Int8 for DotProd {
     type Lanes = Neon;
-    type PanelGroup = PanelGroup;
     const GEMV_TOKENS: usize = 4;
     const TILE_TOKENS: usize = 4;
 
@@ -70,88 +75,74 @@ unsafe impl Int8 for DotProd {
     int8::own_functions!(DotProd, [target_feature(enable = "neon,dotprod")]);
 
     #[inline(always)]
-    fn pack(self, rows: &[&Group; GEMM_PANEL_ROWS], packed: &mut MaybeUninit<PanelGroup>) {
+    fn pack(self, rows: &[&Group; PANEL_ROWS], packed: &mut MaybeUninit<PanelGroup>) {
         isa!(neon::pack(rows, packed))
     }
 
     #[inline(always)]
-    fn tile<const N: usize>(
+    fn panel_dots<const N: usize>(
         self,
-        panel: &[PanelGroup],
-        inverse: &[[f32; GEMM_PANEL_ROWS]],
+        w: &PanelGroup,
         x: &[TokenGroups; N],
-        acc: &mut [[f32; GEMM_PANEL_ROWS]; N],
-    ) {
-        for (g, (panel, inverse)) in panel.iter().zip(inverse).enumerate() {
-            for first in (0..GEMM_PANEL_ROWS).step_by(16) {
-                let dots = isa!(dots_of_16_rows(panel, first, x, g));
-                for t in 0..N {
-                    isa!(neon::add_scaled(&dots[t], &inverse[first..], x[t].scales[g], &mut acc[t][first..]));
-                }
-            }
-        }
+        g: usize,
+    ) -> [[int32x4_t; 4]; N] {
+        isa!(panel_dots(w, x, g))
     }
 }
 
-/// The dot products of group `g` of rows `first..first + 16` of a panel with `N` tokens, a row a lane.
+/// See [`Int8::panel_dots`].
 #[inline]
 #[target_feature(enable = "neon,dotprod")]
-fn dots_of_16_rows<const N: usize>(
-    panel: &PanelGroup,
-    first: usize,
-    x: &[TokenGroups; N],
-    g: usize,
-) -> [[int32x4_t; 4]; N] {
+fn panel_dots<const N: usize>(w: &PanelGroup, x: &[TokenGroups; N], g: usize) -> [[int32x4_t; 4]; N] {
     let mut dots = [[vdupq_n_s32(0); 4]; N];
     for (dots, x) in dots.iter_mut().zip(x) {
         let outlier = &x.outliers[g];
         if !outlier.is_none() {
-            *dots = outlier_rows(&panel.0[outlier.quad_index()], first, outlier);
+            *dots = outlier_rows(&w[outlier.quad_index()], outlier);
         }
     }
-    for (k, w) in panel.0.as_chunks::<4>().0.iter().enumerate() {
+    for (k, w) in w.as_chunks::<4>().0.iter().enumerate() {
         let mut quads = [vdupq_n_s8(0); N];
         for (quads, x) in quads.iter_mut().zip(x) {
             // SAFETY: 16 of 64 values.
             *quads = unsafe { vld1q_s8(x.values[g].as_ptr().add(16 * k)) };
         }
-        step::<0, N>(&w[0], first, &quads, &mut dots);
-        step::<1, N>(&w[1], first, &quads, &mut dots);
-        step::<2, N>(&w[2], first, &quads, &mut dots);
-        step::<3, N>(&w[3], first, &quads, &mut dots);
+        step::<0, N>(&w[0], &quads, &mut dots);
+        step::<1, N>(&w[1], &quads, &mut dots);
+        step::<2, N>(&w[2], &quads, &mut dots);
+        step::<3, N>(&w[3], &quads, &mut dots);
     }
     dots
 }
 
-/// `128·Σ_j w[r][j]·high[j]` of rows `first..first + 16`, a row a lane.
+/// `128·Σ_j w[r][j]·high[j]` of 16 rows, a row a lane.
 #[inline]
 #[target_feature(enable = "neon,dotprod")]
-fn outlier_rows(w: &[[i8; 4]; GEMM_PANEL_ROWS], first: usize, outlier: &Outlier) -> [int32x4_t; 4] {
+fn outlier_rows(w: &[[i8; QUAD]; PANEL_ROWS], outlier: &Outlier) -> [int32x4_t; 4] {
     let high = vreinterpretq_s8_s32(vdupq_n_s32(outlier.high_bits()));
     let mut dots = [vdupq_n_s32(0); 4];
-    for (dots, w) in dots.iter_mut().zip(w[first..].as_chunks::<4>().0) {
+    for (dots, w) in dots.iter_mut().zip(w.as_chunks::<4>().0) {
         // SAFETY: four rows of four bytes.
         *dots = vshlq_n_s32::<7>(sdot(*dots, unsafe { vld1q_s8(w.as_ptr().cast()) }, high));
     }
     dots
 }
 
-/// Adds to `dots` the products of one quad of rows `first..first + 16` with quad `QUAD` of each token's 16 values.
+/// Adds to `dots` the products of one quad of 16 rows with quad `LANE` of each token's 16 values.
 #[inline]
 #[target_feature(enable = "neon,dotprod")]
-fn step<const QUAD: i32, const N: usize>(
-    w: &[[i8; 4]; GEMM_PANEL_ROWS],
-    first: usize,
+fn step<const LANE: i32, const N: usize>(
+    w: &[[i8; QUAD]; PANEL_ROWS],
     quads: &[int8x16_t; N],
     dots: &mut [[int32x4_t; 4]; N],
 ) {
-    // SAFETY: rows first..first + 16 of 32, four bytes each.
-    let w = unsafe { vld1q_s8_x4(w.as_ptr().add(first).cast()) };
+    // SAFETY: 16 rows of four bytes.
+    let w = unsafe { vld1q_s8_x4(w.as_ptr().cast()) };
     for (dots, quads) in dots.iter_mut().zip(quads) {
-        dots[0] = sdot_lane::<QUAD>(dots[0], w.0, *quads);
-        dots[1] = sdot_lane::<QUAD>(dots[1], w.1, *quads);
-        dots[2] = sdot_lane::<QUAD>(dots[2], w.2, *quads);
-        dots[3] = sdot_lane::<QUAD>(dots[3], w.3, *quads);
+        dots[0] = sdot_lane::<LANE>(dots[0], w.0, *quads);
+        dots[1] = sdot_lane::<LANE>(dots[1], w.1, *quads);
+        dots[2] = sdot_lane::<LANE>(dots[2], w.2, *quads);
+        dots[3] = sdot_lane::<LANE>(dots[3], w.3, *quads);
     }
 }
 
@@ -179,13 +170,13 @@ fn sdot(mut acc: int32x4_t, a: int8x16_t, b: int8x16_t) -> int32x4_t {
     acc
 }
 
-/// `acc[i] += Σ_j a[4i + j]·b[4·QUAD + j]`: `vdotq_laneq_s32`.
+/// `acc[i] += Σ_j a[4i + j]·b[4·LANE + j]`: `vdotq_laneq_s32`.
 #[inline]
 #[target_feature(enable = "neon,dotprod")]
-fn sdot_lane<const QUAD: i32>(mut acc: int32x4_t, a: int8x16_t, b: int8x16_t) -> int32x4_t {
+fn sdot_lane<const LANE: i32>(mut acc: int32x4_t, a: int8x16_t, b: int8x16_t) -> int32x4_t {
     // SAFETY: the features are switched on; the instruction touches registers only.
     unsafe {
-        asm!("sdot {0:v}.4s, {1:v}.16b, {2:v}.4b[{3}]", inout(vreg) acc, in(vreg) a, in(vreg) b, const QUAD,
+        asm!("sdot {0:v}.4s, {1:v}.16b, {2:v}.4b[{3}]", inout(vreg) acc, in(vreg) a, in(vreg) b, const LANE,
              options(pure, nomem, nostack, preserves_flags));
     }
     acc

@@ -2,8 +2,9 @@
 //! i16 (2·128·127 fits), `sadalp` adds pairs of those to i32.
 
 use crate::half::f16;
-use crate::int8::{self, GEMM_PANEL_ROWS, Group, GroupsX16, Int8, TokenGroups, any_outlier};
-use crate::quant::{GROUP, Outlier};
+use crate::int8::{self, Group, GroupsX16, Int8, TokenGroups, any_outlier};
+use crate::panels::{PANEL_ROWS, PanelGroup};
+use crate::quant::{GROUP, Outlier, QUAD};
 use crate::scalar::LANES;
 use crate::simd::{Simd, isa};
 use std::arch::aarch64::*;
@@ -215,15 +216,9 @@ fn narrow_f16(x: float32x4_t) -> uint16x4_t {
     narrow
 }
 
-/// One group of 32 rows, `[k / 4][row]`: four values of one row.
-#[derive(Clone, Copy)]
-#[repr(align(64))]
-pub(crate) struct PanelGroup(pub(super) [[[i8; 4]; GEMM_PANEL_ROWS]; GROUP / 4]);
-
-// SAFETY: `pack` writes every row of every k.
+// SAFETY: `pack` writes every quad.
 unsafe impl Int8 for Neon {
     type Lanes = Self;
-    type PanelGroup = PanelGroup;
     const GEMV_TOKENS: usize = 4;
     const TILE_TOKENS: usize = 4;
 
@@ -255,26 +250,21 @@ unsafe impl Int8 for Neon {
     int8::own_functions!(Neon, [target_feature(enable = "neon")]);
 
     #[inline(always)]
-    fn pack(self, rows: &[&Group; GEMM_PANEL_ROWS], packed: &mut MaybeUninit<PanelGroup>) {
+    fn pack(self, rows: &[&Group; PANEL_ROWS], packed: &mut MaybeUninit<PanelGroup>) {
         isa!(pack(rows, packed))
     }
 
+    /// Eight rows at a time, or the sums would not fit the registers.
     #[inline(always)]
-    fn tile<const N: usize>(
-        self,
-        panel: &[PanelGroup],
-        inverse: &[[f32; GEMM_PANEL_ROWS]],
-        x: &[TokenGroups; N],
-        acc: &mut [[f32; GEMM_PANEL_ROWS]; N],
-    ) {
-        for (g, (panel, inverse)) in panel.iter().zip(inverse).enumerate() {
-            for first in (0..GEMM_PANEL_ROWS).step_by(8) {
-                let dots = isa!(dots_of_8_rows(panel, first, x, g));
-                for t in 0..N {
-                    isa!(add_scaled(&dots[t], &inverse[first..], x[t].scales[g], &mut acc[t][first..]));
-                }
+    fn panel_dots<const N: usize>(self, w: &PanelGroup, x: &[TokenGroups; N], g: usize) -> [I32; N] {
+        let mut dots = isa!([[vdupq_n_s32(0); 4]; N]);
+        for half in 0..2 {
+            let rows = isa!(dots_of_8_rows(w, 8 * half, x, g));
+            for (dots, [low, high]) in dots.iter_mut().zip(rows) {
+                (dots[2 * half], dots[2 * half + 1]) = (low, high);
             }
         }
+        dots
     }
 }
 
@@ -319,18 +309,18 @@ pub(super) fn sum_each(v: [int32x4_t; 4]) -> int32x4_t {
 #[inline]
 #[target_feature(enable = "neon")]
 fn dots_of_8_rows<const N: usize>(
-    panel: &PanelGroup,
+    w: &PanelGroup,
     first: usize,
     x: &[TokenGroups; N],
     g: usize,
 ) -> [[int32x4_t; 2]; N] {
     // Two rows a register, two lanes a row.
     let mut sums = [[vdupq_n_s32(0); 4]; N];
-    for (k, w) in panel.0.as_chunks::<2>().0.iter().enumerate() {
-        // Rows in pairs, for an even and an odd k.
-        // SAFETY: rows first..first + 8 of 32, four bytes each.
+    for (k, w) in w.as_chunks::<2>().0.iter().enumerate() {
+        // Rows in pairs, for an even and an odd quad.
+        // SAFETY: rows first..first + 8 of 16, four bytes each.
         let (even, odd) = unsafe {
-            let at = |w: &[[i8; 4]; GEMM_PANEL_ROWS]| vld1q_s8_x2(w.as_ptr().add(first).cast());
+            let at = |w: &[[i8; QUAD]; PANEL_ROWS]| vld1q_s8_x2(w.as_ptr().add(first).cast());
             (at(&w[0]), at(&w[1]))
         };
         for (sums, x) in sums.iter_mut().zip(x) {
@@ -350,7 +340,7 @@ fn dots_of_8_rows<const N: usize>(
     for (sums, x) in sums.iter_mut().zip(x) {
         let outlier = &x.outliers[g];
         if !outlier.is_none() {
-            add_outlier(&panel.0[outlier.quad_index()], first, outlier, sums);
+            add_outlier(&w[outlier.quad_index()], first, outlier, sums);
         }
     }
     let mut dots = [[vdupq_n_s32(0); 2]; N];
@@ -363,7 +353,7 @@ fn dots_of_8_rows<const N: usize>(
 /// Adds `128·Σ_j w[r][j]·high[j]` to the sums of eight rows: two rows a register, two lanes a row.
 #[inline]
 #[target_feature(enable = "neon")]
-fn add_outlier(w: &[[i8; 4]; GEMM_PANEL_ROWS], first: usize, outlier: &Outlier, sums: &mut [int32x4_t; 4]) {
+fn add_outlier(w: &[[i8; QUAD]; PANEL_ROWS], first: usize, outlier: &Outlier, sums: &mut [int32x4_t; 4]) {
     let high = vreinterpret_s8_s32(vdup_n_s32(outlier.high_bits()));
     for (sums, w) in sums.iter_mut().zip(w[first..].as_chunks::<2>().0) {
         // SAFETY: two rows of four bytes.
@@ -372,25 +362,9 @@ fn add_outlier(w: &[[i8; 4]; GEMM_PANEL_ROWS], first: usize, outlier: &Outlier, 
     }
 }
 
-/// `acc[r] += dots[r] · (inverse[r] · x_scale)`, four rows a vector of `dots`.
-#[inline]
-#[target_feature(enable = "neon")]
-pub(super) fn add_scaled(dots: &[int32x4_t], inverse: &[f32], x_scale: f32, acc: &mut [f32]) {
-    let x_scale = vdupq_n_f32(x_scale);
-    for ((dots, inverse), acc) in dots.iter().zip(inverse.as_chunks::<4>().0).zip(acc.as_chunks_mut::<4>().0)
-    {
-        // SAFETY: four floats each.
-        unsafe {
-            let scale = vmulq_f32(vld1q_f32(inverse.as_ptr()), x_scale);
-            let product = vmulq_f32(vcvtq_f32_s32(*dots), scale);
-            vst1q_f32(acc.as_mut_ptr(), vaddq_f32(vld1q_f32(acc.as_ptr()), product));
-        }
-    }
-}
-
 /// 4 × 4 transposes of quads.
 #[target_feature(enable = "neon")]
-pub(super) fn pack(rows: &[&Group; GEMM_PANEL_ROWS], packed: &mut MaybeUninit<PanelGroup>) {
+pub(super) fn pack(rows: &[&Group; PANEL_ROWS], packed: &mut MaybeUninit<PanelGroup>) {
     let packed = packed.as_mut_ptr().cast::<f32>();
     for (i, rows) in rows.as_chunks::<4>().0.iter().enumerate() {
         for j in 0..GROUP / 16 {
@@ -400,8 +374,8 @@ pub(super) fn pack(rows: &[&Group; GEMM_PANEL_ROWS], packed: &mut MaybeUninit<Pa
                 *quads = vreinterpretq_f32_s8(unsafe { vld1q_s8(row.as_ptr().add(16 * j)) });
             }
             for (k, column) in transpose(quads).into_iter().enumerate() {
-                // SAFETY: quad 4·j + k of four of the 32 rows.
-                unsafe { vst1q_f32(packed.add((4 * j + k) * GEMM_PANEL_ROWS + 4 * i), column) };
+                // SAFETY: quad 4·j + k of four of the 16 rows.
+                unsafe { vst1q_f32(packed.add((4 * j + k) * PANEL_ROWS + 4 * i), column) };
             }
         }
     }

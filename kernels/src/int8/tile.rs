@@ -67,7 +67,7 @@ impl Ahead {
 }
 
 /// How many groups of weights ahead of its reading a tile prefetches that is the panel's only one.
-const PREFETCH_GROUPS: usize = 8;
+const PREFETCH_GROUPS: usize = 4;
 
 /// Where the products of a panel go: of its rows `lanes` to columns of the output from `column` on.
 #[derive(Clone)]

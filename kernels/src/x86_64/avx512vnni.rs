@@ -201,7 +201,7 @@ unsafe impl Int8 for Avx512Vnni {
 
     #[inline(always)]
     fn panel_dots<const N: usize>(self, w: &PanelGroup, x: &[TokenGroups; N], g: usize) -> [__m512i; N] {
-        isa!(panel_dots(w, x, g))
+        panel_dots(self, w, x, g)
     }
 }
 
@@ -305,45 +305,39 @@ pub(super) fn transpose(v: [__m512i; 16]) -> [__m512i; 16] {
 }
 
 /// See [`Int8::panel_dots`]. The weights get 128 added: the sums start at −128·Σx, plus what the outliers' high parts add.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-fn panel_dots<const N: usize>(w: &PanelGroup, x: &[TokenGroups; N], g: usize) -> [__m512i; N] {
-    let mut dots = [_mm512_setzero_si512(); N];
+#[inline(always)]
+fn panel_dots<const N: usize>(_: Avx512Vnni, w: &PanelGroup, x: &[TokenGroups; N], g: usize) -> [__m512i; N] {
+    let mut dots = [isa!(_mm512_setzero_si512()); N];
     // One branch for all tokens: one for each is harder to predict than two instructions are slow.
     if any_outlier(x.iter().map(|x| &x.outliers[g])) {
         for t in 0..N {
             let outlier = &x[t].outliers[g];
-            let (high, sum) = (_mm512_set1_epi32(outlier.high_bits()), _mm512_set1_epi32(-x[t].sums[g]));
-            let products = _mm512_dpbusd_epi32(sum, load(&w[outlier.quad_index()]), high);
-            dots[t] = _mm512_slli_epi32::<7>(products);
+            let w = load(&w[outlier.quad_index()]);
+            isa!({
+                let (high, sum) = (_mm512_set1_epi32(outlier.high_bits()), _mm512_set1_epi32(-x[t].sums[g]));
+                dots[t] = _mm512_slli_epi32::<7>(_mm512_dpbusd_epi32(sum, w, high));
+            })
         }
     } else {
         for t in 0..N {
-            dots[t] = _mm512_set1_epi32(x[t].sums[g] * -128);
+            dots[t] = isa!(_mm512_set1_epi32(x[t].sums[g] * -128));
         }
-    }
-    let mut values = [std::ptr::null::<i32>(); N];
-    for t in 0..N {
-        values[t] = x[t].values[g].as_ptr().cast();
     }
     for (q, quad) in w.iter().enumerate() {
         // The next group's, into the first level: the CPU does not foresee it well enough.
-        _mm_prefetch::<_MM_HINT_T0>(quad.as_ptr().wrapping_byte_add(size_of::<PanelGroup>()).cast());
+        let next = quad.as_ptr().wrapping_byte_add(size_of::<PanelGroup>());
+        isa!(_mm_prefetch::<_MM_HINT_T0>(next.cast()));
         let w = load(quad);
         for t in 0..N {
-            // SAFETY: four of the 64 bytes.
-            let x = _mm512_set1_epi32(unsafe { values[t].add(q).read_unaligned() });
-            dots[t] = _mm512_dpbusd_epi32(dots[t], w, x);
+            let x = i32::from_ne_bytes(x[t].values[g].as_chunks::<4>().0[q].map(|x| x as u8));
+            dots[t] = isa!(_mm512_dpbusd_epi32(dots[t], w, _mm512_set1_epi32(x)));
         }
     }
     dots
 }
 
 /// One quad of a panel's 16 rows, 128 added to each byte.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw")]
+#[inline(always)]
 fn load(quad: &[[i8; 4]; PANEL_ROWS]) -> __m512i {
-    // SAFETY: 64 bytes.
-    let w = unsafe { _mm512_loadu_si512(quad.as_ptr().cast()) };
-    _mm512_xor_si512(w, _mm512_set1_epi8(-128))
+    isa!(_mm512_xor_si512(_mm512_loadu_si512(quad.as_ptr().cast()), _mm512_set1_epi8(-128)))
 }

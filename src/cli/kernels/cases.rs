@@ -2,7 +2,9 @@
 
 use half::f16;
 use torchless::bench::bandwidth::read;
-use torchless_kernels::{Allocator, BLOCK, CacheElement, GROUP, Kernels, MatMut, QMatrix, QuantizedBuf};
+use torchless_kernels::{
+    Aligned, Allocator, BLOCK, CacheElement, GROUP, Kernels, MatMut, PanelMatrix, QMatrix, QuantizedBuf,
+};
 
 /// A kernel on fixed inputs.
 pub struct Case {
@@ -64,13 +66,15 @@ const MATRICES: [(usize, usize); 7] =
 pub fn cases(all: bool) -> Vec<(&'static str, MakeCase)> {
     let mut cases: Vec<(&'static str, MakeCase)> = Vec::new();
     for (rows, cols) in MATRICES {
-        cases.push(("gemv_i8", Box::new(move || int8_product(rows, cols, 1))));
+        cases.push(("gemv_i8", Box::new(move || int8_product(Layout::Rows, rows, cols, 1))));
+        cases.push(("gemv_panels", Box::new(move || int8_product(Layout::Panels, rows, cols, 1))));
     }
     let batched =
         MATRICES.into_iter().filter(|&m| all || [(576, 576), (1536, 576), (4096, 4096)].contains(&m));
     for (rows, cols) in batched {
         for tokens in [4, 16, 64, 512] {
-            cases.push(("gemm_i8", Box::new(move || int8_product(rows, cols, tokens))));
+            cases.push(("gemm_i8", Box::new(move || int8_product(Layout::Rows, rows, cols, tokens))));
+            cases.push(("gemm_panels", Box::new(move || int8_product(Layout::Panels, rows, cols, tokens))));
         }
     }
     cases.push(("gemv_f32", Box::new(|| f32_product(4096, 4096))));
@@ -123,24 +127,43 @@ fn floats(n: usize, seed: u32) -> Vec<f32> {
     (0..n).map(|_| next()).collect()
 }
 
-/// An int8 matrix times some tokens, in panels of 128 rows as the forward pass takes them.
+/// How the weights of a product lie.
+#[derive(Clone, Copy)]
+enum Layout {
+    Rows,
+    Panels,
+}
+
+/// An int8 matrix times some tokens, 128 rows at a time as the forward pass takes them.
 struct Int8Product {
-    values: Vec<i8>,
-    scales: Vec<f32>,
+    values: Aligned<i8>,
+    scales: Scales,
     shape: (usize, usize, usize),
     x: QuantizedBuf,
     out: Vec<f32>,
 }
 
-fn int8_product(rows: usize, cols: usize, tokens: usize) -> Case {
+/// The weights' scales, which say how the weights lie.
+enum Scales {
+    Rows(Vec<f32>),
+    Panels(Vec<f16>),
+}
+
+fn int8_product(layout: Layout, rows: usize, cols: usize, tokens: usize) -> Case {
     let mut byte = 0u32;
     let mut next = || {
         byte = byte.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         (byte >> 24) as i8
     };
-    let values: Vec<i8> = (0..rows * cols).map(|_| next()).collect();
-    let scales = floats(rows * cols / GROUP, 1).iter().map(|x| 127.0 / (x.abs() + 0.1)).collect();
-    let mut x = QuantizedBuf::new(&mut Allocator::heap(), tokens, cols);
+    let memory = &mut Allocator::heap();
+    let mut values = memory.aligned(rows * cols);
+    values.iter_mut().for_each(|value| *value = next());
+    let largest: Vec<_> = floats(rows * cols / GROUP, 1).iter().map(|x| x.abs() + 0.1).collect();
+    let (scales, scale_bytes) = match layout {
+        Layout::Rows => (Scales::Rows(largest.iter().map(|x| 127.0 / x).collect()), 4),
+        Layout::Panels => (Scales::Panels(largest.iter().map(|x| f16::from_f32(x / 127.0)).collect()), 2),
+    };
+    let mut x = QuantizedBuf::new(memory, tokens, cols);
     for t in 0..tokens {
         let token = floats(cols, t as u32);
         Kernels::detect().quantize(&token, x.view_mut(tokens).token(t));
@@ -150,7 +173,8 @@ fn int8_product(rows: usize, cols: usize, tokens: usize) -> Case {
         _ => (Unit::MultiplyAdds, format!("{rows}×{cols}×{tokens}")),
     };
     // Weights and activations with their scales; results.
-    let quantized = (rows + tokens) * (cols + 4 * cols / GROUP);
+    let groups = cols / GROUP;
+    let quantized = rows * (cols + scale_bytes * groups) + tokens * (cols + 4 * groups);
     let out = vec![0.0; rows * tokens];
     Case {
         shape,
@@ -163,18 +187,28 @@ fn int8_product(rows: usize, cols: usize, tokens: usize) -> Case {
 
 impl Task for Int8Product {
     fn read(&self) -> Option<u64> {
-        let (values, scales) = (bytemuck::cast_slice(&self.values), bytemuck::cast_slice(&self.scales));
-        (self.shape.2 == 1).then(|| read(values).wrapping_add(read(scales)))
+        let scales = match &self.scales {
+            Scales::Rows(scales) => bytemuck::cast_slice(scales),
+            Scales::Panels(scales) => bytemuck::cast_slice(scales),
+        };
+        (self.shape.2 == 1).then(|| read(bytemuck::cast_slice(&self.values)).wrapping_add(read(scales)))
     }
 
     fn run(&mut self, kernels: Kernels) {
         let (rows, cols, tokens) = self.shape;
-        let w = QMatrix::new(&self.values, &self.scales, rows, cols);
         for first in (0..rows).step_by(128) {
-            let panel = first..(first + 128).min(rows);
+            let part = first..(first + 128).min(rows);
             let (_, out) = MatMut::new(&mut self.out, tokens, rows).split_cols(first);
-            let (out, _) = out.split_cols(panel.len());
-            kernels.matmul_i8(&w, panel, &self.x.view(tokens), out);
+            let (out, _) = out.split_cols(part.len());
+            let x = self.x.view(tokens);
+            match &self.scales {
+                Scales::Rows(scales) => {
+                    kernels.matmul_i8(&QMatrix::new(&self.values, scales, rows, cols), part, &x, out);
+                }
+                Scales::Panels(scales) => {
+                    kernels.matmul_panels(&PanelMatrix::new(&self.values, scales, rows, cols), part, &x, out);
+                }
+            }
         }
     }
 
@@ -243,7 +277,7 @@ impl Task for QuantizingTask {
     fn results(&self) -> Vec<f32> {
         let view = self.out.view(1);
         let integers =
-            view.values().iter().map(|&q| f32::from(q)).chain(view.sums().iter().map(|&s| s as f32));
+            view.token_values(0).iter().map(|&q| f32::from(q)).chain(view.sums().iter().map(|&s| s as f32));
         let outliers = view.outliers().iter().flat_map(|o| o.high.map(f32::from));
         integers.chain(view.scales().iter().copied()).chain(outliers).collect()
     }

@@ -267,7 +267,7 @@ impl<S: RowScales> PanelChunk<'_, S> {
 
     /// Asserts what the pointers of this chunk rest on.
     fn check(&self, tiles: usize, out: &MatMut<f32>, columns: &Range<usize>) {
-        let last = (self.token + AMX_TILE_SIDE - 1) * self.x.cols() + self.groups.end * GROUP;
+        let last = (self.token + AMX_TILE_SIDE - 1) * self.x.stride() + self.groups.end * GROUP;
         assert!(last <= self.x.values().len() && self.groups.end * GROUP <= self.x.cols());
         let panel_groups = self.offset + self.groups.len();
         for Panel { values, scales } in self.panels {
@@ -288,9 +288,9 @@ impl<S: RowScales> PanelChunk<'_, S> {
 
     #[inline(always)]
     fn load_values(&self, (_, g): (usize, usize)) {
-        let at = self.token * self.x.cols() + (self.groups.start + g) * GROUP;
+        let at = self.token * self.x.stride() + (self.groups.start + g) * GROUP;
         // SAFETY: `check` has seen that these tokens and groups are there; `gemm` has configured the tiles.
-        unsafe { tiles::load_values(self.x.values().as_ptr().wrapping_add(at), self.x.cols()) };
+        unsafe { tiles::load_values(self.x.values().as_ptr().wrapping_add(at), self.x.stride()) };
     }
 
     #[inline(always)]

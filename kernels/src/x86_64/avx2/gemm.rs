@@ -1,8 +1,10 @@
 //! A panel of 16 rows: packing it, and the dot products of a group with up to 8 tokens.
 
-use super::add_pairs;
+use super::gemv::quad_dots;
+use super::{Avx2, add_pairs};
 use crate::int8::{Group, TokenGroups, any_outlier};
 use crate::panels::{PANEL_ROWS, PanelGroup};
+use crate::simd::isa;
 use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
 
@@ -39,50 +41,50 @@ fn transpose_quads(rows: &[&Group; 8], half: usize) -> [__m256i; 8] {
 
 /// See [`Int8::panel_dots`](crate::int8::Int8::panel_dots). Eight rows at a time, so that the sums of eight tokens fit the
 /// registers: the second time the group comes from the first-level cache.
-#[inline]
-#[target_feature(enable = "avx2")]
+#[inline(always)]
 pub(super) fn panel_dots<const N: usize>(
+    _: Avx2,
     w: &PanelGroup,
     x: &[TokenGroups; N],
     g: usize,
 ) -> [[__m256i; 2]; N] {
-    let flagged = any_outlier(x.iter().map(|x| &x.outliers[g]));
-    let mut values = [std::ptr::null::<i32>(); N];
-    for t in 0..N {
-        values[t] = x[t].values[g].as_ptr().cast();
-    }
-    let mut dots = [[_mm256_setzero_si256(); 2]; N];
+    let zero = isa!(_mm256_setzero_si256());
+    let mut dots = [[zero; 2]; N];
     for half in 0..2 {
-        let mut sums = [_mm256_setzero_si256(); N];
-        let mut negative = _mm256_setzero_si256();
+        let mut sums = [zero; N];
+        let mut negative = zero;
         // Two at a time: the loop's own instructions would take a tenth of what the CPU can issue.
         for (q, quads) in w.as_chunks::<2>().0.iter().enumerate() {
             for (i, quad) in quads.iter().enumerate() {
                 let w = load(quad, half);
-                let (magnitudes, signs) = (_mm256_abs_epi8(w), _mm256_cmpgt_epi8(_mm256_setzero_si256(), w));
-                negative = _mm256_add_epi16(negative, _mm256_maddubs_epi16(magnitudes, signs));
+                let (magnitudes, signs) = isa!((_mm256_abs_epi8(w), _mm256_cmpgt_epi8(zero, w)));
+                negative = isa!(_mm256_add_epi16(negative, _mm256_maddubs_epi16(magnitudes, signs)));
                 for t in 0..N {
-                    // SAFETY: four of the 64 bytes.
-                    let x = _mm256_set1_epi32(unsafe { values[t].add(2 * q + i).read_unaligned() });
-                    // Where w is negative this is −x − 1: its product lacks |w|, which `negative` has.
-                    let product = _mm256_maddubs_epi16(magnitudes, _mm256_xor_si256(x, signs));
-                    sums[t] = _mm256_add_epi32(sums[t], add_pairs(product));
+                    let quad = x[t].values[g].as_chunks::<4>().0[2 * q + i];
+                    isa!({
+                        let x = _mm256_set1_epi32(i32::from_ne_bytes(quad.map(|x| x as u8)));
+                        // Where w is negative this is −x − 1: its product lacks |w|, which `negative` has.
+                        let product = _mm256_maddubs_epi16(magnitudes, _mm256_xor_si256(x, signs));
+                        sums[t] = _mm256_add_epi32(sums[t], add_pairs(product));
+                    })
                 }
             }
         }
         // At most 32 times 128 a lane until here.
-        let negative = add_pairs(negative);
-        for t in 0..N {
-            dots[t][half] = _mm256_sub_epi32(sums[t], negative);
+        let negative = isa!(add_pairs(negative));
+        for (dots, sum) in dots.iter_mut().zip(sums) {
+            dots[half] = isa!(_mm256_sub_epi32(sum, negative));
         }
     }
-    if flagged {
-        for t in 0..N {
-            let outlier = &x[t].outliers[g];
-            let (quad, high) = (&w[outlier.quad_index()], _mm256_set1_epi32(outlier.high_bits()));
-            for half in 0..2 {
-                let products = super::gemv::quad_dots(load(quad, half), high);
-                dots[t][half] = _mm256_add_epi32(dots[t][half], _mm256_slli_epi32::<7>(products));
+    if any_outlier(x.iter().map(|x| &x.outliers[g])) {
+        for (dots, x) in dots.iter_mut().zip(x) {
+            let outlier = &x.outliers[g];
+            let quad = &w[outlier.quad_index()];
+            for (half, dots) in dots.iter_mut().enumerate() {
+                isa!({
+                    let products = quad_dots(load(quad, half), _mm256_set1_epi32(outlier.high_bits()));
+                    *dots = _mm256_add_epi32(*dots, _mm256_slli_epi32::<7>(products));
+                })
             }
         }
     }
@@ -90,11 +92,9 @@ pub(super) fn panel_dots<const N: usize>(
 }
 
 /// One quad of half a panel's rows (0: 0..8, 1: 8..16).
-#[inline]
-#[target_feature(enable = "avx2")]
+#[inline(always)]
 fn load(quad: &[[i8; 4]; PANEL_ROWS], half: usize) -> __m256i {
-    // SAFETY: eight of the 16 rows.
-    unsafe { _mm256_loadu_si256(quad.as_ptr().cast::<__m256i>().add(half)) }
+    isa!(_mm256_loadu_si256(quad.as_ptr().cast::<__m256i>().add(half)))
 }
 
 /// Lane `i` of vector `j` becomes lane `j` of vector `i`.

@@ -68,7 +68,7 @@ unsafe impl Int8 for Avx2 {
 
     #[inline(always)]
     fn panel_dots<const N: usize>(self, w: &PanelGroup, x: &[TokenGroups; N], g: usize) -> [[__m256i; 2]; N] {
-        isa!(gemm::panel_dots(w, x, g))
+        gemm::panel_dots(self, w, x, g)
     }
 }
 
