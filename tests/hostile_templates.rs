@@ -298,3 +298,77 @@ fn sources_that_are_too_long_or_too_deep() {
         format!("{{{{ {}{}x{}{} }}}}", "(".repeat(70), "not ".repeat(1000), "|d".repeat(300), ")".repeat(70));
     harmless(&[nested]);
 }
+
+/// What the engine knows by name, each with odd things in all places: none of it panics.
+#[test]
+fn nothing_the_engine_knows_panics() {
+    const FILTERS: &str = "abs attr batch bool capitalize chain count d default dictsort e escape first float \
+        format groupby indent int items join last length lines list lower map max min pprint reject rejectattr replace \
+        reverse round safe select selectattr slice sort split string sum title tojson trim unique upper urlencode zip";
+    const TESTS: &str = "boolean defined divisibleby endingwith eq escaped even filter float ge gt in integer iterable le \
+        lower lt mapping ne none number odd safe sameas sequence startingwith string test true undefined upper";
+    const METHODS: &str = "capitalize count endswith find format get isalnum isalpha isascii isdigit islower isspace \
+        isupper items join keys lower lstrip replace rfind rstrip split splitlines startswith strip title upper values";
+    const FUNCTIONS: &str =
+        "dict namespace range raise_exception strftime_now loop.cycle loop.changed loop debug caller";
+    const ODD: [&str; 12] = [
+        "''",
+        "'é𝄞ß'",
+        "'%c%5%'",
+        "'{0.a[1]:>3}'",
+        "[1, 'a', none]",
+        "{'a': 1.5}",
+        "0",
+        "-1",
+        "9223372036854775807",
+        "-9223372036854775808",
+        "(0 / 1) ** -1.5",
+        "nothing",
+    ];
+    let mut all = vec![String::new()];
+    all.extend(ODD.map(str::to_owned));
+    let numbers = ODD.iter().filter(|odd| odd.parse::<i64>().is_ok());
+    all.extend(numbers.clone().flat_map(|a| numbers.clone().map(move |b| format!("{a}, {b}"))));
+    let mut expressions = Vec::new();
+    for args in &all {
+        expressions.extend(FUNCTIONS.split_whitespace().map(|f| format!("{f}({args})")));
+        expressions
+            .extend(ODD.map(|c| format!("range({args}{}{c})", if args.is_empty() { "" } else { ", " })));
+        for odd in ODD {
+            expressions.extend(FILTERS.split_whitespace().map(|f| format!("({odd}) | {f}({args}) | list")));
+            expressions.extend(METHODS.split_whitespace().map(|m| format!("({odd}).{m}({args})")));
+            let test = |t| {
+                format!("({odd}) is {t}{}", if args.is_empty() { String::new() } else { format!("({args})") })
+            };
+            expressions.extend(TESTS.split_whitespace().map(test));
+        }
+    }
+    for (a, b) in ODD.iter().flat_map(|a| ODD.map(|b| (a, b))) {
+        expressions.extend(
+            ["+", "-", "*", "/", "//", "%", "**", "~", "<", "in"].map(|op| format!("({a}) {op} ({b})")),
+        );
+        expressions.extend(ODD.map(|c| format!("('aé' ~ {a})[{b}:{c}]")));
+        expressions.extend(ODD.map(|c| format!("[1, 2, {a}][::{b}][{c}:]")));
+    }
+    expressions.extend(["loop.cycle(*[])", "loop.cycle(*nothing)", "loop.cycle(**{})"].map(str::to_owned));
+    let panics = |expression: &String| {
+        let outcome = render(&format!("{{% for i in [1, 2] %}}{{{{ {expression} }}}}{{% endfor %}}"));
+        outcome.is_err_and(|e| e.to_string().contains("has failed"))
+    };
+    let panicked: Vec<_> = expressions.into_iter().filter(panics).collect();
+    assert!(panicked.is_empty(), "{panicked:?}");
+}
+
+/// A column beyond 16 bits.
+#[test]
+fn errors_far_to_the_right() {
+    let far = "x".repeat(70_000);
+    refused(&[
+        format!("{far}{{%"),
+        format!("{{% raw %}}{far}"),
+        format!("{far}{{{{ a b }}}}"),
+        format!("{{{{ '{far}"),
+        format!("\n\n{{#{far}"),
+        format!("{far}{{{{ 1 // 0 }}}}"),
+    ]);
+}

@@ -10,14 +10,19 @@ use minijinja::machinery::ast::{
     EmitExpr, EmitRaw, Expr, Filter, FilterBlock, ForLoop, GetAttr, GetItem, IfCond, IfExpr, List, Macro,
     Map, Set, SetBlock, Slice, Spanned, Stmt, Template, Test, Tuple, UnaryOp, UnaryOpKind, Var, WithBlock,
 };
-use minijinja::machinery::{CodeGenerator, Instructions, Token, eval, make_string_output, parse, tokenize};
+use minijinja::machinery::{
+    CodeGenerator, Instructions, Span, Token, eval, make_string_output, parse, tokenize,
+};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, Error, ErrorKind, Value};
 
-use super::walk::{FLAT, STEP, STORED, WALKED};
+use super::walk::{FLAT, SOME, STEP, STORED, WALKED};
 
 /// Bytes of a template; the longest public one has 30 000.
 const MAX_SOURCE: usize = 256 << 10;
+
+/// Bytes of a line: the parser counts columns in 16 bits, and an error beyond them makes it panic.
+const MAX_LINE: usize = 60_000;
 
 /// Tokens between `{{` and `}}`: how deep an expression can be.
 const MAX_TAG: usize = 2048;
@@ -57,6 +62,9 @@ fn check_size(source: &str, syntax: SyntaxConfig) -> Result<(), Error> {
     let refuse = |what: String| Err(Error::new(ErrorKind::SyntaxError, what));
     if source.len() > MAX_SOURCE {
         return refuse(format!("it has {} bytes, more than {MAX_SOURCE}", source.len()));
+    }
+    if let Some((_, line)) = source.lines().zip(1..).find(|(line, _)| line.len() > MAX_LINE) {
+        return refuse(format!("line {line}: it has more than {MAX_LINE} bytes"));
     }
     let (mut tag, mut elifs) = (0, 0);
     for token in tokenize(source, false, syntax) {
@@ -190,7 +198,23 @@ fn call<'a>(node: &Call<'a>) -> Call<'a> {
         }
         expr => expression(expr),
     };
-    Call { expr, args: arguments(&node.args) }
+    let cycles = matches!(&node.expr, Expr::GetAttr(method) if method.name == "cycle");
+    let args = if cycles { cycled(&node.args, node.expr.span()) } else { arguments(&node.args) };
+    Call { expr, args }
+}
+
+/// What `loop.cycle` is given, which must be something: it divides by how many there are.
+fn cycled<'a>(args: &[CallArg<'a>], span: Span) -> Vec<CallArg<'a>> {
+    let some = |values| CallArg::PosSplat(filter(SOME, values));
+    if args.is_empty() {
+        return vec![some(Expr::List(Spanned::new(List { items: Vec::new() }, span)))];
+    }
+    let argument = |arg| match arg {
+        CallArg::PosSplat(values) => some(values),
+        CallArg::KwargSplat(values) => CallArg::KwargSplat(filter(SOME, values)),
+        arg => arg,
+    };
+    arguments(args).into_iter().map(argument).collect()
 }
 
 fn arguments<'a>(args: &[CallArg<'a>]) -> Vec<CallArg<'a>> {

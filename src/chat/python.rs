@@ -23,6 +23,12 @@ pub(super) fn trim(text: &str, chars: Option<&str>) -> String {
     .to_owned()
 }
 
+/// The function `range`, of numbers between which the engine can take differences.
+pub(super) fn range(lower: i32, upper: Option<i32>, step: Option<i32>) -> Result<Value, Error> {
+    let wide = |n: i32| n as isize;
+    minijinja::functions::range(wide(lower), upper.map(wide), step.map(wide))
+}
+
 /// Methods of Python's types.
 pub(super) fn method(state: &mut State, value: &Value, name: &str, args: &[Value]) -> Result<Value, Error> {
     match (value.as_str(), name, args) {

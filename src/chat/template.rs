@@ -193,6 +193,7 @@ fn environment(fuel: u64) -> Environment<'static> {
     walk::add_filters(&mut environment);
     // It prints all that a template knows.
     environment.remove_global("debug");
+    environment.add_function("range", python::range);
     environment.add_function("raise_exception", raise_exception);
     environment.add_function("strftime_now", strftime_now);
     environment

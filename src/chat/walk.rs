@@ -14,6 +14,8 @@ pub(super) const FLAT: &str = "flat!";
 pub(super) const STORED: &str = "stored!";
 /// Keeps a slice's step where it can be negated.
 pub(super) const STEP: &str = "step!";
+/// Refuses what is empty.
+pub(super) const SOME: &str = "some!";
 
 /// How deep lists and maps may be nested.
 const MAX_DEPTH: usize = 64;
@@ -36,6 +38,10 @@ pub(super) fn add_filters(environment: &mut Environment) {
             object.repr() != ObjectRepr::Plain && !is_own(object.type_name()) && !exists(&value)
         });
         if lazy { walked(state, value, false) } else { Ok(value) }
+    });
+    environment.add_filter(SOME, |values: Value| match values.try_iter()?.next() {
+        Some(_) => Ok(values),
+        None => refuse("there is nothing to cycle through"),
     });
     environment.add_filter(STEP, |step: Value| match step.as_i64() {
         Some(i64::MIN) => Value::from(-i64::MAX),
