@@ -20,11 +20,12 @@ impl Perplexity {
     /// # Errors
     /// If no token has one before it in its window, a token is not in the vocabulary, or any logit comes out as NaN.
     pub fn measure(session: &mut Session, tokens: &[u32], mut on_token: impl FnMut()) -> Result<Self, Error> {
-        let window = tokens.len().min(session.ctx());
-        if window < 2 {
-            return Err(Error::Request(format!(
-                "nothing to predict in windows of {window} tokens: two are needed at least, in the text and in the context"
-            )));
+        for (what, n) in [("text", tokens.len()), ("context", session.ctx())] {
+            if n < 2 {
+                let problem =
+                    format!("nothing to predict in a {what} of {n}: two tokens are needed at least");
+                return Err(Error::Request(problem));
+            }
         }
         let mut logprobs = Vec::with_capacity(tokens.len());
         let mut nan = false;

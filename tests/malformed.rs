@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use torchless::Error;
 use torchless::Model;
 use torchless::kv::KvType;
+use torchless::perplexity::Perplexity;
 use torchless::runtime::{GenerateOptions, Session, SessionOptions, generate};
 use torchless::sampling::Sampling;
 
@@ -358,6 +359,24 @@ fn weights_that_are_not_numbers() {
                 Err(error) => assert!(matches!(error, Error::NotANumber), "{name} of {value}: {error}"),
             }
         }
+    }
+}
+
+/// Logits of a token that the text does not have.
+#[test]
+fn a_nan_is_noticed_wherever_it_is_predicted() {
+    for tokens in [[1, 5, 6].as_slice(), &[1, 7], &[7, 1]] {
+        let mut parts = Parts::of("llama-f32.bin");
+        let head = &parts.header["tensors"]["lm_head.weight"];
+        let (start, cols) =
+            (head["offset"].as_u64().unwrap() as usize, head["shape"][1].as_u64().unwrap() as usize);
+        let row = start + 4 * 7 * cols;
+        parts.payload[row..row + 4].copy_from_slice(&f32::NAN.to_le_bytes());
+        let model = Arc::new(Model::open(TempFile::new(&parts.bytes()).path()).unwrap());
+        let mut session =
+            Session::new(&model, &SessionOptions { threads: 1, ..SessionOptions::new(&model) }).unwrap();
+        let error = Perplexity::measure(&mut session, tokens, || {}).unwrap_err();
+        assert!(matches!(error, Error::NotANumber), "{tokens:?}: {error}");
     }
 }
 

@@ -84,7 +84,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 
 fn read_ids(file: &Path) -> anyhow::Result<Vec<u32>> {
     let text = read_text(file)?;
-    let parse =
-        |word: &str| word.parse().with_context(|| format!("{}: {word:?} is not a token id", file.display()));
+    let name = if file == Path::new("-") { "stdin".into() } else { file.display().to_string() };
+    let parse = |word: &str| word.parse().with_context(|| format!("{name}: {word:?} is not a token id"));
     text.split_whitespace().map(parse).collect()
 }
