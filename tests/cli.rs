@@ -270,6 +270,10 @@ fn a_text_that_is_cut_off_inside_its_form_says_so() {
     assert_eq!(output.status.code(), Some(1), "{stderr}");
     assert_eq!(stderr.matches("cut off inside").count(), 3, "{stderr}");
     assert_eq!(String::from_utf8(output.stdout).unwrap().matches("\"complete\":false").count(), 2);
+    // One question, one line.
+    let output = torchless(&[&args[..], &["she"]].concat());
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!((output.status.code(), stderr.matches("cut off inside").count()), (Some(1), 1), "{stderr}");
 }
 
 #[test]
@@ -287,7 +291,7 @@ fn chat_keeps_the_conversation() {
     let output = torchless_reading(&[&args[..], &["--json"]].concat(), &talk);
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert!(output.status.success(), "{stderr}");
-    assert!(stderr.contains("context: ") && stderr.contains("5 messages are in"), "{stderr}");
+    assert!(stderr.contains("context: ") && stderr.contains("5 messages saved to"), "{stderr}");
     let stdout = String::from_utf8(output.stdout).unwrap();
     let replies: Vec<Value> = stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(replies.len(), 3, "{stderr}");
@@ -317,7 +321,7 @@ fn what_a_chat_cannot_do_is_one_line() {
     let model = model.to_str().unwrap();
     let error = failure(&["chat", "-m", model]);
     assert!(error.contains("no chat template") && error.contains("--chat-template"), "{error}");
-    let error = failure(&["chat", "-m", model, "--chat-template", "no-such"]);
+    let error = usage_error(&["chat", "-m", model, "--chat-template", "no-such"]);
     assert!(error.contains("no-such") && error.contains("chatml"), "{error}");
     for (talk, reason) in [
         ("she\n/load no/such.json\n", "no/such.json"),
@@ -360,6 +364,17 @@ fn no_command_replaces_what_it_reads() {
             assert!(error.contains("give another name"), "{name}: {error}");
         }
         assert!(std::fs::read(&model).unwrap() == before, "{name}");
+    }
+    // Nor the form of the answers, nor a file that is stdin.
+    let (schema, talk) = (path("schema.json"), path("talk.txt"));
+    std::fs::write(&schema, "true").unwrap();
+    for file in [&schema, &talk] {
+        std::fs::write(&talk, format!("/save {}\n", text(file))).unwrap();
+        let before = std::fs::read(file).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_torchless"));
+        command.args(chat).args(["-j", &text(&schema)]).stdin(std::fs::File::open(&talk).unwrap());
+        assert_eq!(command.output().unwrap().status.code(), Some(1), "{file:?}");
+        assert!(std::fs::read(file).unwrap() == before, "{file:?}");
     }
     // A conversation that nobody else could read stays so, and its file is whole or as it was.
     let saved = path("saved.json");
@@ -419,9 +434,13 @@ fn a_text_of_one_token_has_no_perplexity() {
     let (model, file_name) = (fixture("mistral-int8.bin"), file.to_str().unwrap());
     let args = ["perplexity", "-m", model.to_str().unwrap(), "--tokens", file_name];
     std::fs::write(&file, "5").unwrap();
-    assert!(failure(&args).contains("nothing to predict in windows of 1"));
+    assert!(failure(&args).contains("nothing to predict in a text of 1: two tokens"));
     std::fs::write(&file, "5 6 7").unwrap();
-    assert!(failure(&[&args[..], &["--ctx", "1"]].concat()).contains("nothing to predict in windows of 1"));
+    assert!(
+        failure(&[&args[..], &["--ctx", "1"]].concat()).contains("nothing to predict in a context of 1: two")
+    );
+    let output = torchless_reading(&["perplexity", "-m", args[2], "--tokens", "-"], "5 x");
+    assert!(String::from_utf8(output.stderr).unwrap().contains("stdin: \"x\" is not a token id"));
     assert!(torchless(&args).status.success());
 }
 
@@ -576,7 +595,7 @@ fn what_a_user_can_get_wrong_is_one_line() {
     let model = fixture("mistral-int8.bin");
     let (model, hf, json) = (model.to_str().unwrap(), fixture("mistral-hf"), fixture("mistral.json"));
     let long = "the rain ".repeat(100);
-    let cases: [(&[&str], &str); 14] = [
+    let cases: [(&[&str], &str); 15] = [
         (&["generate", "-m", "no/such.bin", "x"], "no/such.bin: No such file"),
         (&["generate", "-m", hf.to_str().unwrap(), "x"], "torchless convert"),
         (&["generate", "-m", json.to_str().unwrap(), "x"], "not a torchless .bin file"),
@@ -591,7 +610,9 @@ fn what_a_user_can_get_wrong_is_one_line() {
             "no/such/x.svg: its folder does not exist",
         ),
         (&["kernels", "--plot", "no/such/x.svg"], "no/such/x.svg: its folder does not exist"),
-        (&["kernels", "gemmm"], "no kernel's name contains \"gemmm\""),
+        // Files that are not there; what could be no file is wrong usage.
+        (&["generate", "-m", model, "x", "-j", "no/such.json"], "no/such.json: No such file"),
+        (&["chat", "-m", model, "x", "--chat-template", "no-such.jinja"], "no-such.jinja: No such file"),
         (&["perplexity", "-m", model, "no/such.txt"], "no/such.txt"),
         (&["perplexity", "-m", model, "--tokens", json.to_str().unwrap()], "is not a token id"),
     ];
@@ -622,6 +643,11 @@ fn wrong_usage_is_exit_code_2() {
         &["bench", "--format", "xml"],
         &["bench", "--plot", "x.png"],
         &["kernels", "--plot", "x"],
+        &["kernels", "gemmm"],
+        &["chat", "x", "--chat-template", "no-such"],
+        &["generate", "x", "-j", "object"],
+        &["generate", "x", "-j", "[1]"],
+        &["generate", "x", "-j", ""],
         &[],
     ] {
         assert_eq!(torchless(args).status.code(), Some(2), "{args:?}");

@@ -59,7 +59,7 @@ pub struct Args {
     #[arg(long, value_name = "TEXT")]
     system: Option<String>,
     /// How messages become text: a file of Jinja, or chatml, llama2, llama3, mistral [default: the model's own]
-    #[arg(long, value_name = "FILE|NAME")]
+    #[arg(long, value_name = "FILE|NAME", value_parser = values::template_or_file)]
     chat_template: Option<String>,
     /// Most tokens of an answer [default: as many as there is room for]
     #[arg(short = 'n', long, value_name = "N", default_value_t = usize::MAX, hide_default_value = true,
@@ -125,11 +125,18 @@ pub fn run(mut args: Args) -> anyhow::Result<()> {
     chat.set_system(args.system.as_deref().unwrap_or_default());
     let mut inputs = vec![model.file().path().to_owned()];
     inputs.extend(args.chat_template.map(PathBuf::from));
-    let mut talk = Talk { chat, options, json: args.json, form, inputs, told, last: None, incomplete: None };
+    inputs.extend(form.clone());
+    // Where that is a file.
+    inputs.extend(cfg!(unix).then(|| "/dev/stdin".into()));
+    let mut talk = Talk { chat, options, json: args.json, form, inputs, told, last: None };
     if let Some(question) = question {
-        talk.turn(&question)?;
-        return talk.incomplete.map_or(Ok(()), |problem| Err(anyhow::anyhow!("the answer: {problem}")));
+        return match talk.turn(&question)? {
+            Some(problem) => Err(anyhow::anyhow!("the answer: {problem}")),
+            None => Ok(()),
+        };
     }
+    // What was said of the last answer that ended before its schema or grammar did.
+    let mut incomplete = None;
     let mut input = Input::open(!args.no_history)?;
     if input.is_editor() {
         let ctx = talk.chat.session().ctx();
@@ -139,7 +146,10 @@ pub fn run(mut args: Args) -> anyhow::Result<()> {
         let result = match said {
             Said::Command(name, argument) if END.contains(&&*name) && argument.is_empty() => break,
             Said::Command(name, argument) => talk.command(&name, &argument),
-            Said::Message(text) => talk.turn(&text),
+            Said::Message(text) => talk.turn(&text).map(|problem| {
+                problem.inspect(|problem| note(problem));
+                incomplete = problem.or(incomplete);
+            }),
         };
         // It was the answer that was to be stopped.
         interrupt::forget_ctrl_c();
@@ -155,7 +165,7 @@ pub fn run(mut args: Args) -> anyhow::Result<()> {
         }
     }
     // Each such answer had its line: scripts also get the exit code.
-    match talk.incomplete {
+    match incomplete {
         Some(problem) if !input.is_editor() && !interrupt::happened() => {
             anyhow::bail!("an answer: {problem}")
         }
@@ -192,7 +202,7 @@ fn template(model: &Model, asked: Option<&str>) -> anyhow::Result<ChatTemplate> 
     let tokenizer = model.tokenizer();
     Ok(match asked {
         None => ChatTemplate::of(tokenizer)?,
-        Some(name) if ChatTemplate::built_in().any(|known| known == name) || !Path::new(name).exists() => {
+        Some(name) if ChatTemplate::built_in().any(|known| known == name) => {
             ChatTemplate::named(name, tokenizer)?
         }
         Some(file) => {
@@ -214,14 +224,13 @@ struct Talk {
     /// What the template tells the model where nobody else does.
     told: Option<String>,
     last: Option<Reply>,
-    /// What was said of the last answer that ended before its schema or grammar did.
-    incomplete: Option<&'static str>,
 }
 
 impl Talk {
-    /// Says something, and shows the answer as it comes.
+    /// Says something, and shows the answer as it comes; gives what is to be said of one that ended before its schema or grammar
+    /// did.
     #[expect(clippy::indexing_slicing, reason = "indexing is how a JSON object gets a member")]
-    fn turn(&mut self, text: &str) -> anyhow::Result<()> {
+    fn turn(&mut self, text: &str) -> anyhow::Result<Option<&'static str>> {
         let mut failed: Option<io::Error> = None;
         let quiet = self.json;
         let orderly = Orderly::begin();
@@ -248,10 +257,7 @@ impl Talk {
         } else if !reply.content.ends_with('\n') {
             emit("\n")?;
         }
-        if let Some(problem) = report::incomplete(&reply.generated) {
-            note(problem);
-            self.incomplete = Some(problem);
-        }
+        let incomplete = report::incomplete(&reply.generated);
         if reply.context_full {
             let (ctx, max) =
                 (self.chat.session().ctx(), self.chat.session().model().config().max_position_embeddings);
@@ -265,7 +271,7 @@ impl Talk {
             ));
         }
         self.last = Some(reply);
-        Ok(())
+        Ok(incomplete)
     }
 
     fn command(&mut self, name: &str, argument: &str) -> anyhow::Result<()> {
@@ -317,7 +323,8 @@ impl Talk {
         let mut saved = AtomicFile::create(file, &self.inputs)?;
         saved.file().write_all((json + "\n").as_bytes()).map_err(Error::io(file))?;
         saved.commit()?;
-        note(format_args!("{} messages are in {}.", self.chat.messages().len(), file.display()));
+        let messages = count(self.chat.messages().len(), "message");
+        note(format_args!("{messages} saved to {}.", file.display()));
         Ok(())
     }
 

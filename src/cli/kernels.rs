@@ -7,11 +7,13 @@ mod roofline;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::error::ErrorKind;
 use torchless_kernels::{Isa, Kernels};
 
 use super::output::{emit_json, emit_line};
 use super::plot::{self, Picture};
 use super::values;
+use super::wrong_usage;
 use cases::cases;
 use measure::{Row, measure};
 use roofline::{Roofs, draw};
@@ -61,7 +63,9 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let mut cases = cases(args.all);
     cases.retain(|(kernel, _)| args.filter.as_ref().is_none_or(|part| kernel.contains(part.as_str())));
     if let (Some(filter), true) = (&args.filter, cases.is_empty()) {
-        anyhow::bail!("no kernel's name contains {filter:?}: `torchless kernels --list` shows all of them");
+        let problem =
+            format!("no kernel's name contains {filter:?}: `torchless kernels --list` shows all of them");
+        return Err(wrong_usage("kernels", ErrorKind::InvalidValue, problem));
     }
     if args.list {
         let mut names: Vec<_> = cases.iter().map(|(name, _)| *name).collect();

@@ -92,6 +92,7 @@ pub fn main() -> ExitCode {
         Err(error) => return say(&with_tip(error, &args)),
     };
     interrupt::listen();
+    keep_quiet_of_templates();
     let result = match cli.command {
         Command::Generate(args) => generate::run(args),
         Command::Chat(args) => chat::run(args),
@@ -117,6 +118,16 @@ pub fn main() -> ExitCode {
             if interrupt::happened() { ExitCode::from(interrupt::exit_code()) } else { ExitCode::FAILURE }
         }
     }
+}
+
+/// A panic of the engine that renders chat templates is caught, and becomes one line: its own words are not shown before.
+fn keep_quiet_of_templates() {
+    let show = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if std::thread::current().name() != Some("chat template") {
+            show(panic);
+        }
+    }));
 }
 
 /// Wrong usage that shows only when a command has begun.

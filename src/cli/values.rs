@@ -1,9 +1,11 @@
 //! Values of options: which will do, and what is said of the rest.
 
+use std::path::Path;
 use std::time::Duration;
 
 use serde_json::Value;
 use torchless::Error;
+use torchless::chat::ChatTemplate;
 use torchless::kernels::{Isa, Kernels};
 use torchless::sampling::Sampling;
 
@@ -89,8 +91,24 @@ pub fn kernels(text: &str) -> Result<Kernels, String> {
 pub fn json_or_file(text: &str) -> Result<String, String> {
     if text.trim_start().starts_with('{') {
         serde_json::from_str::<Value>(text).map_err(|e| format!("not JSON: {e}"))?;
+    } else if !matches!(text.trim(), "true" | "false") && !may_be_file(text) {
+        return Err("give a schema, {…}, or a file that holds one".to_owned());
     }
     Ok(text.to_owned())
+}
+
+/// The name of a chat template that is built in, or a file, which is not looked at yet.
+pub fn template_or_file(text: &str) -> Result<String, String> {
+    if ChatTemplate::built_in().any(|known| known == text) || may_be_file(text) {
+        return Ok(text.to_owned());
+    }
+    let known = ChatTemplate::built_in().collect::<Vec<_>>().join(", ");
+    Err(format!("give a file of Jinja, or one of {known}"))
+}
+
+/// Whether a word names a file: one that is there, or that only a file's name could be.
+fn may_be_file(text: &str) -> bool {
+    text.contains(['/', '.', std::path::MAIN_SEPARATOR]) || Path::new(text).exists()
 }
 
 #[cfg(test)]

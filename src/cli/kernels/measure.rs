@@ -105,7 +105,7 @@ impl Default for Timer {
 impl Timer {
     /// Whether the time is not spent yet.
     pub fn wants_more(&self, budget: Duration) -> bool {
-        self.samples < 2 || self.spent < budget
+        self.samples < 2 || self.spent < budget || self.fastest.is_infinite()
     }
 
     /// Times some runs.
@@ -117,9 +117,12 @@ impl Timer {
         let time = start.elapsed();
         self.spent += time;
         self.samples += 1;
-        self.fastest = self.fastest.min(time.as_secs_f64() / f64::from(self.runs));
+        // Within one step of a coarse clock nothing takes any time.
+        if !time.is_zero() {
+            self.fastest = self.fastest.min(time.as_secs_f64() / f64::from(self.runs));
+        }
         if time < Duration::from_micros(20) {
-            self.runs *= 2;
+            self.runs = self.runs.saturating_mul(2);
         }
     }
 }
