@@ -4,9 +4,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
 use clap::error::ErrorKind;
-use torchless::Model;
 use torchless::arch::{SHAPES, shape};
-use torchless::format::convert::{Progress, Quant, check, convert};
+use torchless::format::convert::{Convertible, Progress, Quant};
 use torchless::format::synthetic::write_synthetic;
 
 use super::model::note_chat_template;
@@ -44,26 +43,25 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> anyhow::Result<()> {
-    let (src, dst) = match (args.synthetic.as_deref(), args.src, args.dst) {
+    let (model, dst) = match (args.synthetic.as_deref(), args.src, args.dst) {
         (Some(_), Some(_), Some(_)) => {
             let problem = "--synthetic takes no SRC: give DST only";
             return Err(wrong_usage("convert", ErrorKind::ArgumentConflict, problem));
         }
         (Some(_), Some(dst), None) => (None, dst),
         (Some(shape), None, _) => (None, free(format!("{shape}.bin").into())?),
-        (None, src, Some(dst)) => (src, dst),
+        (None, Some(src), Some(dst)) => (Some(Convertible::open(&src)?), dst),
         (None, Some(src), None) => {
             // What cannot be converted is a better reason than a name that is taken.
-            check(&src)?;
-            let dst = free(name_of(&src)?)?;
-            (Some(src), dst)
+            let model = Convertible::open(&src)?;
+            (Some(model), free(name_of(&src)?)?)
         }
-        (None, None, None) => bail!("no source given"),
+        (None, None, _) => bail!("no source given"),
     };
     let bar = progress::Bytes::new();
     let progress = &mut |at: Progress<'_>| bar.show(at);
-    let report = match (&src, args.synthetic.as_deref().and_then(shape)) {
-        (Some(src), _) => convert(src, &dst, args.quant, progress)?,
+    let report = match (&model, args.synthetic.as_deref().and_then(shape)) {
+        (Some(model), _) => model.write(&dst, args.quant, progress)?,
         (None, Some(config)) => write_synthetic(&config, args.quant, &dst, progress)?,
         (None, None) => bail!("no source given"),
     };
@@ -71,9 +69,8 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     for note in &report.notes {
         output::note(format_args!("note: {note}"));
     }
-    // What was written is whole, whether or not it can be opened here.
-    if let Ok(model) = Model::open(&dst) {
-        note_chat_template(&model);
+    if let Some(model) = &model {
+        note_chat_template(model.tokenizer());
     }
     let size = output::bytes(report.bytes as usize);
     output::note(format_args!("{}: {}, {size}", dst.display(), output::count(report.tensors, "tensor")));

@@ -33,7 +33,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let options = args.run.session_options(&model, model.config().max_position_embeddings)?;
     Session::check_length(&model, &options)?;
     let memory = Session::memory(&model, &options);
-    note_chat_template(&model);
+    note_chat_template(model.tokenizer());
     match args.json {
         true => emit_json(&to_json(&model, options.ctx, memory))?,
         false => emit(&to_text(&model, options.ctx, memory, args.tensors))?,

@@ -9,6 +9,7 @@ use torchless::Model;
 use torchless::chat::ChatTemplate;
 use torchless::kv::KvType;
 use torchless::runtime::{SessionOptions, Threads};
+use torchless::tokenizer::Tokenizer;
 use torchless::{kernels::Kernels, pull};
 
 use super::output::note;
@@ -69,11 +70,11 @@ impl ModelArgs {
 }
 
 /// Notes where a model's chat template cannot be used: a chat would say so, and only then.
-pub fn note_chat_template(model: &Model) {
-    if model.tokenizer().spec().chat_template.is_none() {
+pub fn note_chat_template(tokenizer: &Tokenizer) {
+    if tokenizer.spec().chat_template.is_none() {
         return;
     }
-    if let Err(error) = ChatTemplate::of(model.tokenizer()) {
+    if let Err(error) = ChatTemplate::of(tokenizer) {
         note(format_args!("note: {error}; a chat needs another one (--chat-template)"));
     }
 }

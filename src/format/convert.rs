@@ -4,8 +4,9 @@
 //! large tensors is ever in memory as a whole.
 
 use std::fs;
+use std::io::Read;
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use crate::arch::Config;
@@ -90,46 +91,83 @@ pub struct Report {
     pub notes: Vec<String>,
 }
 
-/// Converts `src`, a Hugging Face folder or a GGUF file (told apart by content), to the `.bin` model file `dst`.
-///
-/// `dst` is replaced if it exists, and only by a complete file: the result is written beside it under a temporary name
-/// and renamed. `progress` is called after every block of rows.
+/// Converts `src`, a Hugging Face folder or a GGUF file (told apart by content), to the `.bin` model file `dst`: both
+/// steps of a [`Convertible`].
 ///
 /// # Errors
-/// When `src` is not a model that is supported, is damaged, or holds a NaN or an infinity; when `dst` cannot be
-/// written or is a file of the source; when `progress` breaks off. Then `dst` is as it was.
-#[expect(clippy::indexing_slicing, reason = "`write` asks for the tensors it is given")]
+/// As [`Convertible::open`] and [`Convertible::write`].
 pub fn convert(src: &Path, dst: &Path, quant: Quant, progress: &mut OnProgress) -> Result<Report, Error> {
-    let (source, tensors) = open_whole(src)?;
-    let shapes: Vec<_> = tensors.iter().map(|(name, t)| (name.clone(), t.shape().to_vec())).collect();
-    let read_row = |index: usize, row, out: &mut [f32]| {
-        let (name, tensor) = &tensors[index];
-        tensor.read_row(row, out).map_err(|problem| Error::file(src, format!("tensor {name} {problem}")))
-    };
-    let Source { config, tokenizer, notes, files, .. } = &source;
-    let layout = layout(config, tokenizer, &shapes, quant).map_err(Malformed::in_file(src))?;
-    let file = AtomicFile::create(dst, files)?;
-    let report = write(layout, &shapes, file, read_row, progress)?;
-    Ok(Report { notes: notes.clone(), ..report })
+    Convertible::open(src)?.write(dst, quant, progress)
 }
 
-/// Checks that `src` is a model that can be converted, as far as that shows without reading its weights.
-///
-/// # Errors
-/// As [`convert`], of the source.
-pub fn check(src: &Path) -> Result<(), Error> {
-    open_whole(src).map(drop)
+/// A model that can be converted, as far as that shows without reading its weights.
+pub struct Convertible {
+    src: PathBuf,
+    source: Source,
+    /// In the order a forward pass reads them.
+    tensors: Vec<(String, SourceTensor)>,
+    tokenizer: Tokenizer,
 }
 
-/// Opens a source, and takes out its tensors in the order a forward pass reads them.
-fn open_whole(src: &Path) -> Result<(Source, Vec<(String, SourceTensor)>), Error> {
-    let mut source = open(src)?;
-    // What could not be opened is not written.
-    Tokenizer::new(source.tokenizer.clone()).map_err(Malformed::in_file(src))?;
-    let tensors = source.take_tensors().map_err(Malformed::in_file(src))?;
-    Ok((source, tensors))
+impl Convertible {
+    /// Opens a Hugging Face folder or a GGUF file, told apart by content.
+    ///
+    /// # Errors
+    /// When it is not a model that is supported, or is damaged.
+    pub fn open(src: &Path) -> Result<Self, Error> {
+        let mut source = open(src)?;
+        // What could not be opened is not written.
+        let tokenizer = Tokenizer::new(source.tokenizer.clone()).map_err(Malformed::in_file(src))?;
+        let tensors = source.take_tensors().map_err(Malformed::in_file(src))?;
+        Ok(Self { src: src.to_owned(), source, tensors, tokenizer })
+    }
+
+    /// The tokenizer that the model file will have.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    /// Writes the `.bin` model file `dst`.
+    ///
+    /// `dst` is replaced if it exists, and only by a complete file: the result is written beside it under a temporary name
+    /// and renamed. `progress` is called after every block of rows.
+    ///
+    /// # Errors
+    /// When a weight is a NaN or an infinity; when `dst` cannot be written, is a file of the source, or lies in its folder and
+    /// is no model file; when `progress` breaks off. Then `dst` is as it was.
+    #[expect(clippy::indexing_slicing, reason = "`write` asks for the tensors it is given")]
+    pub fn write(&self, dst: &Path, quant: Quant, progress: &mut OnProgress) -> Result<Report, Error> {
+        let Self { src, source, tensors, .. } = self;
+        let shapes: Vec<_> = tensors.iter().map(|(name, t)| (name.clone(), t.shape().to_vec())).collect();
+        let read_row = |index: usize, row, out: &mut [f32]| {
+            let (name, tensor) = &tensors[index];
+            tensor.read_row(row, out).map_err(|problem| Error::file(src, format!("tensor {name} {problem}")))
+        };
+        let Source { config, tokenizer, notes, files, .. } = source;
+        let layout = layout(config, tokenizer, &shapes, quant).map_err(Malformed::in_file(src))?;
+        let file = AtomicFile::create(dst, files)?;
+        check_beside(src, dst)?;
+        let report = write(layout, &shapes, file, read_row, progress)?;
+        Ok(Report { notes: notes.clone(), ..report })
+    }
 }
 
+/// Refuses to replace what a model's folder holds besides what is read of it: it may not be had again.
+fn check_beside(src: &Path, dst: &Path) -> Result<(), Error> {
+    let (Ok(folder), Ok(replaced)) = (src.canonicalize(), dst.canonicalize()) else { return Ok(()) };
+    if !folder.is_dir() || !replaced.starts_with(&folder) || is_model_file(&replaced) {
+        return Ok(());
+    }
+    Err(Error::file(dst, "is no model file, and lies in the folder that is converted: give another name"))
+}
+
+/// Whether a file seems to be a model file of ours, or has nothing in it.
+fn is_model_file(path: &Path) -> bool {
+    let is_safetensors = path.extension().is_some_and(|ending| ending == "safetensors");
+    let mut beginning = Vec::new();
+    let read = fs::File::open(path).and_then(|file| file.take(9).read_to_end(&mut beginning));
+    read.is_ok() && !is_safetensors && (beginning.is_empty() || beginning.get(8) == Some(&b'{'))
+}
 /// Opens a source: a folder is Hugging Face's, a file must be GGUF.
 fn open(src: &Path) -> Result<Source, Error> {
     if fs::metadata(src).map_err(Error::io(src))?.is_dir() {

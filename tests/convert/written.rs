@@ -148,6 +148,21 @@ fn no_file_of_the_source_is_replaced() {
             fs::remove_file(soft).unwrap();
         }
         assert_eq!(names(folder.path()), ["source"]);
+        // What is not read of the folder is not to be lost either.
+        for other in ["tokenizer.model", "pytorch_model.bin", "original.safetensors", "README.md"] {
+            if src.is_dir() {
+                let other = src.join(other);
+                fs::write(
+                    &other,
+                    if other.extension().unwrap() == "safetensors" { "12345678{}" } else { "PK34" },
+                )
+                .unwrap();
+                let message = error(&src, &other);
+                assert!(message.contains("lies in the folder that is converted"), "{message}");
+                assert!(fs::metadata(&other).unwrap().len() < 20, "{message}");
+                fs::remove_file(&other).unwrap();
+            }
+        }
         // Beside them there is room.
         if src.is_dir() {
             convert(&src, &src.join("model.bin"), Quant::F32, &mut |_| ControlFlow::Continue(())).unwrap();
