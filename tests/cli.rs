@@ -1113,6 +1113,15 @@ fn a_form_that_is_wrong_is_one_line_with_its_file_and_place() {
     let error = generate("-j", &wrong);
     assert!(error.contains(&wrong) && error.contains("the JSON schema: "), "{error}");
     assert!(generate("-j", "false").contains("the JSON schema: "));
+    // What shows only when the text begins.
+    for (name, text) in [("self.json", "{\"$ref\": \"#\"}"), ("self.lark", "start: a\na: a")] {
+        let file = file(name, text);
+        let error = generate(if name.ends_with("json") { "-j" } else { "--grammar-file" }, &file);
+        assert!(error.contains(&format!("{file}: the ")) && error.contains("nothing can follow"), "{error}");
+    }
+    let long = file("long.lark", &format!("start: {}", "\"x\" ".repeat(70_000)));
+    let error = generate("--grammar-file", &long);
+    assert!(error.contains("cannot read it: assertion failed") && !error.contains("backtrace"), "{error}");
     let output = torchless(&["generate", "-m", model, "she", "-n", "60", "--json", "-j", "true"]);
     let text: Value = serde_json::from_slice(&output.stdout).unwrap();
     let text = (text["text"].as_str().unwrap().to_owned(), text["complete"].as_bool().unwrap());

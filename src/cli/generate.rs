@@ -103,10 +103,11 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     };
     let show = if args.raw { emit_raw } else { emit };
     let mut logprobs = Vec::new();
+    let in_file = |error| in_file(error, form.as_deref());
     let result = session.install(|session| -> anyhow::Result<Generated> {
         let _orderly = Orderly::begin();
-        let mut generation = session.generate(&prompt, &options).map_err(|e| in_file(e, form.as_deref()))?;
-        while let Some(piece) = generation.next().transpose()? {
+        let mut generation = session.generate(&prompt, &options).map_err(in_file)?;
+        while let Some(piece) = generation.next().transpose().map_err(in_file)? {
             if args.json_lines {
                 emit_json(&report::piece(&piece, model.tokenizer()))?;
             } else if args.json {

@@ -128,13 +128,21 @@ impl Kind {
 /// A message of llguidance's without the picture below it, whose caret means nothing on one line: `2(8)`, with which it begins,
 /// says as much.
 fn on_a_line(message: &str) -> String {
+    // A panic that was caught comes with its trace.
+    let message = message.split("<backtrace>").next().unwrap_or_default();
     let picture = |line: &str| {
         let rest = line.trim_start().trim_start_matches(|c: char| c.is_ascii_digit()).trim_start();
         rest.starts_with("| ") || rest == "|" || line.trim() == "^"
     };
     let words = message.lines().filter(|line| !picture(line)).flat_map(str::split_whitespace);
     let text = words.filter(|word| *word != "<non-verbose/>").collect::<Vec<_>>().join(" ");
-    let text = with_place(&text).unwrap_or(text);
+    let text = match (&*text, text.strip_prefix("panic: ")) {
+        ("NoExtension" | "NoExtensionBias", _) => {
+            "nothing can follow: this model's tokens spell no text of this form".to_owned()
+        }
+        (_, Some(assertion)) => format!("llguidance cannot read it: {assertion}"),
+        _ => with_place(&text).unwrap_or(text),
+    };
     match text.char_indices().nth(LONGEST) {
         Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
         None => text,
