@@ -706,6 +706,12 @@ fn a_model_where_a_text_is_expected_is_told_of_the_option() {
         let error = usage_error(args);
         assert!(error.contains("tip: ") && error.contains(&format!("-m {model}")), "{error}");
     }
+    // Nor is it taken for the text, with another model.
+    for command in ["generate", "tokenize"] {
+        let error = usage_error(&[command, model]);
+        assert!(error.contains("a text is expected") && error.contains(&format!("-m {model}")), "{error}");
+    }
+    assert!(torchless(&["tokenize", "-m", model, model]).status.success());
 }
 
 #[test]
@@ -876,6 +882,8 @@ fn a_word_that_is_no_command_does_not_end_a_chat() {
         let (answers, _) = said_in_chat(&["--chat-template", "chatml"], &format!("{end}\nshe\n"));
         assert_eq!(answers, "", "{end}");
     }
+    let (answers, said) = said_in_chat(&["--chat-template", "chatml"], "/exit now\nshe\n");
+    assert!(said.contains("/exit takes nothing") && !answers.is_empty(), "{said}");
     for help in ["/?", "/help"] {
         let (_, said) = said_in_chat(&["--chat-template", "chatml"], &format!("{help}\n"));
         assert!(said.contains("/reset") && said.contains("/trim"), "{said}");
@@ -999,7 +1007,7 @@ fn lines_fit_a_terminal_and_one_is_no_plural() {
     let timings = said(&["she", "-n", "9", "--ignore-eos"]);
     assert!(timings.lines().all(|line| line.chars().count() <= 80), "{timings}");
     let one = said(&["she", "-n", "1", "--ignore-eos"]);
-    assert!(one.contains("answer: 1 token, "), "{one}");
+    assert!(one.contains("answer: 1 token; "), "{one}");
     let none = said(&["she", "-n", "0"]);
     assert!(none.contains("answer: no tokens") && !none.contains("first after"), "{none}");
     // A line for each chunk of the prompt and one where the answer begins, none for each token.
@@ -1036,6 +1044,9 @@ fn a_template_of_another_family_warns() {
 #[test]
 fn kernels_are_listed() {
     let list = String::from_utf8(torchless(&["kernels", "--list"]).stdout).unwrap();
+    let json: Vec<String> =
+        serde_json::from_slice(&torchless(&["kernels", "--list", "--json"]).stdout).unwrap();
+    assert_eq!(json, list.lines().collect::<Vec<_>>());
     for name in ["gemv_i8", "gemm_i8", "attn_scores_f16", "argmax"] {
         assert_eq!(list.lines().filter(|line| *line == name).count(), 1, "{list}");
     }

@@ -294,6 +294,7 @@ impl Talk {
             ("save", file) => self.save(Path::new(file))?,
             ("load", file) => self.load(Path::new(file))?,
             ("stats", _) => self.stats(),
+            (name, _) if END.contains(&name) => note(format_args!("/{name} takes nothing after it.")),
             // A path, or a slip of the hand: no reason to end what is going on.
             _ => note(format_args!(
                 "There is no command /{name}: /help lists them. To say the line put it between two \"\"\"."

@@ -15,8 +15,7 @@ use super::model::{ModelArgs, RunArgs};
 use super::output::{count, emit, emit_json, emit_raw, note, note_part};
 use super::report::{self, shown};
 use super::sampling::{SamplingArgs, in_file};
-use super::values;
-use super::wrong_usage;
+use super::{check_text, values, wrong_usage};
 
 /// Continue a prompt: prints what the model writes after it
 ///
@@ -82,6 +81,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let form = args.sampling.form_file();
     let grammar = args.sampling.grammar()?;
     let sampling = args.sampling.settings()?;
+    check_text("generate", args.prompt.as_deref().unwrap_or_default(), &args.model)?;
     let text = prompt(args.prompt.as_deref(), args.file.as_deref())?;
     let model = args.model.open(args.debug)?;
     let special = EncodeOptions { special: args.special, ..Default::default() };

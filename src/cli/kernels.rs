@@ -45,7 +45,7 @@ pub struct Args {
     /// Seconds to measure each row for
     #[arg(long, default_value = "0.05", value_name = "SECONDS", allow_negative_numbers = true, value_parser = values::seconds)]
     time: Duration,
-    /// Print the rows as a JSON array
+    /// Print the rows, or the names, as a JSON array
     #[arg(long)]
     json: bool,
     /// Also draw them: speed over operations a byte (a roofline), beside what memory and cache deliver here
@@ -71,8 +71,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         let mut names: Vec<_> = cases.iter().map(|(name, _)| *name).collect();
         names.sort_unstable();
         names.dedup();
-        emit_line(&names.join("\n"))?;
-        return Ok(());
+        return Ok(if args.json { emit_json(&names) } else { emit_line(&names.join("\n")) }?);
     }
     let picture = args.plot.as_deref().map(|path| Picture::create(path, &[])).transpose()?;
     // Before and after, because other programs slow down the one or the other.

@@ -120,6 +120,15 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// Refuses a model where a text is expected, and no model is named: a slip of the hand, not something to say.
+fn check_text(command: &str, text: &str, model: &model::ModelArgs) -> anyhow::Result<()> {
+    if model.model.is_some() || !Path::new(text).is_file() || !input::names_model(text.as_ref()) {
+        return Ok(());
+    }
+    let problem = format!("{text} is a file, and a text is expected: a model is named by -m {text}");
+    Err(wrong_usage(command, ErrorKind::InvalidValue, problem))
+}
+
 /// A panic of the engine that renders chat templates is caught, and becomes one line: its own words are not shown before.
 fn keep_quiet_of_templates() {
     let show = std::panic::take_hook();

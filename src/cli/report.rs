@@ -102,9 +102,10 @@ pub fn shown(tokenizer: &Tokenizer, id: u32) -> String {
 /// One line, of 80 characters at most but for very long texts.
 pub fn timings(result: &Generated) -> String {
     let t = &result.timings;
-    // Of nothing there is no rate.
+    // Of nothing there is no rate: the first token of an answer comes with the prompt.
     let part = |n: usize, rate: f64| match n {
         0 => "no tokens".to_owned(),
+        _ if rate == 0.0 => count(n, "token"),
         _ => format!("{}, {rate:.1}/s", count(n, "token")),
     };
     let first = match result.tokens.len() {

@@ -11,7 +11,7 @@ use super::input::{is_piped, read_stdin};
 use super::model::ModelArgs;
 use super::output::{Pieces, emit_json, emit_line};
 use super::report::shown;
-use super::wrong_usage;
+use super::{check_text, wrong_usage};
 
 /// Show the tokens of a text, or the text of tokens
 #[derive(clap::Args)]
@@ -49,6 +49,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         let missing = "no text: give one between quotes, or a pipe on stdin";
         return Err(wrong_usage("tokenize", ErrorKind::MissingRequiredArgument, missing));
     }
+    check_text("tokenize", args.text.as_deref().unwrap_or_default(), &args.model)?;
     let model = args.model.open(false)?;
     let tokenizer = model.tokenizer();
     if let Some(ids) = &args.decode {

@@ -42,7 +42,7 @@ pub fn read(folder: &Path, config: &Json, vocab_size: usize) -> Result<(Spec, Ve
     let without_row = entries.iter().filter(|entry| !has_row(entry)).count();
     if without_row > 0 {
         notes.push(format!(
-            "{without_row} tokens have no row in the embedding (of {vocab_size}) and are left out"
+            "tokens beyond the {vocab_size} rows of the embedding are left out ({without_row} in number)"
         ));
         entries.retain(has_row);
         spec.special_tokens.retain(has_row);
