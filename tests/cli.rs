@@ -712,6 +712,12 @@ fn a_model_where_a_text_is_expected_is_told_of_the_option() {
         assert!(error.contains("a text is expected") && error.contains(&format!("-m {model}")), "{error}");
     }
     assert!(torchless(&["tokenize", "-m", model, model]).status.success());
+    // Other words may be said, whatever files there are.
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("she"), "").unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_torchless"));
+    command.env("TORCHLESS_MODEL", model).current_dir(folder.path()).args(["tokenize", "she"]);
+    assert!(command.output().unwrap().status.success());
 }
 
 #[test]

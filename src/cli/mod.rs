@@ -122,7 +122,12 @@ pub fn main() -> ExitCode {
 
 /// Refuses a model where a text is expected, and no model is named: a slip of the hand, not something to say.
 fn check_text(command: &str, text: &str, model: &model::ModelArgs) -> anyhow::Result<()> {
-    if model.model.is_some() || !Path::new(text).is_file() || !input::names_model(text.as_ref()) {
+    let path = Path::new(text);
+    let like_a_model = path
+        .extension()
+        .is_some_and(|ending| ["bin", "gguf"].iter().any(|known| ending.eq_ignore_ascii_case(known)));
+    // A word that happens to be another file's name may well be said.
+    if model.model.is_some() || !like_a_model || !path.is_file() {
         return Ok(());
     }
     let problem = format!("{text} is a file, and a text is expected: a model is named by -m {text}");
