@@ -23,6 +23,23 @@ pub enum Error {
         /// The place in the file, what is wrong there, and the remedy where there is one.
         problem: Malformed,
     },
+    /// A weight that is larger than panels of int8 can hold.
+    #[error(
+        "{}: tensor {tensor} holds {value} in row {row}, and panels of int8 no more than {largest}: store int8 in rows",
+        path.display()
+    )]
+    BeyondPanels {
+        /// The source.
+        path: PathBuf,
+        /// The tensor's name.
+        tensor: String,
+        /// Where in it.
+        row: usize,
+        /// The weight.
+        value: f32,
+        /// The largest that can be stored.
+        largest: f32,
+    },
     /// A model in a format that has to be converted before it is opened.
     #[error("{}: {what}, not a .bin model file: convert it first", path.display())]
     NotConverted {

@@ -15,7 +15,7 @@ use std::ops::ControlFlow;
 
 use approx::assert_abs_diff_eq;
 use torchless::Model;
-use torchless::format::convert::{Quant, convert};
+use torchless::format::convert::{Quant, RowLayout, convert};
 use torchless::runtime::SessionOptions;
 use torchless_kernels::{Isa, Kernels};
 
@@ -54,26 +54,31 @@ fn log_probabilities_are_those_of_transformers() {
 }
 
 /// On any CPU. These are the engine's own word; `tests/int8.rs` compares the same models with a reference.
-const HASHES: [(&str, u64); 4] = [
-    ("llama-bias", 0x93eb86e479900d),
-    ("llama3", 0x84ef6e74a489c166),
-    ("qwen2", 0x1ed4160c6b0aa5ed),
-    ("qwen3", 0xc67b1148acdd276b),
+const HASHES: [(&str, RowLayout, u64); 5] = [
+    ("llama-bias", RowLayout::Rows, 0x93eb86e479900d),
+    ("llama3", RowLayout::Rows, 0x84ef6e74a489c166),
+    ("qwen2", RowLayout::Rows, 0x1ed4160c6b0aa5ed),
+    ("qwen3", RowLayout::Rows, 0xc67b1148acdd276b),
+    // The only one with whole groups of 64 columns.
+    ("llama3", RowLayout::Panels, 0xcdb379298de007c1),
 ];
 
 #[test]
 fn int8_logits_are_the_same_bits_however_they_are_worked_out() {
     let goldens = goldens();
-    for (name, expected) in HASHES {
+    for (name, layout, expected) in HASHES {
         let tokens = &goldens[name].tokens;
-        let (_folder, model) = converted(&fixture(&format!("{name}-hf")), Quant::Int8);
+        let (_folder, model) = converted(&fixture(&format!("{name}-hf")), Quant::Int8.laid_out(layout));
         for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
             let kernels = Kernels::new(isa).unwrap();
             for (threads, chunk) in [(1, 512), (1, 1), (2, 7), (3, 512)] {
                 let options = SessionOptions { threads, chunk, kernels, ..SessionOptions::new(&model) };
                 // The logits after the last token are left out.
                 let hash = hash(&bits(&model, &options, &tokens[..tokens.len() - 1]));
-                assert_eq!(hash, expected, "{name}: {hash:#x} ({isa}, {threads} threads, chunks of {chunk})");
+                assert_eq!(
+                    hash, expected,
+                    "{name}, {layout:?}: {hash:#x} ({isa}, {threads} threads, chunks of {chunk})"
+                );
             }
         }
     }

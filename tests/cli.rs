@@ -501,7 +501,8 @@ fn convert_makes_a_random_model_of_a_known_shape() {
     let result = run_json("inspect", file, &[]);
     assert_eq!(result["config"]["hidden_size"], 576);
     assert_eq!(result["tokenizer"]["pieces"], 49152);
-    assert_eq!(result["bytes_by_dtype"]["int8"], 134_479_872 / 64 * 68);
+    // 16 · 30 · 192 rows of keys and values, and all others, are whole panels.
+    assert_eq!(result["bytes_by_dtype"]["int8_panels"], 134_479_872 / 64 * 66);
     let spelled = run_json("tokenize", file, &["hé"]);
     assert_eq!(spelled["pieces"], serde_json::json!(["<s>", "▁", "<0x68>", "<0xC3>", "<0xA9>"]));
 }
@@ -635,6 +636,8 @@ fn wrong_usage_is_exit_code_2() {
         &["perplexity"],
         &["convert"],
         &["convert", "--synthetic", "gpt-9", "x.bin"],
+        &["convert", "x.bin", "y.bin", "--layout", "columns"],
+        &["convert", "x.bin", "y.bin", "--layout", "panels", "--quant", "f32"],
         &["convert", "--synthetic", "mistral-7b", "x.gguf", "x.bin"],
         &["bench", "-p", "0", "-n", "0"],
         &["bench", "--pg", "8"],
@@ -790,6 +793,13 @@ fn convert_names_the_model_after_its_source() {
     let (code, said) = convert(&[source]);
     assert!(code == Some(1) && said.contains("llama3.bin") && said.contains("DST"), "{said}");
     assert_eq!(convert(&[source, "llama3.bin"]).0, Some(0));
+    // A model file has that name already.
+    let (code, said) = convert(&["llama3.bin"]);
+    assert!(
+        code == Some(1) && said.contains("llama3.bin: is SRC itself") && said.contains("name DST"),
+        "{said}"
+    );
+    assert_eq!(convert(&["llama3.bin", "again.bin", "--layout", "rows"]).0, Some(0));
     // A point in a folder's name ends nothing.
     let versioned = folder.path().join("Mistral-v0.1");
     std::os::unix::fs::symlink(fixture("mistral-hf"), &versioned).unwrap();
@@ -986,19 +996,27 @@ fn tokens_are_text_for_people_and_machines() {
 
 #[test]
 fn inspect_shows_a_tensor_of_all_layers_once() {
-    let text = run("inspect", "mistral-int8.bin", &[]);
-    let shown = run_json("inspect", "mistral-int8.bin", &[]);
-    let tensors = shown["tensors"].as_array().unwrap();
-    let all = run("inspect", "mistral-int8.bin", &["--tensors"]);
-    for tensor in tensors {
-        assert!(all.contains(tensor["name"].as_str().unwrap()), "{tensor}");
+    let folder = tempfile::tempdir().unwrap();
+    let panels = folder.path().join("panels.bin");
+    let (rows, panels) = (fixture("mistral-int8.bin"), panels.to_str().unwrap());
+    assert!(torchless(&["convert", rows.to_str().unwrap(), panels]).status.success());
+    for (file, kind) in [("mistral-int8.bin", "int8 "), (panels, "i8x16 ")] {
+        let text = run("inspect", file, &[]);
+        let shown = run_json("inspect", file, &[]);
+        let tensors = shown["tensors"].as_array().unwrap();
+        let all = run("inspect", file, &["--tensors"]);
+        for tensor in tensors {
+            assert!(all.contains(tensor["name"].as_str().unwrap()), "{tensor}");
+        }
+        assert!(text.contains(&format!("2 × {kind}")), "{text}");
+        assert!(text.contains(".*.") && text.contains("--tensors"), "{text}");
+        assert!(text.lines().count() < all.lines().count(), "{text}");
+        // The file's name is as long as it is.
+        for line in text.lines().filter(|line| !line.starts_with("file ")) {
+            assert!(line.chars().count() <= 80, "{line}");
+        }
     }
-    assert!(text.contains("2 × int8") && text.contains(".*.") && text.contains("--tensors"), "{text}");
-    assert!(text.lines().count() < all.lines().count(), "{text}");
-    // The file's name is as long as it is.
-    for line in text.lines().filter(|line| !line.starts_with("file ")) {
-        assert!(line.chars().count() <= 80, "{line}");
-    }
+    assert!(run("inspect", panels, &[]).contains(" int8_panels (i8x16)"));
 }
 
 #[test]

@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use approx::assert_abs_diff_eq;
 use torchless::Model;
-use torchless::format::convert::Quant;
+use torchless::format::convert::{Quant, RowLayout};
 use torchless::runtime::{GenerateOptions, Session, SessionOptions, generate};
 use torchless::sampling::Sampling;
 use torchless_kernels::{Isa, Kernels};
@@ -102,6 +102,22 @@ fn int8_logits_are_the_same_bits_however_they_are_worked_out() {
     }
 }
 
+/// The same files, re-laid: every matrix as int8, those of whole groups in panels.
+const PANEL_HASHES: [(&str, &str, u64); 3] = [
+    ("mistral", "mistral-int8.bin", 0x7dcc6ca2f263908a),
+    ("mistral", "mistral-gate-up.bin", 0x5f3c414f5e4a7ba1),
+    ("llama", "llama-int8.bin", 0x2a064329d3114300),
+];
+
+#[test]
+fn logits_of_panels_are_the_same_bits_however_they_are_worked_out() {
+    for (name, file, expected) in PANEL_HASHES {
+        let (_folder, model) = converted(&fixture(file), Quant::Int8);
+        let ways = [(1, 512), (1, 1), (1, 7), (2, 512), (3, 5), (5, 64)];
+        assert_hash(&format!("{file} in panels"), &model, &golden(name).tokens, &ways, expected);
+    }
+}
+
 /// The logits' hash of `tokens`, with each instruction set and each number of threads and chunk size.
 fn assert_hash(name: &str, model: &Arc<Model>, tokens: &[u32], ways: &[(usize, usize)], expected: u64) {
     for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
@@ -117,19 +133,22 @@ fn assert_hash(name: &str, model: &Arc<Model>, tokens: &[u32], ways: &[(usize, u
 
 /// Models whose products are split by output rows and whose columns are multiples of 64, so that no product goes to the
 /// scalar reference; in `down_proj` of `qwen2` they are more than a panel's.
-const WIDE_HASHES: [(&str, Quant, u64); 3] = [
-    ("qwen2", Quant::Int8, 0x87477299df5fb9ce),
-    ("qwen2", Quant::Int8Proj, 0x57d40f498cab3815),
-    ("qwen3", Quant::Int8, 0xd8c7c9581b24ac15),
+const WIDE_HASHES: [(&str, Quant, RowLayout, u64); 6] = [
+    ("qwen2", Quant::Int8, RowLayout::Rows, 0x87477299df5fb9ce),
+    ("qwen2", Quant::Int8Proj, RowLayout::Rows, 0x57d40f498cab3815),
+    ("qwen3", Quant::Int8, RowLayout::Rows, 0xd8c7c9581b24ac15),
+    ("qwen2", Quant::Int8, RowLayout::Panels, 0x4021555985678f60),
+    ("qwen2", Quant::Int8Proj, RowLayout::Panels, 0x1942ea56578a0cb2),
+    ("qwen3", Quant::Int8, RowLayout::Panels, 0xfd8e94469fed3527),
 ];
 
 #[test]
 fn wide_logits_are_the_same_bits_however_they_are_worked_out() {
-    for (name, quant, expected) in WIDE_HASHES {
-        let (_folder, model) = converted(wide_source(name).path(), quant);
+    for (name, quant, layout, expected) in WIDE_HASHES {
+        let (_folder, model) = converted(wide_source(name).path(), quant.laid_out(layout));
         let tokens = tokens(29, model.config().vocab_size);
         // Token by token, in chunks too small for a GEMM, and all at once.
         let ways = [(1, 1), (1, 512), (2, 3), (2, 512), (3, 1), (5, 512)];
-        assert_hash(&format!("wide {name}, {quant:?}"), &model, &tokens, &ways, expected);
+        assert_hash(&format!("wide {name}, {quant:?}, {layout:?}"), &model, &tokens, &ways, expected);
     }
 }

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use torchless::Error;
 use torchless::Model;
+use torchless::format::convert::{Quant, convert};
 use torchless::kv::KvType;
 use torchless::perplexity::Perplexity;
 use torchless::runtime::{GenerateOptions, Session, SessionOptions, generate};
@@ -22,6 +23,14 @@ fn bytes_of(name: &str) -> Vec<u8> {
     std::fs::read(fixture(name)).unwrap()
 }
 
+/// `mistral-int8.bin` with its matrices in panels.
+fn panels() -> Vec<u8> {
+    let file = TempFile::new(&[]);
+    convert(&fixture("mistral-int8.bin"), &file.path(), Quant::Int8, &mut |_| ControlFlow::Continue(()))
+        .unwrap();
+    std::fs::read(file.path()).unwrap()
+}
+
 /// A `.bin` file taken apart.
 #[derive(Clone)]
 struct Parts {
@@ -31,7 +40,15 @@ struct Parts {
 
 impl Parts {
     fn of(name: &str) -> Self {
-        let bytes = bytes_of(name);
+        Self::of_bytes(&bytes_of(name))
+    }
+
+    /// The matrices of `mistral-int8.bin` in panels.
+    fn panels() -> Self {
+        Self::of_bytes(&panels())
+    }
+
+    fn of_bytes(bytes: &[u8]) -> Self {
         let size = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
         let json = bytes[8..8 + size].split(|b| *b == 0).next().unwrap();
         let payload = bytes[(8 + size).next_multiple_of(64)..].to_vec();
@@ -155,7 +172,7 @@ fn tensors() {
         ("offset", json!(-64), "header: invalid value: integer `-64`"),
         ("offset", json!(1e300), "header: invalid type: floating point"),
         ("shape", json!([1u64 << 32, (1u64 << 32) + 1]), "overflows"),
-        ("dtype", json!("q4_0"), "unknown dtype \"q4_0\": f32 and int8 are supported"),
+        ("dtype", json!("q4_0"), "unknown dtype \"q4_0\": f32, int8, int8_panels are supported"),
         ("dtype", json!("f32"), "is not aligned"),
         ("shape", json!([4096]), "shape [4096], but the metadata ask for [64, 64]"),
         ("shape", json!([32, 128]), "shape [32, 128], but the metadata ask for [64, 64]"),
@@ -272,6 +289,92 @@ fn unsound_scales() {
         let mut parts = parts.clone();
         parts.payload[at..at + 4].copy_from_slice(&scale.to_le_bytes());
         assert_refused("scale", &parts.bytes(), &format!("tensor {V}: the scale of group 5 is {scale}"));
+    }
+}
+
+/// What is checked of rows is checked of panels.
+#[test]
+fn panels_that_are_not_as_they_should_be() {
+    let file = TempFile::new(&Parts::panels().bytes());
+    Model::open(file.path()).unwrap();
+    let big = usize::MAX / 64 * 64;
+    let cases: [(&str, Value, &str); 11] = [
+        ("shape", json!([64, 80]), "shape [64, 80] is not of whole groups of 64 columns"),
+        ("shape", json!([80]), "shape [80] is not of whole groups"),
+        ("shape", json!([big, 64]), "overflows"),
+        ("shape", json!([1u64 << 40, 1u64 << 30]), "overflows"),
+        ("shape", json!([64, 128]), "scale_size is 64, but 8192 values have 128 scales"),
+        ("shape", json!([128, 32]), "shape [128, 32] is not of whole groups"),
+        ("offset", json!(big), "ends past the file"),
+        ("offset", json!(32), "data at offset 32 is not aligned to 64 bytes"),
+        ("scale_offset", json!(1), "scales at offset 1 is not aligned to 2 bytes"),
+        ("scale_offset", Value::Null, "int8_panels without a scale_offset"),
+        ("scale_size", json!(63), "scale_size is 63, but 4096 values have 64 scales"),
+    ];
+    for (key, value, reason) in cases {
+        let mut parts = Parts::panels();
+        parts.header["tensors"][V][key] = value;
+        assert_refused(key, &parts.bytes(), reason);
+    }
+    for (of_v, of_k) in [("offset", "offset"), ("scale_offset", "scale_offset"), ("scale_offset", "offset")] {
+        let mut parts = Parts::panels();
+        let offset = parts.header["tensors"]["model.layers.0.self_attn.k_proj.weight"][of_k].clone();
+        parts.header["tensors"][V][of_v] = offset;
+        assert_refused(of_v, &parts.bytes(), "lie over each other");
+    }
+    let bytes = panels();
+    for len in (0..bytes.len()).step_by(9973).chain(bytes.len() - 8..bytes.len()) {
+        refusal(&bytes[..len]);
+    }
+}
+
+#[test]
+fn unsound_scales_of_panels() {
+    let parts = Parts::panels();
+    // Two panels of one group before it, then row 5.
+    let at = parts.header["tensors"][V]["scale_offset"].as_u64().unwrap() as usize + 2 * (2 * 16 + 5);
+    for (scale, shown) in
+        [(0x8000u16, "-0"), (0xbc00, "-1"), (0x7c00, "inf"), (0xfc00, "-inf"), (0x7e00, "NaN")]
+    {
+        let mut parts = parts.clone();
+        parts.payload[at..at + 2].copy_from_slice(&scale.to_le_bytes());
+        assert_refused(
+            "scale",
+            &parts.bytes(),
+            &format!("tensor {V}: the scale of row 37, group 0 is {shown}"),
+        );
+    }
+    for scale in [0u16, 1, 0x7bff] {
+        let mut parts = parts.clone();
+        parts.payload[at..at + 2].copy_from_slice(&scale.to_le_bytes());
+        Model::open(TempFile::new(&parts.bytes()).path()).unwrap();
+    }
+}
+
+/// The embedding has 301 rows: 13 in the last panel.
+#[test]
+fn padding_of_panels_that_is_not_zero() {
+    const EMBED: &str = "model.embed_tokens.weight";
+    let parts = Parts::panels();
+    let place = |key: &str| parts.header["tensors"][EMBED][key].as_u64().unwrap() as usize;
+    let (values, scales) = (place("offset") + 18 * 1024, place("scale_offset") + 18 * 32);
+    for (at, sound) in [
+        (values + 12 * 4 + 3, true),
+        (values + 13 * 4, false),
+        (values + 15 * 64 + 63, false),
+        (scales + 2 * 12, true),
+        (scales + 2 * 13, false),
+        (scales + 2 * 15 + 1, false),
+    ] {
+        let mut parts = parts.clone();
+        parts.payload[at] ^= 1;
+        let bytes = parts.bytes();
+        match sound {
+            true => drop(Model::open(TempFile::new(&bytes).path()).unwrap()),
+            false => {
+                assert_refused("padding", &bytes, &format!("{EMBED}: behind its 301 rows the last panel"))
+            }
+        }
     }
 }
 

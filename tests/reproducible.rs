@@ -15,12 +15,12 @@ mod common {
 
 use common::bits::bits;
 use common::converted::converted;
-use common::long::long_model;
+use common::long::{long_model, long_model_in_panels};
 use common::tokens::tokens;
 use common::wide::wide_source;
 use std::sync::Arc;
 use torchless::Model;
-use torchless::format::convert::Quant;
+use torchless::format::convert::{Quant, RowLayout, Storage};
 use torchless::kv::KvType;
 use torchless::runtime::SessionOptions;
 use torchless_kernels::{Isa, Kernels};
@@ -72,11 +72,18 @@ fn with_a_window_inside_a_block() {
     assert_reproducible(&long_model("mistral-int8.bin", None), 330, &KV_TYPES);
 }
 
+#[test]
+fn in_panels() {
+    assert_reproducible(&long_model_in_panels("mistral-int8.bin", None), 330, &KV_TYPES);
+}
+
 /// Every product is split by its output rows, of one token, of some, and of all.
 #[test]
 fn with_products_split_by_rows() {
-    for (name, quant) in [("qwen2", Quant::Int8), ("qwen2", Quant::Int8Proj), ("qwen3", Quant::Int8)] {
-        let (_folder, model) = converted(wide_source(name).path(), quant);
+    let (panels, rows) = (Storage::from(Quant::Int8), Quant::Int8.laid_out(RowLayout::Rows));
+    let some = Quant::Int8Proj.laid_out(RowLayout::Panels);
+    for (name, storage) in [("qwen2", panels), ("qwen2", rows), ("qwen2", some), ("qwen3", panels)] {
+        let (_folder, model) = converted(wide_source(name).path(), storage);
         assert_reproducible(&model, 35, &[KvType::F16]);
     }
 }
@@ -84,14 +91,16 @@ fn with_products_split_by_rows() {
 /// A chunk of 512 tokens and more is split by tokens too, and each part by output rows.
 #[test]
 fn with_products_split_by_tokens_and_rows() {
-    let (_folder, model) = converted(wide_source("qwen2").path(), Quant::Int8);
-    let tokens = tokens(530, model.config().vocab_size);
-    let of = |threads, chunk| {
-        let options = SessionOptions { threads, chunk, ..SessionOptions::new(&model) };
-        bits(&model, &options, &tokens)
-    };
-    let expected = of(1, 100);
-    for threads in [1, 2, 3, 5] {
-        assert!(of(threads, tokens.len()) == expected, "{threads} threads");
+    for layout in [RowLayout::Panels, RowLayout::Rows] {
+        let (_folder, model) = converted(wide_source("qwen2").path(), Quant::Int8.laid_out(layout));
+        let tokens = tokens(530, model.config().vocab_size);
+        let of = |threads, chunk| {
+            let options = SessionOptions { threads, chunk, ..SessionOptions::new(&model) };
+            bits(&model, &options, &tokens)
+        };
+        let expected = of(1, 100);
+        for threads in [1, 2, 3, 5] {
+            assert!(of(threads, tokens.len()) == expected, "{layout:?}, {threads} threads");
+        }
     }
 }

@@ -3,6 +3,7 @@
 
 mod common {
     pub mod bits;
+    pub mod converted;
     pub mod fixture;
     pub mod long;
     pub mod model;
@@ -13,7 +14,7 @@ use std::sync::Arc;
 use std::thread;
 
 use common::bits::bits;
-use common::long::long_model;
+use common::long::{long_model, long_model_in_panels};
 use common::model::model;
 use common::tokens::tokens;
 use rayon::prelude::*;
@@ -31,11 +32,12 @@ fn bits_on(threads: &Arc<Threads>, model: &Arc<Model>, tokens: &[u32]) -> Vec<u3
     bits
 }
 
-/// Some sequences of two models, and what they give by themselves.
+/// Some sequences of three models, and what they give by themselves.
 fn sequences() -> Vec<(Arc<Model>, Vec<u32>, Vec<u32>)> {
-    let models = ["llama-int8.bin", "ragged-int8.bin"].map(|file| long_model(file, None));
+    let rows = ["llama-int8.bin", "ragged-int8.bin"].map(|file| long_model(file, None));
+    let models = [&rows[..], &[long_model_in_panels("llama-int8.bin", None)]].concat();
     let sequence = |i: usize| {
-        let model = Arc::clone(&models[i % 2]);
+        let model = Arc::clone(&models[i % 3]);
         let tokens = tokens(60 + 17 * i, model.config().vocab_size);
         let options = SessionOptions { ctx: tokens.len(), threads: 1, ..SessionOptions::new(&model) };
         let expected = bits(&model, &options, &tokens);

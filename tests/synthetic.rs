@@ -7,10 +7,10 @@ use std::sync::Arc;
 use approx::assert_abs_diff_eq;
 use torchless::Error;
 use torchless::arch::{SHAPES, shape};
-use torchless::format::bin::Tensor;
-use torchless::format::convert::Quant;
+use torchless::format::bin::{Dtype, Tensor};
+use torchless::format::convert::{Quant, RowLayout, Storage};
 use torchless::format::synthetic::write_synthetic;
-use torchless::kernels::Weight;
+use torchless::kernels::{Kernels, Weight};
 use torchless::runtime::{Session, SessionOptions};
 use torchless::{Model, arch::Config};
 
@@ -22,8 +22,8 @@ fn small() -> Config {
     config
 }
 
-fn write(config: &Config, quant: Quant, dst: &Path) -> Result<(), Error> {
-    write_synthetic(config, quant, dst, &mut |_| ControlFlow::Continue(())).map(drop)
+fn write(config: &Config, storage: impl Into<Storage>, dst: &Path) -> Result<(), Error> {
+    write_synthetic(config, storage, dst, &mut |_| ControlFlow::Continue(())).map(drop)
 }
 
 #[test]
@@ -35,6 +35,31 @@ fn one_configuration_is_one_file() {
         std::fs::read(file).unwrap()
     });
     assert!(one == other);
+}
+
+/// What rows hold panels hold too, up to the rounding of a scale.
+#[test]
+fn panels_and_rows_are_of_the_same_weights() {
+    let folder = tempfile::tempdir().unwrap();
+    let [panels, rows] = [RowLayout::Panels, RowLayout::Rows].map(|layout| {
+        let file = folder.path().join(format!("{layout:?}"));
+        write(&small(), Quant::Int8.laid_out(layout), &file).unwrap();
+        Model::open(file).unwrap()
+    });
+    for (in_panels, in_rows) in panels.file().tensors().iter().zip(rows.file().tensors()) {
+        let (n, cols) = in_panels.rows_cols();
+        let expected = match in_panels.shape().len() {
+            1 => (Dtype::F32, Dtype::F32),
+            _ => (Dtype::Int8Panels, Dtype::Int8),
+        };
+        assert_eq!((in_panels.dtype(), in_rows.dtype()), expected, "{}", in_panels.name());
+        let (mut a, mut b) = (vec![0.0; cols], vec![0.0; cols]);
+        for row in 0..n {
+            Kernels::detect().weight_row(&panels.file().weight(in_panels), row, &mut a);
+            Kernels::detect().weight_row(&rows.file().weight(in_rows), row, &mut b);
+            assert_abs_diff_eq!(a[..], b[..], epsilon = 0.08 / 127.0);
+        }
+    }
 }
 
 fn values<'a>(model: &'a Model, tensor: &Tensor) -> &'a [f32] {

@@ -1,6 +1,7 @@
 //! Going back in a session: what is left of a sequence is what would be there had the rest never been fed.
 
 mod common {
+    pub mod converted;
     pub mod fixture;
     pub mod long;
     pub mod model;
@@ -10,7 +11,7 @@ mod common {
 use torchless::kv::KvType;
 use torchless::runtime::{Session, SessionOptions};
 
-use common::long::long_model;
+use common::long::{long_model, long_model_in_panels};
 use common::model::model;
 use common::tokens::tokens;
 
@@ -68,8 +69,12 @@ fn what_a_window_has_lost_cannot_come_back() {
 /// In contexts of several of attention's spans.
 #[test]
 fn going_back_far_leaves_no_trace() {
-    for (file, window) in [("llama-int8.bin", None), ("ragged-int8.bin", Some(("4096", "300")))] {
-        let model = long_model(file, window);
+    let window = Some(("4096", "300"));
+    for (file, model) in [
+        ("llama-int8.bin", long_model("llama-int8.bin", None)),
+        ("llama-int8.bin in panels", long_model_in_panels("llama-int8.bin", None)),
+        ("ragged-int8.bin", long_model("ragged-int8.bin", window)),
+    ] {
         let tokens = tokens(620, model.config().vocab_size);
         for kv in [KvType::F32, KvType::F16, KvType::Int8] {
             let options = SessionOptions { ctx: 700, kv, chunk: 64, ..SessionOptions::new(&model) };

@@ -11,12 +11,13 @@ mod common {
 
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 use std::alloc::System;
+use std::sync::Arc;
 
 use common::converted::converted;
-use common::long::long_model;
+use common::long::{long_model, long_model_in_panels};
 use common::tokens::tokens;
 use common::wide::wide_source;
-use torchless::format::convert::Quant;
+use torchless::format::convert::{Quant, RowLayout};
 use torchless::kv::KvType;
 use torchless::runtime::{Session, SessionOptions};
 
@@ -35,8 +36,11 @@ fn nothing_is_allocated_after_set_up() {
     let small =
         ["ragged-int8.bin", "ragged-f32.bin", "mistral-int8.bin"].map(|file| (file, long_model(file, None)));
     // Its products are split by output rows.
-    let (_folder, wide) = converted(wide_source("qwen2").path(), Quant::Int8);
-    let models = small.into_iter().chain([("wide qwen2", wide)]).collect::<Vec<_>>();
+    let wide = [RowLayout::Panels, RowLayout::Rows]
+        .map(|layout| converted(wide_source("qwen2").path(), Quant::Int8.laid_out(layout)));
+    let wide = [("wide qwen2 in panels", Arc::clone(&wide[0].1)), ("wide qwen2", Arc::clone(&wide[1].1))];
+    let panels = ("mistral-int8.bin in panels", long_model_in_panels("mistral-int8.bin", None));
+    let models = small.into_iter().chain([panels]).chain(wide).collect::<Vec<_>>();
     let mut sessions = Vec::new();
     for (file, model) in &models {
         let prompt = tokens(300, model.config().vocab_size);

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail, ensure};
 use clap::error::ErrorKind;
 use torchless::arch::{SHAPES, shape};
-use torchless::format::convert::{Convertible, Progress, Quant};
+use torchless::format::convert::{Convertible, Progress, Quant, RowLayout, Storage};
 use torchless::format::synthetic::write_synthetic;
 
 use super::model::note_chat_template;
@@ -13,7 +13,7 @@ use super::output;
 use super::progress;
 use super::wrong_usage;
 
-/// Convert a Hugging Face folder or a GGUF file to a model file
+/// Convert a Hugging Face folder, a GGUF file or an older model file to a model file
 ///
 /// The result is written beside DST and renamed when it is complete. An existing DST is replaced where it is named;
 /// the name that is chosen where none is given must be free.
@@ -24,12 +24,14 @@ use super::wrong_usage;
     torchless convert ./Mistral-7B-v0.1 mistral.bin\n  \
     torchless convert llama-2-7b.Q4_K_M.gguf          (writes llama-2-7b.Q4_K_M.bin here)\n  \
     torchless convert SmolLM2-135M-Instruct.Q4_1.gguf smol.bin --quant f32\n  \
+    torchless convert old.bin new.bin                 (int8 in panels: faster)\n  \
     torchless convert --synthetic mistral-7b random-7b.bin\n\n\
-    SRC: a folder with config.json, tokenizer.json and safetensors (f32, f16, bf16), or a GGUF \
-    file of a Llama, Mistral or Qwen model (F32 F16 BF16 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K to Q6_K)."
+    SRC: a folder with config.json, tokenizer.json and safetensors (f32, f16, bf16), a GGUF \
+    file of a Llama, Mistral or Qwen model (F32 F16 BF16 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K to Q6_K), \
+    or a model file, also of the original exporter: what --quant says goes for it as for the others."
 )]
 pub struct Args {
-    /// A Hugging Face folder, or a GGUF file
+    /// A Hugging Face folder, a GGUF file, or a model file
     #[arg(required_unless_present = "synthetic")]
     src: Option<PathBuf>,
     /// The model file to write [default: the name of SRC or SHAPE with .bin, in the current folder]
@@ -37,12 +39,20 @@ pub struct Args {
     /// int8: every matrix; int8-proj: the MLP's gate and up only, which the original readers take; f32: none
     #[arg(long, value_name = "KIND", default_value = "int8")]
     quant: Quant,
+    /// panels: int8 as the kernels read it; rows: as the original readers do [default: panels, with int8-proj rows]
+    #[arg(long, value_name = "KIND")]
+    layout: Option<RowLayout>,
     /// No SRC: a model of this shape with random weights, always the same, to measure speed with
     #[arg(long, value_name = "SHAPE", value_parser = SHAPES)]
     synthetic: Option<String>,
 }
 
 pub fn run(args: Args) -> anyhow::Result<()> {
+    if args.quant == Quant::F32 && args.layout == Some(RowLayout::Panels) {
+        let problem = "--layout panels is for int8, and --quant f32 makes none: leave one out";
+        return Err(wrong_usage("convert", ErrorKind::ArgumentConflict, problem));
+    }
+    let storage = args.layout.map_or(Storage::from(args.quant), |layout| args.quant.laid_out(layout));
     let (model, dst) = match (args.synthetic.as_deref(), args.src, args.dst) {
         (Some(_), Some(_), Some(_)) => {
             let problem = "--synthetic takes no SRC: give DST only";
@@ -54,15 +64,19 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         (None, Some(src), None) => {
             // What cannot be converted is a better reason than a name that is taken.
             let model = Convertible::open(&src)?;
-            (Some(model), free(name_of(&src)?)?)
+            let dst = name_of(&src)?;
+            if dst.canonicalize().is_ok_and(|dst| src.canonicalize().is_ok_and(|src| src == dst)) {
+                bail!("{}: is SRC itself, which is not replaced: name DST", dst.display());
+            }
+            (Some(model), free(dst)?)
         }
         (None, None, _) => bail!("no source given"),
     };
     let bar = progress::Bytes::new();
     let progress = &mut |at: Progress<'_>| bar.show(at);
     let report = match (&model, args.synthetic.as_deref().and_then(shape)) {
-        (Some(model), _) => model.write(&dst, args.quant, progress)?,
-        (None, Some(config)) => write_synthetic(&config, args.quant, &dst, progress)?,
+        (Some(model), _) => model.write(&dst, storage, progress)?,
+        (None, Some(config)) => write_synthetic(&config, storage, &dst, progress)?,
         (None, None) => bail!("no source given"),
     };
     drop(bar);

@@ -22,6 +22,7 @@ fn with_options(error: &Error, text: String) -> String {
             format!("{text} (--ctx)")
         }
         Error::CacheOverflow => format!("{text} (--kv f32)"),
+        Error::BeyondPanels { .. } => format!("{text} (--layout rows)"),
         Error::NoTokenLeft | Error::LogitOverflow => {
             format!("{text} (--logit-bias, --repeat-penalty, --frequency-penalty, --presence-penalty)")
         }

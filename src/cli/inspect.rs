@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use serde_json::{Value, json};
 use torchless::Model;
-use torchless::format::bin::Tensor;
+use torchless::format::bin::{Dtype, Tensor};
 use torchless::runtime::{Memory, Session};
 use torchless::tokenizer::Kind;
 
@@ -121,8 +121,13 @@ fn to_text(model: &Model, ctx: usize, memory: Memory, all: bool) -> String {
     let extras: String = extras.into_iter().filter(|(has, _)| *has).map(|(_, name)| name).collect();
     let ids: Vec<_> = tokenizer.eos_ids().iter().map(u32::to_string).collect();
     let bos = tokenizer.bos().map_or("none".to_owned(), |id| id.to_string());
-    let by_dtype: Vec<_> =
-        bytes_by_dtype(file.tensors()).iter().map(|(name, n)| format!("{} {name}", bytes(*n))).collect();
+    let by_dtype = bytes_by_dtype(file.tensors());
+    let by_dtype: Vec<_> = Dtype::ALL
+        .iter()
+        .filter_map(|dtype| {
+            by_dtype.get(dtype.name()).map(|n| format!("{} {}", bytes(*n), long_name(*dtype)))
+        })
+        .collect();
     let rows = [
         ("file", format!("{} ({})", file.path().display(), bytes(file.bytes()))),
         ("architecture", config.architecture.clone()),
@@ -177,13 +182,29 @@ fn to_text(model: &Model, ctx: usize, memory: Memory, all: bool) -> String {
     for group in groups(file.tensors(), all) {
         let (dtype, size) = (group.dtype, bytes(group.bytes));
         let times = if group.n == 1 { String::new() } else { format!("{} ×", group.n) };
-        let _ = writeln!(text, "{times:>4} {dtype:<4} {:>12} {size:>9}  {}", group.shape, group.name);
+        let _ = writeln!(text, "{times:>4} {dtype:<5} {:>12} {size:>9} {}", group.shape, group.name);
     }
     if !all {
         let n = file.tensors().len();
         let _ = writeln!(text, "\n{}; --tensors shows each", count(n, "tensor"));
     }
     text
+}
+
+/// The name of a format, and what it is called where there is little room.
+fn long_name(dtype: Dtype) -> String {
+    match (dtype.name(), short_name(dtype)) {
+        (name, short) if name == short => name.to_owned(),
+        (name, short) => format!("{name} ({short})"),
+    }
+}
+
+/// The name of a format where there is little room.
+fn short_name(dtype: Dtype) -> &'static str {
+    match dtype {
+        Dtype::Int8Panels => "i8x16",
+        other => other.name(),
+    }
 }
 
 /// Tensors of one name in all layers, of one type and shape.
@@ -201,7 +222,7 @@ fn groups(tensors: &[Tensor], all: bool) -> Vec<Group> {
     let mut groups: Vec<Group> = Vec::new();
     for tensor in tensors {
         let shape: Vec<_> = tensor.shape().iter().map(usize::to_string).collect();
-        let (dtype, shape) = (tensor.dtype().name(), shape.join(" x "));
+        let (dtype, shape) = (short_name(tensor.dtype()), shape.join(" x "));
         let name = if all { tensor.name().to_owned() } else { of_any_layer(tensor.name()) };
         match groups.iter_mut().find(|g| g.name == name && g.dtype == dtype && g.shape == shape) {
             Some(group) => {

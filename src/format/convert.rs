@@ -1,4 +1,4 @@
-//! Converting a Hugging Face folder or a GGUF file to a `.bin` model file.
+//! Converting a Hugging Face folder, a GGUF file or another `.bin` model file to a `.bin` model file.
 //!
 //! Tensor by tensor and a block of rows at a time: the source is memory-mapped and neither the model nor one of its
 //! large tensors is ever in memory as a whole.
@@ -9,12 +9,16 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use torchless_kernels::GROUP;
+
 use crate::arch::Config;
+use crate::arch::rope::Rope;
+use crate::arch::tensors::ROPE_FACTORS;
 use crate::format::bin::writer::{BinWriter, Layout, TensorInfo};
 use crate::format::encoding::Dtype;
 use crate::format::fs::{AtomicFile, map_file};
 use crate::format::source::{Source, SourceTensor};
-use crate::format::{gguf, hf};
+use crate::format::{bin, gguf, hf};
 use crate::tokenizer::{Spec, Tokenizer};
 use crate::{Error, Malformed};
 
@@ -45,15 +49,67 @@ impl FromStr for Quant {
 }
 
 impl Quant {
-    fn dtype(self, name: &str, shape: &[usize]) -> Dtype {
-        let int8 = match self {
+    fn is_int8(self, name: &str, shape: &[usize]) -> bool {
+        match self {
             Self::Int8 => shape.len() == 2,
             Self::Int8Proj => {
                 name.ends_with(".mlp.gate_proj.weight") || name.ends_with(".mlp.up_proj.weight")
             }
             Self::F32 => false,
-        };
-        if int8 { Dtype::Int8 } else { Dtype::F32 }
+        }
+    }
+
+    /// These tensors in this layout.
+    pub fn laid_out(self, layout: RowLayout) -> Storage {
+        Storage { quant: self, layout }
+    }
+}
+
+/// How the rows of an int8 matrix lie in the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RowLayout {
+    /// 16 side by side, as the kernels read them. Matrices whose columns are no multiple of 64 lie in rows.
+    Panels,
+    /// One after the other, which is what the original readers can read.
+    Rows,
+}
+
+impl FromStr for RowLayout {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        match name {
+            "panels" => Ok(Self::Panels),
+            "rows" => Ok(Self::Rows),
+            _ => Err(format!("{name:?} is not one of panels, rows")),
+        }
+    }
+}
+
+/// How a model is stored: which tensors become int8, and how these lie in the file.
+///
+/// Of a [`Quant`] alone: in panels, but for [`Quant::Int8Proj`], which is for readers that know rows only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Storage {
+    quant: Quant,
+    layout: RowLayout,
+}
+
+impl From<Quant> for Storage {
+    fn from(quant: Quant) -> Self {
+        quant.laid_out(if quant == Quant::Int8Proj { RowLayout::Rows } else { RowLayout::Panels })
+    }
+}
+
+impl Storage {
+    fn dtype(self, name: &str, shape: &[usize]) -> Dtype {
+        let whole_groups = shape.last().is_some_and(|cols| cols.is_multiple_of(GROUP));
+        match self.layout {
+            _ if !self.quant.is_int8(name, shape) => Dtype::F32,
+            RowLayout::Panels if whole_groups => Dtype::Int8Panels,
+            RowLayout::Panels | RowLayout::Rows => Dtype::Int8,
+        }
     }
 }
 
@@ -91,13 +147,18 @@ pub struct Report {
     pub notes: Vec<String>,
 }
 
-/// Converts `src`, a Hugging Face folder or a GGUF file (told apart by content), to the `.bin` model file `dst`: both
-/// steps of a [`Convertible`].
+/// Converts `src`, a Hugging Face folder, a GGUF file or a `.bin` model file (told apart by content), to the `.bin` model
+/// file `dst`: both steps of a [`Convertible`].
 ///
 /// # Errors
 /// As [`Convertible::open`] and [`Convertible::write`].
-pub fn convert(src: &Path, dst: &Path, quant: Quant, progress: &mut OnProgress) -> Result<Report, Error> {
-    Convertible::open(src)?.write(dst, quant, progress)
+pub fn convert(
+    src: &Path,
+    dst: &Path,
+    storage: impl Into<Storage>,
+    progress: &mut OnProgress,
+) -> Result<Report, Error> {
+    Convertible::open(src)?.write(dst, storage, progress)
 }
 
 /// A model that can be converted, as far as that shows without reading its weights.
@@ -110,7 +171,7 @@ pub struct Convertible {
 }
 
 impl Convertible {
-    /// Opens a Hugging Face folder or a GGUF file, told apart by content.
+    /// Opens a Hugging Face folder, a GGUF file or a `.bin` model file, told apart by content.
     ///
     /// # Errors
     /// When it is not a model that is supported, or is damaged.
@@ -119,6 +180,14 @@ impl Convertible {
         // What could not be opened is not written.
         let tokenizer = Tokenizer::new(source.tokenizer.clone()).map_err(Malformed::in_file(src))?;
         let tensors = source.take_tensors().map_err(Malformed::in_file(src))?;
+        if let Some((name, factors)) = tensors.iter().find(|(name, _)| name == ROPE_FACTORS) {
+            let mut values = vec![0.0; factors.shape().iter().product()];
+            factors
+                .read_row(0, &mut values)
+                .map_err(|problem| Error::file(src, format!("tensor {name} {problem}")))?;
+            Rope::new(source.config.rope_theta, source.config.head_dim, Some(&values))
+                .map_err(Malformed::in_file(src))?;
+        }
         Ok(Self { src: src.to_owned(), source, tensors, tokenizer })
     }
 
@@ -133,18 +202,32 @@ impl Convertible {
     /// and renamed. `progress` is called after every block of rows.
     ///
     /// # Errors
-    /// When a weight is a NaN or an infinity; when `dst` cannot be written, is a file of the source, or lies in its folder and
-    /// is no model file; when `progress` breaks off. Then `dst` is as it was.
+    /// When a weight is a NaN, an infinity, or too large for its storage; when `dst` cannot be written, is a file of the source,
+    /// or lies in its folder and is no model file; when `progress` breaks off. Then `dst` is as it was.
     #[expect(clippy::indexing_slicing, reason = "`write` asks for the tensors it is given")]
-    pub fn write(&self, dst: &Path, quant: Quant, progress: &mut OnProgress) -> Result<Report, Error> {
+    pub fn write(
+        &self,
+        dst: &Path,
+        storage: impl Into<Storage>,
+        progress: &mut OnProgress,
+    ) -> Result<Report, Error> {
         let Self { src, source, tensors, .. } = self;
+        let storage = storage.into();
         let shapes: Vec<_> = tensors.iter().map(|(name, t)| (name.clone(), t.shape().to_vec())).collect();
         let read_row = |index: usize, row, out: &mut [f32]| {
             let (name, tensor) = &tensors[index];
-            tensor.read_row(row, out).map_err(|problem| Error::file(src, format!("tensor {name} {problem}")))
+            let problem = |problem| Error::file(src, format!("tensor {name} {problem}"));
+            tensor.read_row(row, out).map_err(problem)?;
+            let largest = storage.dtype(name, tensor.shape()).encoding().largest();
+            match out.iter().find(|value| value.abs() > largest) {
+                Some(&value) => {
+                    Err(Error::BeyondPanels { path: src.clone(), tensor: name.clone(), row, value, largest })
+                }
+                None => Ok(()),
+            }
         };
         let Source { config, tokenizer, notes, files, .. } = source;
-        let layout = layout(config, tokenizer, &shapes, quant).map_err(Malformed::in_file(src))?;
+        let layout = layout(config, tokenizer, &shapes, storage).map_err(Malformed::in_file(src))?;
         let file = AtomicFile::create(dst, files)?;
         check_beside(src, dst)?;
         let report = write(layout, &shapes, file, read_row, progress)?;
@@ -168,7 +251,8 @@ fn is_model_file(path: &Path) -> bool {
     let read = fs::File::open(path).and_then(|file| file.take(9).read_to_end(&mut beginning));
     read.is_ok() && !is_safetensors && (beginning.is_empty() || beginning.get(8) == Some(&b'{'))
 }
-/// Opens a source: a folder is Hugging Face's, a file must be GGUF.
+
+/// Opens a source: a folder is Hugging Face's, a file is GGUF or a model file already.
 fn open(src: &Path) -> Result<Source, Error> {
     if fs::metadata(src).map_err(Error::io(src))?.is_dir() {
         return hf::open(src);
@@ -178,21 +262,17 @@ fn open(src: &Path) -> Result<Source, Error> {
         let source = gguf::open(map).map_err(Malformed::in_file(src))?;
         return Ok(Source { files: vec![src.to_owned()], ..source });
     }
-    Err(Error::file(src, format!("{}: give a GGUF file or a Hugging Face folder", guess(&map))))
-}
-
-/// What a file that is not GGUF seems to be.
-fn guess(bytes: &[u8]) -> &'static str {
-    let json_header = bytes.get(8) == Some(&b'{');
-    if json_header && safetensors::SafeTensors::read_metadata(bytes).is_ok() {
+    let what = if map.get(8) == Some(&b'{') {
+        if safetensors::SafeTensors::read_metadata(&map).is_err() {
+            return bin::source::open(src);
+        }
         "a safetensors file, whose config.json and tokenizer.json lie in the folder it belongs to"
-    } else if json_header {
-        "seems to be a .bin model file already"
-    } else if bytes.starts_with(b"PK") {
+    } else if map.starts_with(b"PK") {
         "a zip archive (a PyTorch checkpoint is one, and not supported)"
     } else {
         "neither GGUF nor anything else that can be converted"
-    }
+    };
+    Err(Error::file(src, format!("{what}: give a GGUF file, a Hugging Face folder or a .bin model file")))
 }
 
 /// The file for tensors of these names and shapes.
@@ -200,12 +280,12 @@ pub(crate) fn layout(
     config: &Config,
     tokenizer: &Spec,
     tensors: &[(String, Vec<usize>)],
-    quant: Quant,
+    storage: Storage,
 ) -> Result<Layout, Malformed> {
     let info = |(name, shape): &(String, Vec<usize>)| TensorInfo {
         name: name.clone(),
         shape: shape.clone(),
-        dtype: quant.dtype(name, shape),
+        dtype: storage.dtype(name, shape),
     };
     Layout::new(config, tokenizer, &tensors.iter().map(info).collect::<Vec<_>>())
 }

@@ -6,10 +6,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use memmap2::Mmap;
+use torchless_kernels::Kernels;
 
 use crate::Malformed;
 use crate::arch::Config;
 use crate::arch::tensors::Tensors;
+use crate::format::bin::{BinFile, Tensor};
 use crate::format::dequant::SourceType;
 use crate::tokenizer::Spec;
 
@@ -49,6 +51,20 @@ impl Source {
     }
 }
 
+/// Where a tensor's rows are.
+#[derive(Clone)]
+enum Rows {
+    /// In a range of a mapped file, each of so many bytes.
+    Encoded {
+        bytes: Arc<dyn AsRef<[u8]> + Send + Sync>,
+        range: Range<usize>,
+        encoding: SourceType,
+        row_bytes: usize,
+    },
+    /// In a model file of our own.
+    OfFile(Arc<BinFile>, Tensor),
+}
+
 /// The width of a head where the source does not give it.
 pub fn head_dim(hidden_size: usize, n_heads: usize) -> Result<usize, Malformed> {
     match hidden_size.checked_div(n_heads) {
@@ -57,15 +73,11 @@ pub fn head_dim(hidden_size: usize, n_heads: usize) -> Result<usize, Malformed> 
     }
 }
 
-/// One tensor of a source: a range of a mapped file and how to read it.
+/// One tensor of a source: where its rows are, and how to read them.
 #[derive(Clone)]
 pub struct SourceTensor {
-    bytes: Arc<dyn AsRef<[u8]> + Send + Sync>,
-    range: Range<usize>,
-    encoding: SourceType,
+    rows: Rows,
     shape: Vec<usize>,
-    /// Bytes of one row.
-    row_bytes: usize,
     /// The `head_dim` of a tensor whose rows are stored for the interleaved rotary embedding.
     interleaved: Option<usize>,
 }
@@ -98,20 +110,22 @@ impl SourceTensor {
                 map.len()
             )));
         }
-        Ok(Self { bytes: map, range, encoding, shape, row_bytes, interleaved: None })
+        let rows = Rows::Encoded { bytes: map, range, encoding, row_bytes };
+        Ok(Self { rows, shape, interleaved: None })
     }
 
     /// A vector of these values.
     pub fn of(values: &[f32]) -> Self {
         let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-        Self {
-            range: 0..bytes.len(),
-            row_bytes: bytes.len(),
-            bytes: Arc::new(bytes),
-            encoding: SourceType::F32,
-            shape: vec![values.len()],
-            interleaved: None,
-        }
+        let (range, row_bytes, encoding) = (0..bytes.len(), bytes.len(), SourceType::F32);
+        let rows = Rows::Encoded { bytes: Arc::new(bytes), range, encoding, row_bytes };
+        Self { rows, shape: vec![values.len()], interleaved: None }
+    }
+
+    /// A tensor of a model file.
+    pub fn of_file(file: &Arc<BinFile>, tensor: &Tensor) -> Self {
+        let shape = tensor.shape().to_vec();
+        Self { rows: Rows::OfFile(Arc::clone(file), tensor.clone()), shape, interleaved: None }
     }
 
     /// The same tensor, known to hold its rows (of a vector, its values) in the order of the interleaved rotary embedding:
@@ -143,8 +157,13 @@ impl SourceTensor {
             Some(head_dim) if self.shape.len() == 2 => interleaved_row(row, head_dim),
             _ => row,
         };
-        let bytes = &(*self.bytes).as_ref()[self.range.clone()][stored * self.row_bytes..][..self.row_bytes];
-        self.encoding.decode(bytes, out);
+        match &self.rows {
+            Rows::Encoded { bytes, range, encoding, row_bytes } => {
+                let bytes = &(**bytes).as_ref()[range.clone()][stored * row_bytes..][..*row_bytes];
+                encoding.decode(bytes, out);
+            }
+            Rows::OfFile(file, tensor) => Kernels::detect().weight_row(&file.weight(tensor), stored, out),
+        }
         if let (Some(head_dim), [_]) = (self.interleaved, &self.shape[..]) {
             let stored = out.to_vec();
             (0..).zip(&mut *out).for_each(|(i, value)| *value = stored[interleaved_row(i, head_dim)]);

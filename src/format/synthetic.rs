@@ -5,7 +5,7 @@ use std::path::Path;
 use crate::arch::Config;
 use crate::arch::tensors::Tensors;
 use crate::format::AtomicFile;
-use crate::format::convert::{OnProgress, Quant, Report, layout, write};
+use crate::format::convert::{OnProgress, Report, Storage, layout, write};
 use crate::parallel::spread::spread;
 use crate::tokenizer::{Kind, Spec};
 use crate::{Error, Malformed};
@@ -20,7 +20,7 @@ use crate::{Error, Malformed};
 /// written, or `progress` breaks off. Then `dst` is as it was.
 pub fn write_synthetic(
     config: &Config,
-    quant: Quant,
+    storage: impl Into<Storage>,
     dst: &Path,
     progress: &mut OnProgress,
 ) -> Result<Report, Error> {
@@ -39,7 +39,8 @@ pub fn write_synthetic(
         }
         Ok(())
     };
-    let layout = tokenizer(config.vocab_size).and_then(|spec| layout(config, &spec, &tensors, quant));
+    let layout =
+        tokenizer(config.vocab_size).and_then(|spec| layout(config, &spec, &tensors, storage.into()));
     let layout = layout.map_err(Malformed::in_file(dst))?;
     write(layout, &tensors, AtomicFile::create(dst, &[])?, read_row, progress)
 }

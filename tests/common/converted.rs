@@ -6,13 +6,13 @@ use std::sync::Arc;
 
 use tempfile::TempDir;
 use torchless::Model;
-use torchless::format::convert::{Quant, convert};
+use torchless::format::convert::{Storage, convert};
 
-/// A Hugging Face folder or GGUF file as a model. The folder must live as long as the model.
-pub fn converted(source: &Path, quant: Quant) -> (TempDir, Arc<Model>) {
+/// A source, or a model file stored in another way, as a model. The folder must live as long as the model.
+pub fn converted(source: &Path, storage: impl Into<Storage>) -> (TempDir, Arc<Model>) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.bin");
-    convert(source, &path, quant, &mut |_| ControlFlow::Continue(())).unwrap();
+    convert(source, &path, storage, &mut |_| ControlFlow::Continue(())).unwrap();
     let model = Arc::new(Model::open(path).unwrap());
     (folder, model)
 }

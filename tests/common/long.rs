@@ -1,8 +1,13 @@
 //! Models for contexts longer than the fixtures are made for.
 
+use std::path::PathBuf;
 use std::sync::Arc;
-use torchless::Model;
 
+use tempfile::TempDir;
+use torchless::Model;
+use torchless::format::convert::Quant;
+
+use super::converted::converted;
 use super::fixture::fixture;
 
 /// A fixture with room for 999 positions and, where one is given, another sliding window.
@@ -10,6 +15,17 @@ use super::fixture::fixture;
 /// # Panics
 /// If the fixture's header does not say what is to be replaced.
 pub fn long_model(file: &str, window: Option<(&str, &str)>) -> Arc<Model> {
+    let (_folder, path) = edited(file, window);
+    Arc::new(Model::open(path).unwrap())
+}
+
+/// The same with every matrix as int8, in panels where its columns are whole groups.
+pub fn long_model_in_panels(file: &str, window: Option<(&str, &str)>) -> Arc<Model> {
+    let (_folder, path) = edited(file, window);
+    converted(&path, Quant::Int8).1
+}
+
+fn edited(file: &str, window: Option<(&str, &str)>) -> (TempDir, PathBuf) {
     let mut bytes = std::fs::read(fixture(file)).unwrap();
     replace(&mut bytes, r#""max_position_embeddings": "256""#, r#""max_position_embeddings": "999""#);
     if let Some((old, new)) = window {
@@ -19,7 +35,7 @@ pub fn long_model(file: &str, window: Option<(&str, &str)>) -> Arc<Model> {
     let dir = tempfile::tempdir().unwrap();
     let edited = dir.path().join(file);
     std::fs::write(&edited, bytes).unwrap();
-    Arc::new(Model::open(edited).unwrap())
+    (dir, edited)
 }
 
 /// Replaces a text in the header by one that is as long or shorter.

@@ -17,7 +17,9 @@ impl BinFile {
         let header_size = u64::from_le_bytes(file[..8].try_into().unwrap()) as usize;
         let base = 8 + header_size;
         assert_eq!(base % 64, 0, "the payload is aligned");
-        let header = serde_json::from_slice(&file[8..base]).unwrap();
+        // The original exporter fills up with zero bytes.
+        let json = file[8..base].split(|byte| *byte == 0).next().unwrap();
+        let header = serde_json::from_slice(json).unwrap();
         Self { file, header, base }
     }
 
@@ -52,6 +54,26 @@ impl BinFile {
         assert_eq!(scales, self.len(name).div_ceil(64));
         let scales = f32s(self.bytes(name, "scale_offset", 4 * scales));
         (values.iter().map(|&byte| byte as i8).collect(), scales)
+    }
+
+    /// The weights of an int8 tensor in panels, each found by the formula of docs/format.md.
+    pub fn panels(&self, name: &str) -> Vec<f32> {
+        assert_eq!(self.dtype(name), "int8_panels");
+        let [rows, cols] = self.shape(name)[..] else { panic!("{name} is no matrix") };
+        let groups = rows.div_ceil(16) * (cols / 64);
+        let values = self.bytes(name, "offset", 1024 * groups);
+        assert_eq!(self.header["tensors"][name]["scale_size"], 16 * groups);
+        let scales = self.bytes(name, "scale_offset", 2 * 16 * groups);
+        let weight = |row: usize, col: usize| {
+            let group = row / 16 * (cols / 64) + col / 64;
+            let value = values[1024 * group + col % 64 / 4 * 64 + row % 16 * 4 + col % 4] as i8;
+            let scale = &scales[2 * (16 * group + row % 16)..][..2];
+            f32::from(value) * half::f16::from_le_bytes(scale.try_into().unwrap()).to_f32()
+        };
+        (0..rows)
+            .flat_map(|row| (0..cols).map(move |col| (row, col)))
+            .map(|(row, col)| weight(row, col))
+            .collect()
     }
 
     fn len(&self, name: &str) -> usize {

@@ -8,7 +8,7 @@ use approx::abs_diff_eq;
 use proptest::prelude::*;
 use tempfile::TempDir;
 use torchless::Model;
-use torchless::format::convert::{Convertible, Quant, convert};
+use torchless::format::convert::{Convertible, Quant, RowLayout, convert};
 use torchless::kernels::Kernels;
 
 use crate::gguf_file::*;
@@ -367,9 +367,6 @@ fn what_is_neither_is_named() {
     let safetensors = fs::read(fixture("hf/model.safetensors")).unwrap();
     let (_folder, path) = write(&safetensors);
     assert_refused(&path, "a safetensors file");
-    let (bin, _) = try_convert(&fixture("hf"), Quant::Int8).unwrap();
-    let (_folder, path) = write(&bin.file);
-    assert_refused(&path, "a .bin model file already");
     assert_refused(&fixture("nothing"), "No such file");
 }
 
@@ -393,7 +390,8 @@ proptest! {
         file.tensor("blk.0.ffn_down.weight").data = weights.iter().flat_map(|w| w.to_le_bytes()).collect();
         let (folder, path) = write(&file.bytes());
         let converted = folder.path().join("model.bin");
-        convert(&path, &converted, Quant::Int8, &mut |_| ControlFlow::Continue(())).unwrap();
+        let storage = Quant::Int8.laid_out(RowLayout::Rows);
+        convert(&path, &converted, storage, &mut |_| ControlFlow::Continue(())).unwrap();
 
         let model = Model::open(&converted).unwrap();
         let name = "model.layers.0.mlp.down_proj.weight";

@@ -10,7 +10,7 @@ use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use torchless::format::convert::Quant;
+use torchless::format::convert::{Quant, RowLayout};
 
 use crate::bin_file::{BinFile, f32s};
 use crate::{assert_refused, fixture, refusal, try_convert};
@@ -94,7 +94,7 @@ fn f32_keeps_every_value() {
 
 #[test]
 fn int8_is_what_numpy_makes_of_the_weights() {
-    let (bin, _) = try_convert(&fixture("hf"), Quant::Int8).unwrap();
+    let (bin, _) = try_convert(&fixture("hf"), Quant::Int8.laid_out(RowLayout::Rows)).unwrap();
     let file = fs::read(fixture("int8.safetensors")).unwrap();
     let goldens = SafeTensors::deserialize(&file).unwrap();
     let mut matrices = 0;

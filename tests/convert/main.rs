@@ -5,6 +5,7 @@ mod bin_file;
 mod gguf;
 mod gguf_file;
 mod hf;
+mod relaid;
 mod tokenizer;
 mod written;
 
@@ -13,7 +14,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use torchless::Error;
-use torchless::format::convert::{Quant, Report, convert};
+use torchless::format::convert::{Quant, Report, Storage, convert};
 
 use bin_file::BinFile;
 
@@ -22,10 +23,10 @@ fn fixture(name: &str) -> PathBuf {
 }
 
 /// Converts into a folder of its own.
-fn try_convert(src: &Path, quant: Quant) -> Result<(BinFile, Report), Error> {
+fn try_convert(src: &Path, storage: impl Into<Storage>) -> Result<(BinFile, Report), Error> {
     let folder = tempfile::tempdir().unwrap();
     let dst = folder.path().join("model.bin");
-    let result = convert(src, &dst, quant, &mut |_| ControlFlow::Continue(()));
+    let result = convert(src, &dst, storage, &mut |_| ControlFlow::Continue(()));
     let left: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     match result {
         Ok(report) => {

@@ -4,7 +4,7 @@ use std::fs;
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use torchless::format::convert::{Quant, convert};
+use torchless::format::convert::{Quant, RowLayout, Storage, convert};
 
 use crate::fixture;
 
@@ -116,7 +116,9 @@ fn the_result_has_the_permissions_of_any_new_file() {
 #[test]
 fn no_file_of_the_source_is_replaced() {
     let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models");
-    for source in [fixture("hf"), models.join("mistral-hf"), fixture("tiny.gguf")] {
+    for source in
+        [fixture("hf"), models.join("mistral-hf"), fixture("tiny.gguf"), models.join("mistral-int8.bin")]
+    {
         let folder = tempfile::tempdir().unwrap();
         let src = folder.path().join("source");
         let files = match source.is_dir() {
@@ -223,4 +225,10 @@ fn quant_reads_its_command_line_spelling() {
         assert_eq!(name.parse(), Ok(quant));
     }
     assert!("q4".parse::<Quant>().unwrap_err().contains("int8-proj"));
+    for (name, layout) in [("panels", RowLayout::Panels), ("rows", RowLayout::Rows)] {
+        assert_eq!(name.parse(), Ok(layout));
+    }
+    assert!("columns".parse::<RowLayout>().unwrap_err().contains("panels, rows"));
+    assert_eq!(Storage::from(Quant::Int8), Quant::Int8.laid_out(RowLayout::Panels));
+    assert_eq!(Storage::from(Quant::Int8Proj), Quant::Int8Proj.laid_out(RowLayout::Rows));
 }

@@ -1,6 +1,7 @@
 //! Reading the `.bin` model file: a JSON header, then tensors that are used where they lie in the map.
 
 mod header;
+pub(super) mod source;
 #[expect(
     clippy::indexing_slicing,
     clippy::arithmetic_side_effects,
@@ -17,6 +18,7 @@ use torchless_kernels::Weight;
 use self::header::{Header, RawTensor};
 pub use super::encoding::Dtype;
 use crate::arch::Config;
+use crate::arch::tensors::HEAD;
 use crate::format::fs::{check_len, map_file};
 use crate::format::{gguf, overlap};
 use crate::parallel::spread::try_spread;
@@ -143,6 +145,14 @@ impl BinFile {
         &self.tensors
     }
 
+    /// The tensors that a model is of. Old exporters also store the rotary frequencies, which follow from rope_theta, and a
+    /// head that is the embedding.
+    pub(crate) fn own_tensors(&self) -> impl Iterator<Item = &Tensor> {
+        let tied = self.config.tie_word_embeddings;
+        let follows = move |name: &str| name.ends_with("rotary_emb.inv_freq") || tied && name == HEAD;
+        self.tensors.iter().filter(move |tensor| !follows(&tensor.name))
+    }
+
     /// Whether every tensor is f32.
     pub fn is_f32(&self) -> bool {
         self.is_f32
@@ -168,7 +178,8 @@ impl BinFile {
 
     fn verify(&self) -> Result<(), Malformed> {
         try_spread(self.tensors.iter(), |tensor| {
-            tensor.dtype.encoding().verify(self.bytes_of(&tensor.scales)).map_err(|problem| {
+            let (data, scales) = (self.bytes_of(&tensor.data), self.bytes_of(&tensor.scales));
+            tensor.dtype.encoding().verify(data, scales, tensor.rows_cols()).map_err(|problem| {
                 Malformed(format!("tensor {}: {problem}: the file is damaged", tensor.name))
             })
         })
@@ -198,7 +209,7 @@ fn place(name: String, raw: &RawTensor, base: usize, file_len: usize) -> Result<
     let bad = |what: String| Malformed(format!("tensor {name}: {what}"));
     let Some(dtype) = Dtype::named(&raw.dtype) else {
         let known: Vec<_> = Dtype::ALL.iter().map(|dtype| dtype.name()).collect();
-        return Err(bad(format!("unknown dtype {:?}: {} are supported", raw.dtype, known.join(" and "))));
+        return Err(bad(format!("unknown dtype {:?}: {} are supported", raw.dtype, known.join(", "))));
     };
     if !matches!(raw.shape.len(), 1 | 2) || raw.shape.contains(&0) {
         return Err(bad(format!(
@@ -208,7 +219,7 @@ fn place(name: String, raw: &RawTensor, base: usize, file_len: usize) -> Result<
     }
     let (rows, cols) = rows_cols(&raw.shape);
     let sizes = dtype.encoding().sizes(rows, cols);
-    let sizes = sizes.ok_or_else(|| bad(format!("shape {:?} overflows", raw.shape)))?;
+    let sizes = sizes.map_err(|problem| bad(format!("shape {:?} {problem}", raw.shape)))?;
     let range = |what: &str, offset: usize, bytes: usize, alignment: usize| {
         let start = base.checked_add(offset);
         let end = start.and_then(|s| s.checked_add(bytes));
@@ -222,7 +233,7 @@ fn place(name: String, raw: &RawTensor, base: usize, file_len: usize) -> Result<
             ))),
         }
     };
-    let data = range("data", raw.offset, sizes.data, sizes.element)?;
+    let data = range("data", raw.offset, sizes.data, sizes.alignment)?;
     let scales = match sizes.scales {
         None => 0..0,
         Some(count) => {

@@ -175,12 +175,14 @@ fn lay_out(tensors: &[TensorInfo]) -> Result<Vec<Place>, Malformed> {
             [rows, cols] => (rows, cols),
             _ => return Err(Malformed(format!("tensor {}: shape {:?}", tensor.name, tensor.shape))),
         };
-        // Below 2^56 bytes a tensor nothing that follows can overflow.
+        // Below 2^58 bytes a tensor, a single row in a panel of 16 included, nothing that follows can overflow.
         if rows.checked_mul(cols).is_none_or(|len| len >= 1 << 54) {
             return Err(Malformed(format!("tensor {}: too large to store", tensor.name)));
         }
         let sizes = tensor.dtype.encoding().sizes(rows, cols);
-        let sizes = sizes.ok_or_else(|| Malformed(format!("tensor {}: too large to store", tensor.name)))?;
+        let sizes = sizes.map_err(|problem| {
+            Malformed(format!("tensor {}: shape {:?} {problem}", tensor.name, tensor.shape))
+        })?;
         let offset = places.last().map_or(0, Place::end).next_multiple_of(ALIGNMENT);
         let scale_offset = sizes.scales.map(|_| (offset + sizes.data as u64).next_multiple_of(ALIGNMENT));
         let place = Place { dtype: tensor.dtype, rows, cols, sizes, offset, scale_offset };

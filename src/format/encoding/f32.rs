@@ -2,7 +2,7 @@
 
 use torchless_kernels::{F32Matrix, Weight};
 
-use super::{Encoded, Encoding, Sizes};
+use super::{Encoded, Encoding, OVERFLOWS, Sizes};
 
 pub(super) struct F32;
 
@@ -11,9 +11,9 @@ impl Encoding for F32 {
         "f32"
     }
 
-    fn sizes(&self, rows: usize, cols: usize) -> Option<Sizes> {
-        let data = rows.checked_mul(cols)?.checked_mul(size_of::<f32>())?;
-        Some(Sizes { data, element: size_of::<f32>(), scales: None, scale: 1 })
+    fn sizes(&self, rows: usize, cols: usize) -> Result<Sizes, &'static str> {
+        let data = rows.checked_mul(cols).and_then(|n| n.checked_mul(size_of::<f32>())).ok_or(OVERFLOWS)?;
+        Ok(Sizes { data, alignment: size_of::<f32>(), scales: None, scale: 1 })
     }
 
     fn row_granule(&self, _: usize) -> usize {
@@ -24,7 +24,7 @@ impl Encoding for F32 {
         out.data.extend(rows.iter().flat_map(|value| value.to_le_bytes()));
     }
 
-    fn verify(&self, _: &[u8]) -> Result<(), String> {
+    fn verify(&self, _: &[u8], _: &[u8], _: (usize, usize)) -> Result<(), String> {
         Ok(())
     }
 

@@ -2,7 +2,7 @@
 
 use torchless_kernels::{GROUP, QMatrix, Weight};
 
-use super::{Encoded, Encoding, Sizes};
+use super::{Encoded, Encoding, OVERFLOWS, Sizes};
 
 pub(super) struct Int8;
 
@@ -11,9 +11,9 @@ impl Encoding for Int8 {
         "int8"
     }
 
-    fn sizes(&self, rows: usize, cols: usize) -> Option<Sizes> {
-        let data = rows.checked_mul(cols)?;
-        Some(Sizes { data, element: 1, scales: Some(data.div_ceil(GROUP)), scale: size_of::<f32>() })
+    fn sizes(&self, rows: usize, cols: usize) -> Result<Sizes, &'static str> {
+        let data = rows.checked_mul(cols).ok_or(OVERFLOWS)?;
+        Ok(Sizes { data, alignment: 1, scales: Some(data.div_ceil(GROUP)), scale: size_of::<f32>() })
     }
 
     /// So many rows that no group runs across their end.
@@ -29,7 +29,7 @@ impl Encoding for Int8 {
     }
 
     /// A scale of zero, a negative one or NaN is damage, and so is one so small that a weight would be infinite.
-    fn verify(&self, scales: &[u8]) -> Result<(), String> {
+    fn verify(&self, _: &[u8], scales: &[u8], _: (usize, usize)) -> Result<(), String> {
         let scales: &[f32] = bytemuck::cast_slice(scales);
         // 1/scale must be finite: then every product with an int8 value is too.
         let sound = |s: &f32| *s >= f32::MIN_POSITIVE && (*s).recip().is_finite();

@@ -3,6 +3,12 @@
 
 mod f32;
 mod int8;
+#[expect(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "shapes whose sizes have been counted"
+)]
+mod int8_panels;
 
 use torchless_kernels::Weight;
 
@@ -14,11 +20,13 @@ pub enum Dtype {
     F32,
     /// One byte a value, and an f32 scale for each 64 consecutive values of the flattened tensor.
     Int8,
+    /// One byte a value in panels of 16 rows, and an f16 scale for each 64 columns of a row.
+    Int8Panels,
 }
 
 impl Dtype {
     /// All of them.
-    pub const ALL: &'static [Dtype] = &[Dtype::F32, Dtype::Int8];
+    pub const ALL: &'static [Dtype] = &[Dtype::F32, Dtype::Int8, Dtype::Int8Panels];
 
     /// The name in the header.
     pub fn name(self) -> &'static str {
@@ -34,6 +42,7 @@ impl Dtype {
         match self {
             Dtype::F32 => &f32::F32,
             Dtype::Int8 => &int8::Int8,
+            Dtype::Int8Panels => &int8_panels::Int8Panels,
         }
     }
 }
@@ -45,20 +54,29 @@ pub(crate) trait Encoding: Sync {
     /// The name in the header.
     fn name(&self) -> &'static str;
 
-    /// Sizes of a tensor of `rows × cols`; `None` where they cannot be counted.
-    fn sizes(&self, rows: usize, cols: usize) -> Option<Sizes>;
+    /// Sizes of a tensor of `rows × cols`.
+    ///
+    /// # Errors
+    /// What is wrong with this shape: it [`OVERFLOWS`], or the format has none such.
+    fn sizes(&self, rows: usize, cols: usize) -> Result<Sizes, &'static str>;
 
     /// How many rows of `cols` values are encoded together.
     fn row_granule(&self, cols: usize) -> usize;
 
-    /// Appends the encoded form of the rows that follow, `[rows][cols]`: whole granules of them, or the tensor's last.
+    /// The largest magnitude that can be encoded.
+    fn largest(&self) -> f32 {
+        f32::MAX
+    }
+
+    /// Appends the encoded form of the rows that follow, `[rows][cols]`: whole granules of them, or the tensor's last. All
+    /// are finite, and none is beyond [`Encoding::largest`].
     fn encode(&self, rows: &[f32], cols: usize, out: &mut Encoded);
 
-    /// Checks a tensor's scales.
+    /// Checks a tensor's scales, and of its data what fills it up. `data` and `scales` have its [`Encoding::sizes`].
     ///
     /// # Errors
     /// What is wrong with which.
-    fn verify(&self, scales: &[u8]) -> Result<(), String>;
+    fn verify(&self, data: &[u8], scales: &[u8], shape: (usize, usize)) -> Result<(), String>;
 
     /// The tensor as the kernels take it. `data` and `scales` have its [`Encoding::sizes`], and are aligned.
     ///
@@ -72,13 +90,16 @@ pub(crate) trait Encoding: Sync {
     ) -> Weight<'a>;
 }
 
+/// What is wrong with a shape whose sizes cannot be counted.
+pub(crate) const OVERFLOWS: &str = "overflows";
+
 /// Sizes of a tensor in the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Sizes {
     /// Bytes of data.
     pub data: usize,
-    /// Bytes of one element of the data: its alignment.
-    pub element: usize,
+    /// What the data's place in the file must be a multiple of.
+    pub alignment: usize,
     /// Number of scales; `None` in a format without.
     pub scales: Option<usize>,
     /// Bytes of one scale: its alignment.
