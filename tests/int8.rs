@@ -15,7 +15,7 @@ use std::sync::Arc;
 use approx::assert_abs_diff_eq;
 use tempfile::TempDir;
 use torchless::Model;
-use torchless::format::convert::Quant;
+use torchless::format::convert::{Quant, RowLayout};
 use torchless::kv::KvType;
 use torchless::runtime::SessionOptions;
 
@@ -37,18 +37,24 @@ struct Golden {
 fn goldens() -> BTreeMap<String, Golden> {
     let text = std::fs::read_to_string(fixture("int8.json")).unwrap();
     let goldens: BTreeMap<_, _> = serde_json::from_str(&text).unwrap();
-    assert_eq!(goldens.len(), 10);
+    assert_eq!(goldens.len(), 14);
     goldens
 }
 
-/// The model of this name: a file, a folder to convert, or one that is made here. The folder must live as long.
+/// The model of this name: a file, a folder to convert, or one that is made here; in rows, or as the name says in panels. The
+/// folder must live as long.
 fn open(name: &str) -> (Option<TempDir>, Arc<Model>) {
     if name.ends_with(".bin") {
         return (None, Arc::new(Model::open(fixture(name)).unwrap()));
     }
+    let (name, layout) = match name.strip_suffix(" in panels") {
+        Some(name) => (name, RowLayout::Panels),
+        None => (name, RowLayout::Rows),
+    };
+    let storage = Quant::Int8.laid_out(layout);
     let (folder, model) = match name.strip_prefix("wide/") {
-        Some(name) => converted(wide_source(name).path(), Quant::Int8),
-        None => converted(&fixture(name), Quant::Int8),
+        Some(name) => converted(wide_source(name).path(), storage),
+        None => converted(&fixture(name), storage),
     };
     (Some(folder), model)
 }
