@@ -3,8 +3,8 @@
 
     fuzz/mutate.py target/release/torchless --runs 10000 --seed 1
 
-Each run takes one of the fixtures (a .bin file, a GGUF file, a Hugging Face folder), damages it, and puts it through
-`inspect`, `generate -n 1` and half the time `chat`, sources through `convert` before. A run must end by itself within
+Each run takes one of the fixtures (a .bin file, one re-laid in panels, a GGUF file, a Hugging Face folder), damages it, and puts it through
+`inspect`, `generate -n 1` and half the time `chat`; sources, and now and then a .bin file, through `convert` before. A run must end by itself within
 --seconds, with exit code 0, 1 or 2, without a panic, with at most one line of error, and below --megabytes of memory. What does not is kept in --keep.
 Run number N of a seed is the same on every machine: `--only N` repeats it.
 """
@@ -31,9 +31,11 @@ FOLDERS = [FIXTURES / "models" / "mistral-hf", FIXTURES / "convert" / "hf"]
 
 INTEGERS = [0, 1, 2, 3, 7, 63, 64, 65, 127, 255, 256, 257, 1000, 4095, 65535, 65536, 10**6, 2**24, 2**30, 2**31 - 1, 2**31,
             2**32 - 1, 2**32, 2**33 + 1, 2**40, 2**53, 2**60, 2**62 + 1, 2**63 - 1, 2**63, 2**64 - 64, 2**64 - 1, 2**64, 10**30]
-STRINGS = ["", " ", "0", "-1", "nan", "inf", "-inf", "1e999", "None", "null", "True", "f32", "int8", "f16", "\x1b[2J\n\r\u009b1m",
+STRINGS = ["", " ", "0", "-1", "nan", "inf", "-inf", "1e999", "None", "null", "True", "f32", "int8", "int8_panels", "f16", "\x1b[2J\n\r\u009b1m",
            "é", "▁", "a b", "\0", "../../etc/passwd", "x" * 70000, "[" * 2000, "{{ 1 }}", "gpt-2", "llama-bpe", "byte_level"]
 FLOATS = [0.0, -0.0, -1.0, float("nan"), float("inf"), float("-inf"), 1e-45, 1e-40, 1e38, 3.4e38, -3.4e38]
+# Bits of f16: 0, -0, the least number, the largest, infinities, NaN, -1.
+HALVES = [0, 0x8000, 1, 0x7BFF, 0x7C00, 0xFC00, 0x7E00, 0xBC00]
 
 # Settings with a meaning, and values that abuse it.
 LOOPS = "{% for a in range(100000) %}{% for b in range(100000) %}x{% endfor %}{% endfor %}"
@@ -210,9 +212,11 @@ def damage_headed(rng, data):
         return struct.pack("<Q", rng.choice([size + rng.choice([-64, -1, 1, 64]), integer(rng)]) % 2**64) + data[8:]
     if how == 7:
         body = bytearray(data)
+        fmt, of = rng.choice([("<f", FLOATS), ("<H", HALVES)])
+        length = struct.calcsize(fmt)
         for _ in range(rng.choice([1, 10, 1000])):
-            at = rng.randrange((8 + size) // 4, len(body) // 4) * 4
-            body[at : at + 4] = struct.pack("<f", rng.choice(FLOATS))
+            at = rng.randrange((8 + size) // length, len(body) // length) * length
+            body[at : at + length] = struct.pack(fmt, rng.choice(of))
         return bytes(body)
     if how == 8:
         return data[: rng.randrange(len(data))]
@@ -363,8 +367,9 @@ def one(number, args, work):
     rng = random.Random(f"{args.seed}/{number}")
     kind = rng.choice(["bin", "bin", "gguf", "hf"])
     model = work / "model"
+    relay = kind == "bin" and rng.random() < 0.3
     if kind == "bin":
-        model.write_bytes(damage_headed(rng, rng.choice(BINS).read_bytes()))
+        model.write_bytes(damage_headed(rng, rng.choice(args.bins)))
     elif kind == "gguf":
         model.write_bytes(damage_gguf(rng, rng.choice(GGUFS).read_bytes()))
     else:
@@ -378,10 +383,11 @@ def one(number, args, work):
         return results[-1][0]
 
     bin_file = model
-    if kind != "bin":
+    if kind != "bin" or relay:
         bin_file = work / "converted.bin"
         quant = rng.choice(["int8", "int8-proj", "f32"])
-        code = step("convert", model, bin_file, "--quant", quant)
+        layout = rng.choice([[], ["--layout", "rows"], ["--layout", "panels"] if quant != "f32" else []])
+        code = step("convert", model, bin_file, "--quant", quant, *layout)
         left = sorted(path.name for path in work.iterdir())
         expected = ["converted.bin", "model"] if code == 0 else ["model"]
         if left != expected:
@@ -389,13 +395,21 @@ def one(number, args, work):
         if code != 0:
             return kind, results
     opened = step("inspect", bin_file, *rng.choice([[], ["--json"]])) == 0
-    if kind != "bin" and not opened:
+    if bin_file != model and not opened:
         raise Failure(f"what convert wrote cannot be opened: {results[-1][3]}")
     if rng.random() < 0.5:
         template = rng.choice([[], [], ["--chat-template", "chatml"]])
         step("chat", "-m", bin_file, "-n", 2, *template, said="the rain <s> é\nthe sun\n".encode())
     step("generate", "-m", bin_file, "-n", 1, *rng.choice([[], ["--temp", 0], ["--json"], ["--special"]]), "the rain <s> é")
     return kind, results
+
+
+def in_panels(args, path):
+    """A fixture as `convert` re-lays it."""
+    with tempfile.TemporaryDirectory() as work:
+        panels = Path(work) / "panels.bin"
+        subprocess.run([args.torchless, "convert", path, panels], check=True, capture_output=True)
+        return panels.read_bytes()
 
 
 def main():
@@ -410,6 +424,7 @@ def main():
     parser.add_argument("--keep", type=Path, default=Path("fuzz/artifacts/mutate"))
     args = parser.parse_args()
     signal.signal(signal.SIGALRM, alarm)
+    args.bins = [path.read_bytes() for path in BINS] + [in_panels(args, path) for path in BINS if "ragged" not in path.name]
     counts, failures, most, slowest = {}, 0, 0.0, 0.0
     for number in range(args.runs) if args.only is None else [args.only]:
         with tempfile.TemporaryDirectory() as work:

@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 """Makes the seeds of the fuzz targets: fuzz/seeds.py target/release/torchless
 
-A tiny GGUF model of either kind of tokenizer, the .bin files it converts to, and the files of the fixtures' Hugging Face
+A tiny GGUF model of either kind of tokenizer, the .bin files it converts to (and one that is wide enough for panels), and the files of the fixtures' Hugging Face
 folder, each behind the byte that says which it is; schemas, grammars and regular expressions likewise.
 """
 
 import struct
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -35,23 +36,24 @@ def encoded(value):
     return struct.pack("<I", 9) + kind + struct.pack("<Q", len(elements)) + b"".join(e[4:] for e in elements)
 
 
-def gguf(tokenizer):
-    """One layer of Llama, 8 wide, with 2 heads of 4 on one key/value head; the weights are a pattern."""
+def gguf(tokenizer, width=8):
+    """One layer of Llama with 2 heads on one key/value head; the weights are a pattern."""
     keys = {
         "general.architecture": "llama",
         "llama.block_count": 1,
         "llama.context_length": 64,
-        "llama.embedding_length": 8,
-        "llama.feed_forward_length": 16,
+        "llama.embedding_length": width,
+        "llama.feed_forward_length": 2 * width,
         "llama.attention.head_count": 2,
         "llama.attention.head_count_kv": 1,
         "llama.attention.layer_norm_rms_epsilon": 1e-5,
         **{f"tokenizer.ggml.{key}": value for key, value in tokenizer.items()},
     }
     rows = len(tokenizer["tokens"])
-    tensors = {"token_embd": (8, rows), "output_norm": (8,), "blk.0.attn_norm": (8,), "blk.0.ffn_norm": (8,),
-               "blk.0.attn_q": (8, 8), "blk.0.attn_k": (8, 4), "blk.0.attn_v": (8, 4), "blk.0.attn_output": (8, 8),
-               "blk.0.ffn_gate": (8, 16), "blk.0.ffn_up": (8, 16), "blk.0.ffn_down": (16, 8)}
+    n, kv, mlp = width, width // 2, 2 * width
+    tensors = {"token_embd": (n, rows), "output_norm": (n,), "blk.0.attn_norm": (n,), "blk.0.ffn_norm": (n,),
+               "blk.0.attn_q": (n, n), "blk.0.attn_k": (n, kv), "blk.0.attn_v": (n, kv), "blk.0.attn_output": (n, n),
+               "blk.0.ffn_gate": (n, mlp), "blk.0.ffn_up": (n, mlp), "blk.0.ffn_down": (mlp, n)}
     head = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(keys))
     for key, value in keys.items():
         head += text(key) + encoded(value)
@@ -91,6 +93,11 @@ def main():
         source.write_bytes(gguf(tokenizer))
         for quant in ["f32", "int8"]:
             subprocess.run([torchless, "convert", source, SEEDS / "bin" / f"{name}-{quant}", "--quant", quant], check=True)
+    with tempfile.TemporaryDirectory() as work:
+        # Groups of 64 columns need a model as wide.
+        source = Path(work) / "wide.gguf"
+        source.write_bytes(gguf(METASPACE, width=64))
+        subprocess.run([torchless, "convert", source, SEEDS / "bin" / "metaspace-panels"], check=True)
     files = ["config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json", "model.safetensors"]
     for which, name in enumerate(files):
         content = (HF / name).read_bytes()
