@@ -1,6 +1,6 @@
 //! Many tokens and weights in rows: 16 rows at a time are packed into a panel, which then meets every token.
 
-use super::tile::{Ahead, Place, multiply_panel};
+use super::tile::{Ahead, Place, multiply_panels};
 use super::{Group, Int8, assume_init};
 use crate::mat::MatMut;
 use crate::panels::{PANEL_ROWS, Panel, PanelGroup};
@@ -29,8 +29,8 @@ impl<const GROUPS: usize> Packed<GROUPS> {
         Self { values: [const { MaybeUninit::uninit() }; GROUPS], scales: [[0.0; PANEL_ROWS]; GROUPS] }
     }
 
-    /// Packs `groups` of the first 16 of `rows`; of fewer the last is repeated, and the results are then dropped. Calls
-    /// `between` after each group.
+    /// Packs `groups` of the first 16 of `rows` into places `at..`; of fewer the last is repeated, and the results are then
+    /// dropped. Calls `between` after each group.
     #[inline(always)]
     pub fn pack<K: Int8>(
         &mut self,
@@ -38,52 +38,72 @@ impl<const GROUPS: usize> Packed<GROUPS> {
         w: &QMatrix,
         rows: Range<usize>,
         groups: Range<usize>,
+        at: usize,
         mut between: impl FnMut(usize),
-    ) -> Panel<'_, [f32; PANEL_ROWS]> {
-        for (i, g) in groups.clone().enumerate() {
-            let group_of = group_of_rows(w, rows.clone(), g, &mut self.scales[i]);
-            k.pack(&group_of, &mut self.values[i]);
-            self.scales[i].iter_mut().for_each(|scale| *scale = 1.0 / *scale);
+    ) {
+        for (i, g) in groups.enumerate() {
+            let scales = &mut self.scales[at + i];
+            let group_of = group_of_rows(w, rows.clone(), g, scales);
+            k.pack(&group_of, &mut self.values[at + i]);
+            scales.iter_mut().for_each(|scale| *scale = 1.0 / *scale);
             between(i);
         }
-        // SAFETY: these have just been packed.
-        let values = unsafe { assume_init(&self.values[..groups.len()]) };
-        Panel { values, scales: &self.scales[..groups.len()] }
+    }
+
+    /// What lies in some places.
+    ///
+    /// # Safety
+    /// They must have been packed.
+    #[inline(always)]
+    pub unsafe fn panel(&self, places: Range<usize>) -> Panel<'_, [f32; PANEL_ROWS]> {
+        // SAFETY: the caller vouches for it.
+        let values = unsafe { assume_init(&self.values[places.clone()]) };
+        Panel { values, scales: &self.scales[places] }
     }
 }
 
-/// `out[t][i] = w[rows.start + i] · x[t]`: panels of 16 rows × up to 64 groups are packed, and each meets every token.
+/// `out[t][i] = w[rows.start + i] · x[t]`: panels of 16 rows × up to 64 groups are packed, several where the rows are short, and
+/// each meets every token.
 #[inline(always)]
 pub(crate) fn gemm<K: Int8>(k: K, w: &QMatrix, rows: Range<usize>, x: &Quantized, mut out: MatMut<f32>) {
     let groups = w.cols() / GROUP;
     let values = w.values().as_chunks::<GROUP>().0;
+    let strip_rows = PANEL_ROWS * (PACKED_GROUPS / groups).max(1);
     let mut packed = Packed::<PACKED_GROUPS>::new();
     let prefetch_while_packing = x.tokens() <= PREFETCH_WHILE_PACKING_TOKENS;
-    for first in rows.clone().step_by(PANEL_ROWS) {
-        let place = Place { lanes: 0..PANEL_ROWS.min(rows.end - first), column: first - rows.start };
+    for first in rows.clone().step_by(strip_rows) {
+        let strip = first..(first + strip_rows).min(rows.end);
+        let panels = 0..strip.len().div_ceil(PANEL_ROWS);
         for from in (0..groups).step_by(PACKED_GROUPS) {
             let panel_groups = from..(from + PACKED_GROUPS).min(groups);
             let next = match panel_groups.end < groups {
                 true => (first, panel_groups.end),
-                false => (first + PANEL_ROWS, 0),
+                false => (first + strip_rows, 0),
             };
             let prefetch =
                 |row| prefetch_groups(k.lanes(), values, groups, PACKED_GROUPS, (next.0 + row, next.1));
-            // How many rows of the next panel have been prefetched.
+            // How many rows of the next strip have been prefetched.
             let mut prefetched = 0;
             let mut prefetch_until = |until: usize| {
-                (prefetched..until.min(PANEL_ROWS)).for_each(prefetch);
+                (prefetched..until.min(strip_rows)).for_each(prefetch);
                 prefetched = prefetched.max(until);
             };
             let n = panel_groups.len();
-            let panel = packed.pack(k, w, first..rows.end, panel_groups.clone(), |i| {
-                if prefetch_while_packing {
-                    prefetch_until((i + 1) * PANEL_ROWS / n);
-                }
-            });
-            multiply_panel(k, &panel, panel_groups, x, &mut out, &place, |tile, tiles| {
-                prefetch_until((tile + 1) * PANEL_ROWS.div_ceil(tiles));
-                Ahead::NOTHING
+            for p in panels.clone() {
+                let rows = first + p * PANEL_ROWS..strip.end;
+                packed.pack(k, w, rows, panel_groups.clone(), p * n, |i| {
+                    if prefetch_while_packing {
+                        prefetch_until(PANEL_ROWS * p + PANEL_ROWS * (i + 1) / n);
+                    }
+                });
+            }
+            multiply_panels(k, panels.clone(), panel_groups, x, &mut out, |p, (tile, tiles)| {
+                prefetch_until((tile + 1) * strip_rows.div_ceil(tiles));
+                // SAFETY: these have just been packed.
+                let panel = unsafe { packed.panel(p * n..(p + 1) * n) };
+                let lanes = 0..PANEL_ROWS.min(strip.len() - p * PANEL_ROWS);
+                let column = first - rows.start + p * PANEL_ROWS;
+                (panel, Place { lanes, column }, Ahead::NOTHING)
             });
         }
     }

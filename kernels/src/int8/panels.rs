@@ -1,11 +1,15 @@
-//! Weights in panels: each panel meets every token, straight from where it lies.
+//! Weights in panels: they meet every token straight from where they lie.
 
 use super::Int8;
-use super::tile::{Ahead, Place, multiply_panel};
+use super::tile::{Ahead, Place, multiply_panels};
 use crate::mat::MatMut;
-use crate::panels::{PANEL_ROWS, PanelMatrix};
+use crate::panels::{PANEL_ROWS, PanelGroup, PanelMatrix};
 use crate::quant::Quantized;
 use std::ops::Range;
+
+/// Bytes of panels, at the most, that meet a tile of tokens one after the other, if these are more than one: they stay in the
+/// second-level cache from one tile to the next, and the tile's tokens in the first while the panels go by.
+const STRIP_BYTES: usize = 96 << 10;
 
 /// `out[t][i] = w[rows.start + i] · x[t]`
 #[inline(always)]
@@ -16,13 +20,15 @@ pub(crate) fn matmul_panels<K: Int8>(
     x: &Quantized,
     mut out: MatMut<f32>,
 ) {
-    for p in rows.start / PANEL_ROWS..rows.end.div_ceil(PANEL_ROWS) {
-        let first = p * PANEL_ROWS;
-        let own = rows.start.max(first)..rows.end.min(first + PANEL_ROWS);
-        let place = Place { lanes: own.start - first..own.end - first, column: own.start - rows.start };
-        let panel = w.panel(p);
-        let (at, groups) = (panel.values.as_ptr(), w.groups());
-        let ahead = |tile, tiles| Ahead::of(at, groups, tile, tiles);
-        multiply_panel(k, &panel, 0..groups, x, &mut out, &place, ahead);
+    let (panels, groups) = (rows.start / PANEL_ROWS..rows.end.div_ceil(PANEL_ROWS), w.groups());
+    let strip_panels = (STRIP_BYTES / (groups * size_of::<PanelGroup>()).max(1)).max(1);
+    for first in panels.clone().step_by(strip_panels) {
+        let strip = first..(first + strip_panels).min(panels.end);
+        multiply_panels(k, strip, 0..groups, x, &mut out, |p, tile| {
+            let (panel, first) = (w.panel(p), p * PANEL_ROWS);
+            let own = rows.start.max(first)..rows.end.min(first + PANEL_ROWS);
+            let place = Place { lanes: own.start - first..own.end - first, column: own.start - rows.start };
+            (panel, place, Ahead::of(panel.values, strip_panels * groups, tile))
+        });
     }
 }

@@ -40,18 +40,16 @@ impl Ahead {
     /// Nothing.
     pub const NOTHING: Self = Self { first: std::ptr::null(), lines_a_group: 0 };
 
-    /// What tile `tile` of `tiles` asks for, that meets a panel of `groups` groups at `panel`: together they ask for the panel
-    /// behind it, and one that is alone for what lies a fixed distance behind.
-    pub(super) fn of(panel: *const PanelGroup, groups: usize, tile: usize, tiles: usize) -> Self {
+    /// What tile `tile` of `tiles` asks for, that meets the panel `values`: together they ask for as much as it holds `distance`
+    /// groups behind it, and one that is alone for what lies a fixed distance behind.
+    pub(super) fn of(values: &[PanelGroup], distance: usize, (tile, tiles): (usize, usize)) -> Self {
         let lines_a_group = QUADS.div_ceil(tiles);
         match tile * lines_a_group {
             QUADS.. => Self::NOTHING,
             line => {
-                let distance = if tiles == 1 { PREFETCH_GROUPS } else { groups };
-                Self {
-                    first: panel.wrapping_add(distance).wrapping_byte_add(64 * line * groups),
-                    lines_a_group,
-                }
+                let distance = if tiles == 1 { PREFETCH_GROUPS } else { distance };
+                let first = values.as_ptr().wrapping_add(distance);
+                Self { first: first.wrapping_byte_add(64 * line * values.len()), lines_a_group }
             }
         }
     }
@@ -110,29 +108,33 @@ pub(crate) fn multiply_tile<K: Int8, S: RowScales, const N: usize>(
     }
 }
 
-/// The products of a panel, which is `groups` of 16 rows, with every token; they replace what is in `out`, or are added to it
-/// if there are groups before.
+/// The products of some panels, which are `groups` of their rows, with every token; they replace what is in `out`, or are added
+/// to it if there are groups before.
+///
+/// `panel(p, tile, tiles)` is panel `p` for tile `tile` of `tiles`. All panels meet a tile before the next one does.
 #[inline(always)]
-pub(super) fn multiply_panel<K: Int8, S: RowScales>(
+pub(super) fn multiply_panels<'p, K: Int8, S: RowScales + 'p>(
     k: K,
-    panel: &Panel<S>,
+    panels: Range<usize>,
     groups: Range<usize>,
     x: &Quantized,
     out: &mut MatMut<f32>,
-    place: &Place,
-    mut ahead: impl FnMut(usize, usize) -> Ahead,
+    mut panel: impl FnMut(usize, (usize, usize)) -> (Panel<'p, S>, Place, Ahead),
 ) {
     // Tiles of equal size: one of few tokens costs nearly what a full one does.
     let tiles = x.tokens().div_ceil(K::TILE_TOKENS);
     let mut token = 0;
     for tile in 0..tiles {
         let n = (x.tokens() - token).div_ceil(tiles - tile);
-        let ahead = ahead(tile, tiles);
         macro_rules! tiles {
             ($($n:literal)*) => {
                 match n {
                     $($n if $n <= K::TILE_TOKENS => {
-                        add_tile::<K, S, $n>(k, panel, groups.clone(), ahead, x, token, out, place);
+                        let tokens = tokens::<$n>(x, token, &groups);
+                        for p in panels.clone() {
+                            let (panel, place, ahead) = panel(p, (tile, tiles));
+                            add_tile(k, &panel, ahead, &tokens, out, token, &place, groups.start > 0);
+                        }
                     })*
                     _ => unreachable!("more tokens than a tile has"),
                 }
@@ -143,32 +145,42 @@ pub(super) fn multiply_panel<K: Int8, S: RowScales>(
     }
 }
 
-/// One tile of [`multiply_panel`].
+/// Some groups of tokens `first..first + N`.
+#[inline(always)]
+fn tokens<'x, const N: usize>(
+    x: &Quantized<'x>,
+    first: usize,
+    groups: &Range<usize>,
+) -> [TokenGroups<'x>; N] {
+    let mut tokens = [TokenGroups::new(x, first, groups.clone()); N];
+    for (i, token) in tokens.iter_mut().enumerate().skip(1) {
+        *token = TokenGroups::new(x, first + i, groups.clone());
+    }
+    tokens
+}
+
+/// The products of one panel with tokens `token..token + N`; they replace what is in `out`, or are added to it.
 #[inline(always)]
 #[expect(clippy::too_many_arguments, reason = "a loop's body")]
 fn add_tile<K: Int8, S: RowScales, const N: usize>(
     k: K,
     panel: &Panel<S>,
-    groups: Range<usize>,
     ahead: Ahead,
-    x: &Quantized,
-    token: usize,
+    tokens: &[TokenGroups; N],
     out: &mut MatMut<f32>,
+    token: usize,
     place: &Place,
+    adds: bool,
 ) {
     let Place { lanes, column } = place.clone();
     let columns = column..column + lanes.len();
     let mut acc = [[0.0; PANEL_ROWS]; N];
-    if groups.start > 0 {
+    if adds {
         for (i, acc) in acc.iter_mut().enumerate() {
             acc[lanes.clone()].copy_from_slice(&out.row(token + i)[columns.clone()]);
         }
     }
-    let mut tokens = [TokenGroups::new(x, token, groups.clone()); N];
-    for (i, token_groups) in tokens.iter_mut().enumerate().skip(1) {
-        *token_groups = TokenGroups::new(x, token + i, groups.clone());
-    }
-    k.tile(panel, ahead, &tokens, &mut acc);
+    k.tile(panel, ahead, tokens, &mut acc);
     for (i, acc) in acc.iter().enumerate() {
         let row = &mut out.row(token + i)[columns.clone()];
         match (row.first_chunk_mut(), lanes.len()) {

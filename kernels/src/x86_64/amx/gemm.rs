@@ -52,8 +52,9 @@ pub(super) fn gemm(w: &QMatrix, rows: Range<usize>, x: &Quantized, mut out: MatM
             let mut panels = [Panel { values: &[], scales: &[] }; STRIPE_PANELS];
             let panels = &mut panels[..stripe.len().div_ceil(PANEL_ROWS)];
             for (i, (panel, packed)) in panels.iter_mut().zip(&mut packed).enumerate() {
-                let rows = first + i * PANEL_ROWS..stripe.end;
-                *panel = packed.pack(k, w, rows, stripe_groups.clone(), |_| ());
+                packed.pack(k, w, first + i * PANEL_ROWS..stripe.end, stripe_groups.clone(), 0, |_| ());
+                // SAFETY: these have just been packed.
+                *panel = unsafe { packed.panel(0..stripe_groups.len()) };
             }
             let next = match stripe_groups.end < groups {
                 true => (first, stripe_groups.end),
