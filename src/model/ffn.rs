@@ -27,7 +27,7 @@ impl Pass<'_> {
         let [gate, up] = [&layer.gate, &layer.up].map(|tensor| self.weight(tensor));
         let (tokens, n) = (x.tokens(), gate.rows());
         let part = tokens_grain(tokens, 2 * n * gate.cols());
-        let features = rows_grain(n, part, &gate, ActivationsMut::FEATURES).min(buffers.features(part));
+        let features = rows_grain(n, &gate, ActivationsMut::FEATURES).min(buffers.features(part));
         let split: [&Split<_>; 2] = [&ActivationsMut::split_tokens, &ActivationsMut::split_features];
         let work = |mut out: ActivationsMut, tokens: Range<usize>, rows: Range<usize>| {
             let (x, len) = (x.part(tokens), rows.len());

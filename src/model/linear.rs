@@ -9,20 +9,15 @@ use crate::format::bin::Tensor;
 use crate::parallel::fork::{Split, fork2, grain};
 use crate::parallel::threads::PerThread;
 
-/// Bytes of weights that a piece of work reads at the least, where few tokens meet them: a few microseconds' worth, several
-/// times what handing it over takes.
+/// Bytes of weights that a piece of work reads at the least: two microseconds' worth, several times what handing it over
+/// takes.
 const PIECE_BYTES: usize = 48 << 10;
 
-/// So many tokens cost little more than one, since the weights are what takes the time. With more the same bytes are more work:
-/// then pieces of fewer bytes are long enough, and no thread waits long for the last.
-const FEW_TOKENS: usize = 4;
-
-/// How many of `n` output features a piece of a product of `tokens` tokens with `w` has: a multiple of `multiple` and of the rows
-/// that the weight's kernels take together.
-pub(super) fn rows_grain(n: usize, tokens: usize, w: &Weight, multiple: usize) -> usize {
+/// How many of `n` output features a piece of a product with `w` has: a multiple of `multiple` and of the rows that the
+/// weight's kernels take together.
+pub(super) fn rows_grain(n: usize, w: &Weight, multiple: usize) -> usize {
     let multiple = multiple.next_multiple_of(w.row_granule());
-    let bytes = PIECE_BYTES / tokens.div_ceil(FEW_TOKENS).max(1);
-    grain(n, (bytes / w.row_bytes().max(1)).next_multiple_of(multiple).max(multiple))
+    grain(n, (PIECE_BYTES / w.row_bytes().max(1)).next_multiple_of(multiple).max(multiple))
 }
 
 /// Fewest tokens that a product is split into: each part reads the weights anew.
@@ -47,8 +42,7 @@ impl Pass<'_> {
         let (tokens, features) = (out.rows(), out.cols());
         // All have as many columns, since they have one input.
         let Some(first) = weights.first().map(|tensor| self.weight(tensor)) else { return };
-        let part = tokens_grain(tokens, features * first.cols());
-        let grain = [part, rows_grain(features, part, &first, 1)];
+        let grain = [tokens_grain(tokens, features * first.cols()), rows_grain(features, &first, 1)];
         let split: [&Split<_>; 2] = [&MatMut::split_rows, &MatMut::split_cols];
         fork2(self.team, out, [0..tokens, 0..features], grain, split, &|out, tokens, features| {
             let x = x.part(tokens);
@@ -82,7 +76,7 @@ impl Pass<'_> {
         let w = self.weight(tensor);
         let (tokens, features) = (residual.rows(), residual.cols());
         let part = tokens_grain(tokens, features * w.cols());
-        let grain = [part, rows_grain(features, part, &w, 1).min(buffers.features(part))];
+        let grain = [part, rows_grain(features, &w, 1).min(buffers.features(part))];
         let split: [&Split<_>; 2] = [&MatMut::split_rows, &MatMut::split_cols];
         fork2(self.team, residual, [0..tokens, 0..features], grain, split, &|mut residual, tokens, rows| {
             let (x, len) = (x.part(tokens), rows.len());
@@ -135,15 +129,10 @@ mod tests {
     #[test]
     fn pieces_of_the_wide_test_models() {
         let threads = Threads::new(2).unwrap();
-        for (rows, cols, one, many) in
-            [(448, 192, 240, 32), (192, 320, 144, 16), (2112, 192, 240, 96), (192, 2112, 32, 16)]
-        {
+        for (rows, cols, expected) in [(448, 192, 240), (192, 320, 144), (2112, 192, 240), (192, 2112, 32)] {
             let (values, scales) = (vec![0; rows * cols], vec![1.0; rows * cols / GROUP]);
             let w = Weight::Int8(QMatrix::new(&values, &scales, rows, cols));
-            for (tokens, expected) in [(1, one), (FEW_TOKENS, one), (40, many)] {
-                let pieces = threads.install(|| rows_grain(rows, tokens, &w, 1));
-                assert_eq!(pieces, expected, "{rows} × {cols}, {tokens} tokens");
-            }
+            assert_eq!(threads.install(|| rows_grain(rows, &w, 1)), expected, "{rows} × {cols}");
         }
     }
 }
