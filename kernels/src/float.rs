@@ -5,9 +5,10 @@
 //! instruction set's features switched on, or the intrinsics would become calls.
 
 use crate::half::f16;
+use crate::int4::Int4Matrix;
 use crate::mat::MatMut;
 use crate::panels::PanelMatrix;
-use crate::quant::{GROUP, Outlier, QMatrix, QUAD, QuantizedRow, TINY};
+use crate::quant::{GROUP, Outlier, PARTS, QMatrix, QUAD, QuantizedGroup, QuantizedRow, TINY};
 use crate::scalar::{
     self, EXP_LN2_HI, EXP_LN2_LO, EXP_MAX, EXP_MIN, EXP_POLY, EXP_ROUND, LANES, OUTLIER_RATIO,
 };
@@ -144,11 +145,11 @@ fn quantize_groups<S: Simd>(
 }
 
 #[inline(always)]
-fn quantize_group<S: Simd>(s: S, x: [S::F32; 4], q: &mut [i8; GROUP]) -> (f32, i32, Outlier) {
+fn quantize_group<S: Simd>(s: S, x: [S::F32; 4], q: &mut [i8; GROUP]) -> QuantizedGroup {
     let absmax = f32::from_bits(largest_bits(s, &x));
     if !absmax.is_finite() || absmax < TINY {
         q.fill(0);
-        return (if absmax < TINY { 0.0 } else { f32::NAN }, 0, Outlier::default());
+        return QuantizedGroup::zeros(if absmax < TINY { 0.0 } else { f32::NAN });
     }
     let outlier = outlier_quad(s, &x, absmax);
     let limit = match outlier {
@@ -156,13 +157,14 @@ fn quantize_group<S: Simd>(s: S, x: [S::F32; 4], q: &mut [i8; GROUP]) -> (f32, i
         None => absmax,
     };
     let inverse = s.splat(127.0 / limit);
-    let mut sum = s.round(s.splat(0.0));
+    let mut sums = [0; PARTS];
     let mut whole = [0; GROUP];
-    for ((x, q), whole) in x.iter().zip(q.as_chunks_mut().0).zip(whole.as_chunks_mut().0) {
+    let parts = q.as_chunks_mut().0.iter_mut().zip(whole.as_chunks_mut().0);
+    for ((x, sum), (q, whole)) in x.iter().zip(&mut sums).zip(parts) {
         let rounded = s.round(s.mul(*x, inverse));
         s.store_i8(rounded, q);
         s.store_i32(rounded, whole);
-        sum = s.add_i32(sum, rounded);
+        *sum = s.sum_i32(rounded);
     }
     let outlier = match outlier {
         Some(quad) => {
@@ -171,7 +173,7 @@ fn quantize_group<S: Simd>(s: S, x: [S::F32; 4], q: &mut [i8; GROUP]) -> (f32, i
         }
         None => Outlier::default(),
     };
-    (limit / 127.0, s.sum_i32(sum), outlier)
+    QuantizedGroup::new(limit / 127.0, sums, outlier)
 }
 
 /// The bits of the largest absolute value. As integers these order as the floats do, and a NaN lies above infinity.
@@ -241,6 +243,20 @@ pub(crate) fn dequantize_panel_row<S: Simd>(s: S, w: &PanelMatrix, row: usize, o
         let scale = s.splat(scale.to_f32());
         for (out, q) in out.as_chunks_mut().0.iter_mut().zip(values.as_chunks().0) {
             s.store(s.mul(s.load_i8(q), scale), out);
+        }
+    }
+}
+
+#[inline(always)]
+pub(crate) fn dequantize_int4_row<S: Simd>(s: S, w: &Int4Matrix, row: usize, out: &mut [f32]) {
+    let row_scale = s.splat(w.row_scale(row));
+    for (g, out) in out.as_chunks_mut::<GROUP>().0.iter_mut().enumerate() {
+        for (part, out) in out.as_chunks_mut().0.iter_mut().enumerate() {
+            let mut whole = [0.0; LANES];
+            for (k, whole) in whole.iter_mut().enumerate() {
+                *whole = w.weight(row, g * GROUP + part * LANES + k) as f32;
+            }
+            s.store(s.mul(s.load(&whole), row_scale), out);
         }
     }
 }

@@ -23,6 +23,7 @@ mod activations;
 mod attention;
 mod dispatch;
 mod float;
+mod int4;
 mod int8;
 mod mat;
 mod memory;
@@ -43,6 +44,7 @@ pub use activations::{
 };
 pub use dispatch::{Isa, IsaError, Kernels};
 pub use half;
+pub use int4::{CODE_SPAN, INT4_LIMIT, Int4Matrix, Int4Scales};
 pub use mat::MatMut;
 pub use memory::{Aligned, Allocator};
 pub use panels::{PANEL_ROWS, PanelMatrix};
@@ -91,6 +93,23 @@ impl Kernels {
         assert_eq!(out.len(), w.cols(), "dequantised row");
         // SAFETY: lengths checked; the handle proves the CPU has the instructions.
         unsafe { (self.table.dequantize_panel_row)(w, row, out) }
+    }
+
+    /// `out[t][i] = w[rows.start + i] · x[t]` for int4 weights in panels: see [`scalar::matmul_int4`].
+    ///
+    /// As [`Kernels::matmul_panels`].
+    pub fn matmul_int4(self, w: &Int4Matrix, rows: Range<usize>, x: &Quantized, out: MatMut<f32>) {
+        assert_product((w.rows(), w.cols()), &rows, x, &out);
+        // SAFETY: lengths checked; the handle proves the CPU has the instructions.
+        unsafe { (self.table.matmul_int4)(w, rows, x, out) }
+    }
+
+    /// Row `row` of `w` in f32, `w.cols()` values: see [`scalar::dequantize_int4_row`].
+    pub fn dequantize_int4_row(self, w: &Int4Matrix, row: usize, out: &mut [f32]) {
+        assert!(row < w.rows(), "row {row} of {}", w.rows());
+        assert_eq!(out.len(), w.cols(), "dequantised row");
+        // SAFETY: lengths checked; the handle proves the CPU has the instructions.
+        unsafe { (self.table.dequantize_int4_row)(w, row, out) }
     }
 
     /// Row `row` of `w` in f32, `w.cols()` values: see [`scalar::dequantize_row`].

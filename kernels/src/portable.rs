@@ -1,9 +1,10 @@
 //! For any CPU: the `wide` crate's vectors, compiled for what the target guarantees (SSE2 on x86-64, NEON on aarch64).
 
 use crate::half::f16;
+use crate::int4::Int4Panel;
 use crate::int8::{Group, GroupsX16, Int8, TokenGroups};
 use crate::panels::{PANEL_ROWS, PanelGroup, QUADS};
-use crate::quant::{GROUP, Outlier};
+use crate::quant::{GROUP, Outlier, PARTS, QUAD};
 use crate::scalar::{self, LANES};
 use crate::simd::Simd;
 use std::array::from_fn;
@@ -143,10 +144,6 @@ impl Simd for Portable {
         v.round_float()
     }
     #[inline(always)]
-    fn add_i32(self, a: i32x16, b: i32x16) -> i32x16 {
-        a + b
-    }
-    #[inline(always)]
     fn max_i32(self, a: i32x16, b: i32x16) -> i32x16 {
         a.max(b)
     }
@@ -216,6 +213,42 @@ unsafe impl Int8 for Portable {
                 for (dot, pair) in dots[first..].iter_mut().zip(pairs.to_array().as_chunks().0) {
                     let [even, odd]: [i32; 2] = *pair;
                     *dot = even + odd;
+                }
+            }
+        }
+        dots.map(i32x16::new)
+    }
+
+    /// With whole weights: they fit in i16, and their products with whole activations add up in i32.
+    #[inline(always)]
+    fn int4_dots<const N: usize>(self, w: &Int4Panel, x: &[TokenGroups; N], g: usize) -> [i32x16; N] {
+        let mut dots = [[0; PANEL_ROWS]; N];
+        let mut wide = [[0; GROUP]; N];
+        for (wide, x) in wide.iter_mut().zip(x) {
+            *wide = widen(&x.values[g], &x.outliers[g]);
+        }
+        let codes = w.codes_of(g);
+        let (mut scales, mut minimums) = ([[0; PANEL_ROWS]; PARTS], [[0; PANEL_ROWS]; PARTS]);
+        for part in 0..PARTS {
+            (scales[part], minimums[part]) = w.part(g, part);
+        }
+        for first in (0..PANEL_ROWS).step_by(4) {
+            let mut pairs = [i32x8::splat(0); N];
+            for (q, codes) in codes.iter().enumerate() {
+                let (scales, minimums) = (&scales[q / PARTS], &minimums[q / PARTS]);
+                let w = i16x16::new(from_fn(|i| {
+                    let r = first + i / QUAD;
+                    (scales[r].wrapping_mul(i16::from(codes[r][i % QUAD]))).wrapping_sub(minimums[r])
+                }));
+                for (pairs, x) in pairs.iter_mut().zip(&wide) {
+                    let quad = x.as_chunks::<QUAD>().0[q];
+                    *pairs += w.dot(i16x16::new(from_fn(|i| quad[i % QUAD])));
+                }
+            }
+            for (dots, pairs) in dots.iter_mut().zip(pairs) {
+                for (dot, pair) in dots[first..].iter_mut().zip(pairs.to_array().as_chunks().0) {
+                    let [even, odd]: [i32; 2] = *pair;
+                    *dot = even.wrapping_add(odd);
                 }
             }
         }

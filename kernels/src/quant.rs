@@ -16,6 +16,14 @@ use std::ops::Range;
 /// Values that share a scale.
 pub const GROUP: usize = 64;
 
+/// Values of a group that are summed together beside the whole: so many columns share a scale of [`Int4Matrix`].
+///
+/// [`Int4Matrix`]: crate::Int4Matrix
+pub(crate) const PART: usize = 16;
+
+/// Parts of a group.
+pub(crate) const PARTS: usize = GROUP / PART;
+
 /// Values that an [`Outlier`] extends: a quad starts at a multiple of 4 in its group, and a token's last may be short.
 pub const QUAD: usize = 4;
 
@@ -158,6 +166,7 @@ pub struct Quantized<'a> {
     values: &'a [i8],
     scales: &'a [f32],
     sums: &'a [i32],
+    part_sums: &'a [[i16; PARTS]],
     outliers: &'a [Outlier],
     tokens: usize,
     cols: usize,
@@ -179,6 +188,7 @@ impl<'a> Quantized<'a> {
             values: &self.values[tokens.start * self.stride()..tokens.end * self.stride()],
             scales: &self.scales[groups.clone()],
             sums: &self.sums[groups.clone()],
+            part_sums: &self.part_sums[groups.clone()],
             outliers: &self.outliers[groups],
             tokens: tokens.len(),
             cols: self.cols,
@@ -217,6 +227,11 @@ impl<'a> Quantized<'a> {
         self.sums
     }
 
+    /// `[tokens][groups]` sums of each 16 of a group's values, without outliers' high parts.
+    pub fn part_sums(&self) -> &'a [[i16; PARTS]] {
+        self.part_sums
+    }
+
     /// `[tokens][groups]` outliers.
     pub fn outliers(&self) -> &'a [Outlier] {
         self.outliers
@@ -225,7 +240,7 @@ impl<'a> Quantized<'a> {
     /// `[cols]` values of one token, −127..=127, an outlier's low part among them.
     ///
     /// # Panics
-    /// If `token` is out of range, as the three below.
+    /// If `token` is out of range, as the four below.
     pub fn token_values(&self, token: usize) -> &'a [i8] {
         &self.values[token * self.stride()..][..self.cols]
     }
@@ -233,6 +248,11 @@ impl<'a> Quantized<'a> {
     /// `[groups]` sums of one token's groups.
     pub fn token_sums(&self, token: usize) -> &'a [i32] {
         &self.sums[token * self.groups()..][..self.groups()]
+    }
+
+    /// `[groups]` sums of each 16 values of one token's groups.
+    pub fn token_part_sums(&self, token: usize) -> &'a [[i16; PARTS]] {
+        &self.part_sums[token * self.groups()..][..self.groups()]
     }
 
     /// `[groups]` outliers of one token's groups.
@@ -252,6 +272,7 @@ pub struct QuantizedBuf {
     values: Aligned<i8>,
     scales: Aligned<f32>,
     sums: Aligned<i32>,
+    part_sums: Aligned<[i16; PARTS]>,
     outliers: Aligned<Outlier>,
     cols: usize,
 }
@@ -264,6 +285,7 @@ impl QuantizedBuf {
             values: memory.aligned(max_tokens * token_stride(cols)),
             scales: memory.aligned(groups),
             sums: memory.aligned(groups),
+            part_sums: memory.aligned(groups),
             outliers: memory.aligned(groups),
             cols,
         }
@@ -279,6 +301,7 @@ impl QuantizedBuf {
             values: &self.values[..tokens * token_stride(self.cols)],
             scales: &self.scales[..groups],
             sums: &self.sums[..groups],
+            part_sums: &self.part_sums[..groups],
             outliers: &self.outliers[..groups],
             tokens,
             cols: self.cols,
@@ -296,6 +319,7 @@ impl QuantizedBuf {
             values: values.split_cols(self.cols).0,
             scales: MatMut::new(&mut self.scales[..tokens * groups], tokens, groups),
             sums: MatMut::new(&mut self.sums[..tokens * groups], tokens, groups),
+            part_sums: MatMut::new(&mut self.part_sums[..tokens * groups], tokens, groups),
             outliers: MatMut::new(&mut self.outliers[..tokens * groups], tokens, groups),
         }
     }
@@ -306,6 +330,7 @@ pub struct QuantizedMut<'a> {
     values: MatMut<'a, i8>,
     scales: MatMut<'a, f32>,
     sums: MatMut<'a, i32>,
+    part_sums: MatMut<'a, [i16; PARTS]>,
     outliers: MatMut<'a, Outlier>,
 }
 
@@ -329,6 +354,7 @@ impl<'a> QuantizedMut<'a> {
             values: self.values.row(token),
             scales: self.scales.row(token),
             sums: self.sums.row(token),
+            part_sums: self.part_sums.row(token),
             outliers: self.outliers.row(token),
         }
     }
@@ -342,9 +368,10 @@ impl<'a> QuantizedMut<'a> {
         let (v0, v1) = self.values.split_cols(col);
         let (s0, s1) = self.scales.split_cols(col / GROUP);
         let (t0, t1) = self.sums.split_cols(col / GROUP);
+        let (p0, p1) = self.part_sums.split_cols(col / GROUP);
         let (o0, o1) = self.outliers.split_cols(col / GROUP);
-        let left = Self { values: v0, scales: s0, sums: t0, outliers: o0 };
-        (left, Self { values: v1, scales: s1, sums: t1, outliers: o1 })
+        let left = Self { values: v0, scales: s0, sums: t0, part_sums: p0, outliers: o0 };
+        (left, Self { values: v1, scales: s1, sums: t1, part_sums: p1, outliers: o1 })
     }
 
     /// The first `token` tokens, and the rest.
@@ -355,9 +382,10 @@ impl<'a> QuantizedMut<'a> {
         let (v0, v1) = self.values.split_rows(token);
         let (s0, s1) = self.scales.split_rows(token);
         let (t0, t1) = self.sums.split_rows(token);
+        let (p0, p1) = self.part_sums.split_rows(token);
         let (o0, o1) = self.outliers.split_rows(token);
-        let above = Self { values: v0, scales: s0, sums: t0, outliers: o0 };
-        (above, Self { values: v1, scales: s1, sums: t1, outliers: o1 })
+        let above = Self { values: v0, scales: s0, sums: t0, part_sums: p0, outliers: o0 };
+        (above, Self { values: v1, scales: s1, sums: t1, part_sums: p1, outliers: o1 })
     }
 }
 
@@ -369,6 +397,8 @@ pub struct QuantizedRow<'a> {
     pub scales: &'a mut [f32],
     /// The sum of each group's values, its outlier's high parts included.
     pub sums: &'a mut [i32],
+    /// The sums of each 16 of a group's values, without its outlier's high parts.
+    pub part_sums: &'a mut [[i16; PARTS]],
     /// Each group's outlier.
     pub outliers: &'a mut [Outlier],
 }
@@ -378,13 +408,43 @@ impl QuantizedRow<'_> {
         assert_eq!(self.values.len(), len, "quantised values");
         assert_eq!(self.scales.len(), len.div_ceil(GROUP), "quantised scales");
         assert_eq!(self.sums.len(), len.div_ceil(GROUP), "quantised sums");
+        assert_eq!(self.part_sums.len(), len.div_ceil(GROUP), "quantised parts' sums");
         assert_eq!(self.outliers.len(), len.div_ceil(GROUP), "quantised outliers");
     }
 
     /// Writes what quantising group `g` gave beside its values.
     #[inline(always)]
-    pub(crate) fn set(&mut self, g: usize, (scale, sum, outlier): (f32, i32, Outlier)) {
-        (self.scales[g], self.sums[g], self.outliers[g]) = (scale, sum, outlier);
+    pub(crate) fn set(&mut self, g: usize, group: QuantizedGroup) {
+        (self.scales[g], self.outliers[g]) = (group.scale, group.outlier);
+        (self.sums[g], self.part_sums[g]) = (group.sum, group.part_sums);
+    }
+}
+
+/// What quantising a group gives beside its values.
+pub(crate) struct QuantizedGroup {
+    pub scale: f32,
+    /// Of all values, whole.
+    pub sum: i32,
+    /// Of each 16 values, without the outlier's high parts.
+    pub part_sums: [i16; PARTS],
+    pub outlier: Outlier,
+}
+
+impl QuantizedGroup {
+    /// A group of zeros.
+    #[inline(always)]
+    pub fn zeros(scale: f32) -> Self {
+        Self { scale, sum: 0, part_sums: [0; PARTS], outlier: Outlier::default() }
+    }
+
+    /// `whole_sums` are the sums of each 16 values, whole.
+    #[inline(always)]
+    pub fn new(scale: f32, whole_sums: [i32; PARTS], outlier: Outlier) -> Self {
+        let sum = whole_sums.iter().sum();
+        let mut part_sums = whole_sums;
+        let high: i32 = outlier.high.into_iter().map(i32::from).sum();
+        part_sums[outlier.quad_index() * QUAD / PART] -= 128 * high;
+        Self { scale, sum, part_sums: part_sums.map(|sum| sum as i16), outlier }
     }
 }
 

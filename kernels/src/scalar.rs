@@ -5,9 +5,12 @@
 //! [`LANES`] running values, element `i` going to lane `i % 16`, which are then folded 16 → 8 → 4 → 2 → 1.
 
 use crate::half::f16;
+use crate::int4::Int4Matrix;
 use crate::mat::MatMut;
 use crate::panels::PanelMatrix;
-use crate::quant::{GROUP, Outlier, QMatrix, QUAD, Quantized, QuantizedRow, TINY, group_end};
+use crate::quant::{
+    GROUP, Outlier, PART, PARTS, QMatrix, QUAD, Quantized, QuantizedGroup, QuantizedRow, TINY, group_end,
+};
 use std::ops::Range;
 
 /// Running values a float reduction keeps.
@@ -84,13 +87,13 @@ pub fn quantize(x: &[f32], mut out: QuantizedRow) {
     }
 }
 
-/// One group (64 values, or the short last one of a token): returns its scale, the sum of its values and its outlier.
+/// One group (64 values, or the short last one of a token): returns its scale, the sums of its values and its outlier.
 ///
 /// A value is `round(x · (127 / limit))`, ties to even, and the scale `limit / 127`. The limit is the largest absolute
 /// value, `top`; but where that is at least 1.5 times the largest outside its quad, `rest`, it is `rest`, or
 /// `top / 128` if that is larger. Then the quad's values, up to 128·127, are split: `high = (v + 64) >> 7`, and what
 /// is left, −64..=63, stays among the values.
-fn quantize_group(x: &[f32], q: &mut [i8]) -> (f32, i32, Outlier) {
+fn quantize_group(x: &[f32], q: &mut [i8]) -> QuantizedGroup {
     let (mut top, mut rest, mut quad) = (0, 0, 0);
     for (j, x) in x.chunks(QUAD).enumerate() {
         // As integers the absolute values order as the floats do, and a NaN lies above infinity.
@@ -104,7 +107,7 @@ fn quantize_group(x: &[f32], q: &mut [i8]) -> (f32, i32, Outlier) {
     let absmax = f32::from_bits(top);
     if top >= f32::INFINITY.to_bits() || absmax < TINY {
         q.fill(0);
-        return (if absmax < TINY { 0.0 } else { f32::NAN }, 0, Outlier::default());
+        return QuantizedGroup::zeros(if absmax < TINY { 0.0 } else { f32::NAN });
     }
     let rest = f32::from_bits(rest);
     let stands_out = absmax >= OUTLIER_RATIO * rest;
@@ -118,7 +121,9 @@ fn quantize_group(x: &[f32], q: &mut [i8]) -> (f32, i32, Outlier) {
         true => Outlier::split(values.clone().skip(quad * QUAD), quad, &mut q[quad * QUAD..]),
         false => Outlier::default(),
     };
-    (limit / 127.0, values.sum(), outlier)
+    let mut sums = [0; PARTS];
+    values.enumerate().for_each(|(k, v)| sums[k / PART] += v);
+    QuantizedGroup::new(limit / 127.0, sums, outlier)
 }
 
 /// `out[t][i] = Σ_g (Σ_k w[rows.start + i][k]·x[t][k]) · (1/w_scale · x_scale)`, groups in ascending order.
@@ -169,6 +174,35 @@ pub fn matmul_panels(w: &PanelMatrix, rows: Range<usize>, x: &Quantized, mut out
                 *out += dot as f32 * (w_scale.to_f32() * scales[g]);
             }
         }
+    }
+}
+
+/// `out[t][i] = (Σ_g (Σ_k w[rows.start + i][k]·x[t][k]) · x_scale) · row_scale`, groups in ascending order, where a weight is the
+/// integer `scale·code − minimum` ([`Int4Matrix::weight`]).
+///
+/// The sum of a group stays exact in i32: 28672·(60·127 + 4·16256) is below 2³¹. It is rounded once, to f32.
+pub fn matmul_int4(w: &Int4Matrix, rows: Range<usize>, x: &Quantized, mut out: MatMut<f32>) {
+    for t in 0..x.tokens() {
+        let (values, scales) = (x.token_values(t).as_chunks::<GROUP>().0, x.token_scales(t));
+        for (out, row) in out.row(t).iter_mut().zip(rows.clone()) {
+            let mut sum = 0.0;
+            for (g, outlier) in x.token_outliers(t).iter().enumerate() {
+                let product = |k| {
+                    let x = i32::from(values[g][k]) + outlier.extra(k);
+                    w.weight(row, g * GROUP + k).wrapping_mul(x)
+                };
+                let dot = (0..GROUP).map(product).fold(0, i32::wrapping_add);
+                sum += dot as f32 * scales[g];
+            }
+            *out = sum * w.row_scale(row);
+        }
+    }
+}
+
+/// `out[c] = (scale·code − minimum) · row_scale`: one row in f32.
+pub fn dequantize_int4_row(w: &Int4Matrix, row: usize, out: &mut [f32]) {
+    for (c, out) in out.iter_mut().enumerate() {
+        *out = w.weight(row, c) as f32 * w.row_scale(row);
     }
 }
 

@@ -69,8 +69,6 @@ pub(crate) trait Simd: Copy {
     fn round(self, v: Self::F32) -> Self::I32;
     /// `v as f32`
     fn to_f32(self, v: Self::I32) -> Self::F32;
-    /// `a + b`, wrapping.
-    fn add_i32(self, a: Self::I32, b: Self::I32) -> Self::I32;
     /// `a.max(b)`
     fn max_i32(self, a: Self::I32, b: Self::I32) -> Self::I32;
     /// The sum of all lanes, wrapping.

@@ -1,6 +1,7 @@
 //! One instruction set's kernels as plain function pointers.
 
 use crate::half::f16;
+use crate::int4::Int4Matrix;
 use crate::mat::MatMut;
 use crate::panels::PanelMatrix;
 use crate::quant::{QMatrix, Quantized, QuantizedRow};
@@ -16,8 +17,10 @@ pub(crate) struct Table {
     pub quantize: unsafe fn(&[f32], QuantizedRow),
     pub matmul_i8: unsafe fn(&QMatrix, Range<usize>, &Quantized, MatMut<f32>),
     pub matmul_panels: unsafe fn(&PanelMatrix, Range<usize>, &Quantized, MatMut<f32>),
+    pub matmul_int4: unsafe fn(&Int4Matrix, Range<usize>, &Quantized, MatMut<f32>),
     pub dequantize_row: unsafe fn(&QMatrix, usize, &mut [f32]),
     pub dequantize_panel_row: unsafe fn(&PanelMatrix, usize, &mut [f32]),
+    pub dequantize_int4_row: unsafe fn(&Int4Matrix, usize, &mut [f32]),
     pub matmul_f32: unsafe fn(&[f32], &[f32], usize, MatMut<f32>),
     pub rms_norm: unsafe fn(&[f32], &[f32], f32, &mut [f32]),
     pub rms_norm_quantize: unsafe fn(&[f32], &[f32], f32, QuantizedRow),
@@ -49,8 +52,10 @@ pub(crate) static SCALAR: Table = Table {
     quantize: scalar::quantize,
     matmul_i8: scalar::matmul_i8,
     matmul_panels: scalar::matmul_panels,
+    matmul_int4: scalar::matmul_int4,
     dequantize_row: scalar::dequantize_row,
     dequantize_panel_row: scalar::dequantize_panel_row,
+    dequantize_int4_row: scalar::dequantize_int4_row,
     matmul_f32: scalar::matmul_f32,
     rms_norm: scalar::rms_norm,
     rms_norm_quantize: scalar::rms_norm_quantize,
@@ -82,14 +87,15 @@ macro_rules! table {
     ($token:ty, $attribute:tt) => {
         pub(crate) static TABLE: $crate::table::Table = {
             use $crate::{
-                BLOCK, MatMut, PanelMatrix, QMatrix, Quantized, QuantizedRow, attention, float, half::f16,
-                int8,
+                BLOCK, Int4Matrix, MatMut, PanelMatrix, QMatrix, Quantized, QuantizedRow, attention, float,
+                half::f16, int8,
             };
 
             $crate::table::kernels! { [$token] $attribute
                 float::quantize(x: &[f32], out: QuantizedRow);
                 float::dequantize_row(w: &QMatrix, row: usize, out: &mut [f32]);
                 float::dequantize_panel_row(w: &PanelMatrix, row: usize, out: &mut [f32]);
+                float::dequantize_int4_row(w: &Int4Matrix, row: usize, out: &mut [f32]);
                 float::matmul_f32(w: &[f32], x: &[f32], cols: usize, out: MatMut<f32>);
                 float::rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]);
                 float::rms_norm_quantize(x: &[f32], weight: &[f32], eps: f32, out: QuantizedRow);
@@ -122,6 +128,9 @@ macro_rules! table {
                 int8::matmul_i8(w: &QMatrix, rows: std::ops::Range<usize>, x: &Quantized, out: MatMut<f32>);
                 int8::matmul_panels(
                     w: &PanelMatrix, rows: std::ops::Range<usize>, x: &Quantized, out: MatMut<f32>
+                );
+                int8::matmul_int4(
+                    w: &Int4Matrix, rows: std::ops::Range<usize>, x: &Quantized, out: MatMut<f32>
                 );
             }
         };

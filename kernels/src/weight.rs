@@ -5,6 +5,7 @@
 use crate::Kernels;
 use crate::activations::{ActivationFormat, Activations};
 use crate::half::f16;
+use crate::int4::Int4Matrix;
 use crate::mat::MatMut;
 use crate::panels::{PANEL_ROWS, PanelMatrix};
 use crate::quant::{GROUP, QMatrix};
@@ -21,6 +22,8 @@ pub enum Weight<'a> {
     Int8(QMatrix<'a>),
     /// Int8 in groups of 64, in panels of 16 rows.
     Int8Panels(PanelMatrix<'a>),
+    /// Int4 in panels of 16 rows.
+    Int4(Int4Matrix<'a>),
 }
 
 /// An f32 matrix, row-major.
@@ -58,6 +61,7 @@ impl Weight<'_> {
             Weight::F32(w) => w.values.len() / w.cols,
             Weight::Int8(w) => w.rows(),
             Weight::Int8Panels(w) => w.rows(),
+            Weight::Int4(w) => w.rows(),
         }
     }
 
@@ -67,6 +71,7 @@ impl Weight<'_> {
             Weight::F32(w) => w.cols,
             Weight::Int8(w) => w.cols(),
             Weight::Int8Panels(w) => w.cols(),
+            Weight::Int4(w) => w.cols(),
         }
     }
 
@@ -74,14 +79,14 @@ impl Weight<'_> {
     pub fn activation(&self) -> ActivationFormat {
         match self {
             Weight::F32(_) => ActivationFormat::F32,
-            Weight::Int8(_) | Weight::Int8Panels(_) => ActivationFormat::Int8,
+            Weight::Int8(_) | Weight::Int8Panels(_) | Weight::Int4(_) => ActivationFormat::Int8,
         }
     }
 
     /// Rows that a kernel takes together: products of multiples of it are the fast ones. A power of two.
     pub fn row_granule(&self) -> usize {
         match self {
-            Weight::F32(_) | Weight::Int8(_) | Weight::Int8Panels(_) => PANEL_ROWS,
+            Weight::F32(_) | Weight::Int8(_) | Weight::Int8Panels(_) | Weight::Int4(_) => PANEL_ROWS,
         }
     }
 
@@ -91,6 +96,7 @@ impl Weight<'_> {
             Weight::F32(w) => size_of::<f32>() * w.cols,
             Weight::Int8(w) => w.cols() + size_of::<f32>() * w.cols().div_ceil(GROUP),
             Weight::Int8Panels(w) => w.cols() + size_of::<f16>() * w.groups(),
+            Weight::Int4(w) => w.row_bytes(),
         }
     }
 }
@@ -107,6 +113,7 @@ impl Kernels {
         match w {
             Weight::Int8(w) => self.matmul_i8(w, rows, &x.int8.expect(MISSING), out),
             Weight::Int8Panels(w) => self.matmul_panels(w, rows, &x.int8.expect(MISSING), out),
+            Weight::Int4(w) => self.matmul_int4(w, rows, &x.int8.expect(MISSING), out),
             Weight::F32(w) => {
                 let values = &w.values[rows.start * w.cols..rows.end * w.cols];
                 let x = x.f32.expect(MISSING);
@@ -126,6 +133,7 @@ impl Kernels {
         match w {
             Weight::Int8(w) => self.dequantize_row(w, row, out),
             Weight::Int8Panels(w) => self.dequantize_panel_row(w, row, out),
+            Weight::Int4(w) => self.dequantize_int4_row(w, row, out),
             Weight::F32(w) => out.copy_from_slice(&w.values[row * w.cols..(row + 1) * w.cols]),
         }
     }

@@ -1,7 +1,9 @@
 //! NEON with the dot product instructions: `sdot` multiplies 16 pairs of signed bytes and adds each four to an i32.
 //! Everything but the int8 matmul is [`neon`](super::neon)'s.
 
+use super::int4;
 use super::neon::{self, Neon};
+use crate::int4::{Int4Matrix, Int4Panel};
 use crate::int8::{self, Group, GroupsX16, Int8, TokenGroups};
 use crate::mat::MatMut;
 use crate::panels::{PANEL_ROWS, PanelGroup, PanelMatrix};
@@ -29,7 +31,7 @@ pub(crate) fn is_available() -> bool {
     neon::is_available() && std::arch::is_aarch64_feature_detected!("dotprod")
 }
 
-pub(crate) static TABLE: Table = Table { matmul_i8, matmul_panels, ..neon::TABLE };
+pub(crate) static TABLE: Table = Table { matmul_i8, matmul_panels, matmul_int4, ..neon::TABLE };
 
 #[target_feature(enable = "neon,dotprod")]
 fn matmul_i8(w: &QMatrix, rows: Range<usize>, x: &Quantized, out: MatMut<f32>) {
@@ -39,6 +41,11 @@ fn matmul_i8(w: &QMatrix, rows: Range<usize>, x: &Quantized, out: MatMut<f32>) {
 #[target_feature(enable = "neon,dotprod")]
 fn matmul_panels(w: &PanelMatrix, rows: Range<usize>, x: &Quantized, out: MatMut<f32>) {
     int8::matmul_panels(DotProd::new(), w, rows, x, out);
+}
+
+#[target_feature(enable = "neon,dotprod")]
+fn matmul_int4(w: &Int4Matrix, rows: Range<usize>, x: &Quantized, out: MatMut<f32>) {
+    int8::matmul_int4(DotProd::new(), w, rows, x, out);
 }
 
 // SAFETY: `pack` writes every quad.
@@ -88,6 +95,11 @@ unsafe impl Int8 for DotProd {
     ) -> [[int32x4_t; 4]; N] {
         isa!(panel_dots(w, x, g))
     }
+
+    #[inline(always)]
+    fn int4_dots<const N: usize>(self, w: &Int4Panel, x: &[TokenGroups; N], g: usize) -> [[int32x4_t; 4]; N] {
+        isa!(int4_dots(w, x, g))
+    }
 }
 
 /// See [`Int8::panel_dots`].
@@ -107,11 +119,40 @@ fn panel_dots<const N: usize>(w: &PanelGroup, x: &[TokenGroups; N], g: usize) ->
             // SAFETY: 16 of 64 values.
             *quads = unsafe { vld1q_s8(x.values[g].as_ptr().add(16 * k)) };
         }
-        step::<0, N>(&w[0], &quads, &mut dots);
-        step::<1, N>(&w[1], &quads, &mut dots);
-        step::<2, N>(&w[2], &quads, &mut dots);
-        step::<3, N>(&w[3], &quads, &mut dots);
+        step::<0, N>(load(&w[0]), &quads, &mut dots);
+        step::<1, N>(load(&w[1]), &quads, &mut dots);
+        step::<2, N>(load(&w[2]), &quads, &mut dots);
+        step::<3, N>(load(&w[3]), &quads, &mut dots);
     }
+    dots
+}
+
+/// See [`Int8::int4_dots`].
+#[inline]
+#[target_feature(enable = "neon,dotprod")]
+fn int4_dots<const N: usize>(w: &Int4Panel, x: &[TokenGroups; N], g: usize) -> [[int32x4_t; 4]; N] {
+    let table = int4::table(w);
+    let mut dots = [[vdupq_n_s32(0); 4]; N];
+    for (part, octs) in w.nibbles[g].as_chunks::<2>().0.iter().enumerate() {
+        let mut parts = [[vdupq_n_s32(0); 4]; N];
+        let mut quads = [vdupq_n_s8(0); N];
+        for (quads, x) in quads.iter_mut().zip(x) {
+            // SAFETY: 16 of 64 values.
+            *quads = unsafe { vld1q_s8(x.values[g].as_ptr().add(16 * part)) };
+        }
+        let [[a, b], [c, d]] = [int4::codes(table, &octs[0]), int4::codes(table, &octs[1])];
+        step::<0, N>(a, &quads, &mut parts);
+        step::<1, N>(b, &quads, &mut parts);
+        step::<2, N>(c, &quads, &mut parts);
+        step::<3, N>(d, &quads, &mut parts);
+        let scales = int4::PartScales::new(w, g, part);
+        for ((dots, parts), x) in dots.iter_mut().zip(parts).zip(x) {
+            for (quarter, (dots, sum)) in dots.iter_mut().zip(parts).enumerate() {
+                *dots = scales.add(*dots, sum, x.part_sums[g][part], quarter);
+            }
+        }
+    }
+    int4::add_outliers(&mut dots, w, x, g);
     dots
 }
 
@@ -128,16 +169,22 @@ fn outlier_rows(w: &[[i8; QUAD]; PANEL_ROWS], outlier: &Outlier) -> [int32x4_t; 
     dots
 }
 
+/// One quad of a panel's 16 rows.
+#[inline]
+#[target_feature(enable = "neon,dotprod")]
+fn load(quad: &[[i8; QUAD]; PANEL_ROWS]) -> int8x16x4_t {
+    // SAFETY: 16 rows of four bytes.
+    unsafe { vld1q_s8_x4(quad.as_ptr().cast()) }
+}
+
 /// Adds to `dots` the products of one quad of 16 rows with quad `LANE` of each token's 16 values.
 #[inline]
 #[target_feature(enable = "neon,dotprod")]
 fn step<const LANE: i32, const N: usize>(
-    w: &[[i8; QUAD]; PANEL_ROWS],
+    w: int8x16x4_t,
     quads: &[int8x16_t; N],
     dots: &mut [[int32x4_t; 4]; N],
 ) {
-    // SAFETY: 16 rows of four bytes.
-    let w = unsafe { vld1q_s8_x4(w.as_ptr().cast()) };
     for (dots, quads) in dots.iter_mut().zip(quads) {
         dots[0] = sdot_lane::<LANE>(dots[0], w.0, *quads);
         dots[1] = sdot_lane::<LANE>(dots[1], w.1, *quads);

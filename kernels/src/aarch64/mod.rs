@@ -1,4 +1,5 @@
 //! aarch64.
 
 pub(crate) mod dotprod;
+mod int4;
 pub(crate) mod neon;

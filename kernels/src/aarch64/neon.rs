@@ -1,7 +1,9 @@
 //! NEON as every aarch64 CPU has it: 16 lanes are four registers. `smull` and `smlal` add two products of bytes in
 //! i16 (2·128·127 fits), `sadalp` adds pairs of those to i32.
 
+use super::int4;
 use crate::half::f16;
+use crate::int4::Int4Panel;
 use crate::int8::{self, Group, GroupsX16, Int8, TokenGroups, any_outlier};
 use crate::panels::{PANEL_ROWS, PanelGroup};
 use crate::quant::{GROUP, Outlier, QUAD};
@@ -161,10 +163,6 @@ impl Simd for Neon {
         quarters!(vcvtq_f32_s32, v)
     }
     #[inline(always)]
-    fn add_i32(self, a: I32, b: I32) -> I32 {
-        quarters!(vaddq_s32, a, b)
-    }
-    #[inline(always)]
     fn max_i32(self, a: I32, b: I32) -> I32 {
         quarters!(vmaxq_s32, a, b)
     }
@@ -266,6 +264,11 @@ unsafe impl Int8 for Neon {
         }
         dots
     }
+
+    #[inline(always)]
+    fn int4_dots<const N: usize>(self, w: &Int4Panel, x: &[TokenGroups; N], g: usize) -> [I32; N] {
+        isa!(int4::int4_dots(w, x, g))
+    }
 }
 
 /// Adds `128·Σ_j w[i][4·quad + j]·high[j]` to lane `i` of the 16.
@@ -319,22 +322,9 @@ fn dots_of_8_rows<const N: usize>(
     for (k, w) in w.as_chunks::<2>().0.iter().enumerate() {
         // Rows in pairs, for an even and an odd quad.
         // SAFETY: rows first..first + 8 of 16, four bytes each.
-        let (even, odd) = unsafe {
-            let at = |w: &[[i8; QUAD]; PANEL_ROWS]| vld1q_s8_x2(w.as_ptr().add(first).cast());
-            (at(&w[0]), at(&w[1]))
-        };
+        let [even, odd] = unsafe { [0, 1].map(|i: usize| vld1q_s8_x2(w[i].as_ptr().add(first).cast())) };
         for (sums, x) in sums.iter_mut().zip(x) {
-            // SAFETY: eight of 64 values.
-            let quads = unsafe { vld1_s32(x.values[g].as_ptr().add(8 * k).cast()) };
-            let x_even = vreinterpret_s8_s32(vdup_lane_s32::<0>(quads));
-            let x_odd = vreinterpret_s8_s32(vdup_lane_s32::<1>(quads));
-            let mut add = |i: usize, even: int8x8_t, odd: int8x8_t| {
-                sums[i] = vpadalq_s16(sums[i], vmlal_s8(vmull_s8(even, x_even), odd, x_odd));
-            };
-            add(0, vget_low_s8(even.0), vget_low_s8(odd.0));
-            add(1, vget_high_s8(even.0), vget_high_s8(odd.0));
-            add(2, vget_low_s8(even.1), vget_low_s8(odd.1));
-            add(3, vget_high_s8(even.1), vget_high_s8(odd.1));
+            add_quads(sums, (even, odd), x, g, k);
         }
     }
     for (sums, x) in sums.iter_mut().zip(x) {
@@ -348,6 +338,30 @@ fn dots_of_8_rows<const N: usize>(
         *dots = [vpaddq_s32(sums[0], sums[1]), vpaddq_s32(sums[2], sums[3])];
     }
     dots
+}
+
+/// Adds the products of two quads of eight rows with quads `2·k` and `2·k + 1` of a token's group: two rows a register, two
+/// lanes a row. Two products of each are added in i16.
+#[inline]
+#[target_feature(enable = "neon")]
+pub(super) fn add_quads(
+    sums: &mut [int32x4_t; 4],
+    (even, odd): (int8x16x2_t, int8x16x2_t),
+    x: &TokenGroups,
+    g: usize,
+    k: usize,
+) {
+    // SAFETY: eight of 64 values.
+    let quads = unsafe { vld1_s32(x.values[g].as_ptr().add(8 * k).cast()) };
+    let x_even = vreinterpret_s8_s32(vdup_lane_s32::<0>(quads));
+    let x_odd = vreinterpret_s8_s32(vdup_lane_s32::<1>(quads));
+    let mut add = |i: usize, even: int8x8_t, odd: int8x8_t| {
+        sums[i] = vpadalq_s16(sums[i], vmlal_s8(vmull_s8(even, x_even), odd, x_odd));
+    };
+    add(0, vget_low_s8(even.0), vget_low_s8(odd.0));
+    add(1, vget_high_s8(even.0), vget_high_s8(odd.0));
+    add(2, vget_low_s8(even.1), vget_low_s8(odd.1));
+    add(3, vget_high_s8(even.1), vget_high_s8(odd.1));
 }
 
 /// Adds `128·Σ_j w[r][j]·high[j]` to the sums of eight rows: two rows a register, two lanes a row.

@@ -72,7 +72,7 @@ impl<'a> Run<'a> {
     /// Groups `first..first + 16` of the token.
     #[inline(always)]
     fn token_groups(&self, first: usize) -> GroupsX16<'a> {
-        let TokenGroups { values, scales, sums, outliers } = self.x;
+        let TokenGroups { values, scales, sums, outliers, .. } = self.x;
         let (Some(values), Some(scales)) = (values[first..].first_chunk(), scales[first..].first_chunk())
         else {
             unreachable!("the token is wrapped")
@@ -206,6 +206,7 @@ impl WrappedToken {
             values: wrap(x.values, &mut self.values),
             scales: wrap(x.scales, &mut self.scales),
             sums: wrap(x.sums, &mut self.sums),
+            part_sums: &[],
             outliers: wrap(x.outliers, &mut self.outliers),
         }
     }

@@ -15,12 +15,13 @@ pub(crate) use gemm::{Packed, prefetch_groups};
 #[cfg(target_arch = "x86_64")]
 pub(crate) use gemv::PREFETCH_BYTES;
 pub(crate) use gemv::{GroupsX16, Run, multiply_run};
-pub(crate) use panels::matmul_panels;
-pub(crate) use tile::{Ahead, RowScales, multiply_tile};
+pub(crate) use panels::{matmul_int4, matmul_panels};
+pub(crate) use tile::{Ahead, RowScales, TilePanel, multiply_tile};
 
+use crate::int4::Int4Panel;
 use crate::mat::MatMut;
-use crate::panels::{PANEL_ROWS, Panel, PanelGroup};
-use crate::quant::{GROUP, Outlier, QMatrix, Quantized};
+use crate::panels::{PANEL_ROWS, PanelGroup};
+use crate::quant::{GROUP, Outlier, PARTS, QMatrix, Quantized};
 use crate::scalar::{self, LANES};
 use crate::simd::Simd;
 use gemv::gemv;
@@ -75,9 +76,9 @@ pub(crate) unsafe trait Int8: Copy {
 
     /// [`multiply_tile`], in a function of its own for each number of tokens.
     #[inline(always)]
-    fn tile<S: RowScales, const N: usize>(
+    fn tile<P: TilePanel<Self>, const N: usize>(
         self,
-        panel: &Panel<S>,
+        panel: &P,
         ahead: Ahead,
         x: &[TokenGroups; N],
         acc: &mut [[f32; PANEL_ROWS]; N],
@@ -95,6 +96,14 @@ pub(crate) unsafe trait Int8: Copy {
         x: &[TokenGroups; N],
         g: usize,
     ) -> [<Self::Lanes as Simd>::I32; N];
+
+    /// The exact dot products of an int4 panel's group `g` with that of each token, a row a lane, before the rows' scales.
+    fn int4_dots<const N: usize>(
+        self,
+        w: &Int4Panel,
+        x: &[TokenGroups; N],
+        g: usize,
+    ) -> [<Self::Lanes as Simd>::I32; N];
 }
 
 /// Some consecutive groups of one token.
@@ -103,6 +112,8 @@ pub(crate) struct TokenGroups<'a> {
     pub values: &'a [Group],
     pub scales: &'a [f32],
     pub sums: &'a [i32],
+    /// Of each 16 values, without outliers' high parts.
+    pub part_sums: &'a [[i16; PARTS]],
     pub outliers: &'a [Outlier],
 }
 
@@ -110,11 +121,13 @@ impl<'a> TokenGroups<'a> {
     #[inline(always)]
     fn new(x: &Quantized<'a>, token: usize, groups: Range<usize>) -> Self {
         let (values, scales) = (x.token_values(token).as_chunks().0, x.token_scales(token));
-        let (sums, outliers) = (x.token_sums(token), x.token_outliers(token));
+        let (sums, part_sums) = (x.token_sums(token), x.token_part_sums(token));
+        let outliers = x.token_outliers(token);
         Self {
             values: &values[groups.clone()],
             scales: &scales[groups.clone()],
             sums: &sums[groups.clone()],
+            part_sums: &part_sums[groups.clone()],
             outliers: &outliers[groups],
         }
     }
@@ -198,18 +211,18 @@ macro_rules! own_functions {
         }
 
         #[inline(always)]
-        fn tile<S: $crate::int8::RowScales, const N: usize>(
+        fn tile<P: $crate::int8::TilePanel<Self>, const N: usize>(
             self,
-            panel: &$crate::panels::Panel<S>,
+            panel: &P,
             ahead: $crate::int8::Ahead,
             x: &[$crate::int8::TokenGroups; N],
             acc: &mut [[f32; $crate::PANEL_ROWS]; N],
         ) {
             #[inline(never)]
             #$attribute
-            fn tile<S: $crate::int8::RowScales, const N: usize>(
+            fn tile<P: $crate::int8::TilePanel<$token>, const N: usize>(
                 k: $token,
-                panel: &$crate::panels::Panel<S>,
+                panel: &P,
                 ahead: $crate::int8::Ahead,
                 x: &[$crate::int8::TokenGroups; N],
                 acc: &mut [[f32; $crate::PANEL_ROWS]; N],

@@ -3,8 +3,9 @@
 
 use super::{Int8, TokenGroups};
 use crate::half::f16;
+use crate::int4::Int4Panel;
 use crate::mat::MatMut;
-use crate::panels::{PANEL_ROWS, Panel, PanelGroup, QUADS};
+use crate::panels::{PANEL_ROWS, Panel};
 use crate::quant::Quantized;
 use crate::simd::Simd;
 use std::ops::Range;
@@ -29,43 +30,107 @@ impl RowScales for [f16; PANEL_ROWS] {
     }
 }
 
+/// 16 rows that meet some tokens, a row a lane.
+pub(crate) trait TilePanel<K: Int8> {
+    /// Its groups. Asserts that whatever belongs to one is there for all of them.
+    fn groups(&self) -> usize;
+
+    /// What group `g` adds to the sums of each token.
+    fn products<const N: usize>(&self, k: K, x: &[TokenGroups; N], g: usize) -> [<K::Lanes as Simd>::F32; N];
+
+    /// The products of whole rows, from the sums over all groups.
+    #[inline(always)]
+    fn finish(&self, _: K, sum: <K::Lanes as Simd>::F32) -> <K::Lanes as Simd>::F32 {
+        sum
+    }
+}
+
+/// `dot · (scale · x_scale)`
+impl<K: Int8, S: RowScales> TilePanel<K> for Panel<'_, S> {
+    #[inline(always)]
+    fn groups(&self) -> usize {
+        // Known here, no index need be checked in the loop.
+        assert_eq!(self.scales.len(), self.values.len());
+        self.values.len()
+    }
+
+    #[inline(always)]
+    fn products<const N: usize>(&self, k: K, x: &[TokenGroups; N], g: usize) -> [<K::Lanes as Simd>::F32; N] {
+        let s = k.lanes();
+        let dots = k.panel_dots(&self.values[g], x, g);
+        let scale = self.scales[g].load(s);
+        let mut products = [s.splat(0.0); N];
+        for t in 0..N {
+            products[t] = s.mul(s.to_f32(dots[t]), s.mul(scale, s.splat(x[t].scales[g])));
+        }
+        products
+    }
+}
+
+/// `dot · x_scale`, and all of them times the row's scale.
+impl<K: Int8> TilePanel<K> for Int4Panel<'_> {
+    #[inline(always)]
+    fn groups(&self) -> usize {
+        self.nibbles.len()
+    }
+
+    #[inline(always)]
+    fn products<const N: usize>(&self, k: K, x: &[TokenGroups; N], g: usize) -> [<K::Lanes as Simd>::F32; N] {
+        let s = k.lanes();
+        let dots = k.int4_dots(self, x, g);
+        let mut products = [s.splat(0.0); N];
+        for t in 0..N {
+            products[t] = s.mul(s.to_f32(dots[t]), s.splat(x[t].scales[g]));
+        }
+        products
+    }
+
+    #[inline(always)]
+    fn finish(&self, k: K, sum: <K::Lanes as Simd>::F32) -> <K::Lanes as Simd>::F32 {
+        k.lanes().mul(sum, k.lanes().load(self.row_scales))
+    }
+}
+
 /// What a tile asks for while it multiplies: some cache lines with each group.
 #[derive(Clone, Copy)]
 pub(crate) struct Ahead {
-    first: *const PanelGroup,
+    first: *const u8,
     lines_a_group: usize,
 }
+
+/// Bytes of a cache line.
+const LINE: usize = 64;
+
+/// How many bytes of weights ahead of its reading a tile prefetches that is the panel's only one.
+const PREFETCH_BYTES: usize = 4096;
 
 impl Ahead {
     /// Nothing.
     pub const NOTHING: Self = Self { first: std::ptr::null(), lines_a_group: 0 };
 
-    /// What tile `tile` of `tiles` asks for, that meets the panel `values`: together they ask for as much as it holds `distance`
-    /// groups behind it, and one that is alone for what lies a fixed distance behind.
-    pub(super) fn of(values: &[PanelGroup], distance: usize, (tile, tiles): (usize, usize)) -> Self {
-        let lines_a_group = QUADS.div_ceil(tiles);
-        match tile * lines_a_group {
-            QUADS.. => Self::NOTHING,
-            line => {
-                let distance = if tiles == 1 { PREFETCH_GROUPS } else { distance };
-                let first = values.as_ptr().wrapping_add(distance);
-                Self { first: first.wrapping_byte_add(64 * line * values.len()), lines_a_group }
-            }
+    /// What tile `tile` of `tiles` asks for, that meets a panel of these `groups`: together they ask for as much as it holds
+    /// `distance` groups behind it, and one that is alone for what lies a fixed distance behind.
+    pub(super) fn of<G>(groups: &[G], distance: usize, (tile, tiles): (usize, usize)) -> Self {
+        let lines = size_of::<G>() / LINE;
+        let lines_a_group = lines.div_ceil(tiles);
+        let line = tile * lines_a_group;
+        if line >= lines {
+            return Self::NOTHING;
         }
+        let distance = if tiles == 1 { PREFETCH_BYTES } else { distance * size_of::<G>() };
+        let first = groups.as_ptr().cast::<u8>().wrapping_add(distance);
+        Self { first: first.wrapping_add(LINE * line * groups.len()), lines_a_group }
     }
 
     /// Asks for what belongs to group `g`.
     #[inline(always)]
     fn ask(self, s: impl Simd, g: usize) {
-        let first = self.first.wrapping_byte_add(64 * self.lines_a_group * g);
+        let first = self.first.wrapping_add(LINE * self.lines_a_group * g);
         for line in 0..self.lines_a_group {
-            s.prefetch(first.wrapping_byte_add(64 * line));
+            s.prefetch(first.wrapping_add(LINE * line));
         }
     }
 }
-
-/// How many groups of weights ahead of its reading a tile prefetches that is the panel's only one.
-const PREFETCH_GROUPS: usize = 4;
 
 /// Where the products of a panel go: of its rows `lanes` to columns of the output from `column` on.
 #[derive(Clone)]
@@ -74,21 +139,20 @@ pub(crate) struct Place {
     pub column: usize,
 }
 
-/// `acc[t][r] += Σ_g dot(group g of row r, x[t].values[g]) · (scales[g][r] · x[t].scales[g])`, `g` in ascending order.
+/// `acc[t] = finish(acc[t] + Σ_g products(g)[t])`, `g` in ascending order.
 #[inline(always)]
-pub(crate) fn multiply_tile<K: Int8, S: RowScales, const N: usize>(
+pub(crate) fn multiply_tile<K: Int8, P: TilePanel<K>, const N: usize>(
     k: K,
-    panel: &Panel<S>,
+    panel: &P,
     ahead: Ahead,
     x: &[TokenGroups; N],
     acc: &mut [[f32; PANEL_ROWS]; N],
 ) {
-    let (s, groups) = (k.lanes(), panel.values.len());
-    // Known here, no index need be checked in the loop.
-    assert_eq!(panel.scales.len(), groups);
+    let (s, groups) = (k.lanes(), panel.groups());
     for x in x {
         assert_eq!((x.values.len(), x.scales.len()), (groups, groups));
         assert_eq!((x.sums.len(), x.outliers.len()), (groups, groups));
+        assert_eq!(x.part_sums.len(), groups);
     }
     let mut sums = [s.splat(0.0); N];
     for t in 0..N {
@@ -96,15 +160,13 @@ pub(crate) fn multiply_tile<K: Int8, S: RowScales, const N: usize>(
     }
     for g in 0..groups {
         ahead.ask(s, g);
-        let dots = k.panel_dots(&panel.values[g], x, g);
-        let scale = panel.scales[g].load(s);
+        let products = panel.products(k, x, g);
         for t in 0..N {
-            let scale = s.mul(scale, s.splat(x[t].scales[g]));
-            sums[t] = s.add(sums[t], s.mul(s.to_f32(dots[t]), scale));
+            sums[t] = s.add(sums[t], products[t]);
         }
     }
     for t in 0..N {
-        s.store(sums[t], &mut acc[t]);
+        s.store(panel.finish(k, sums[t]), &mut acc[t]);
     }
 }
 
@@ -113,13 +175,13 @@ pub(crate) fn multiply_tile<K: Int8, S: RowScales, const N: usize>(
 ///
 /// `panel(p, tile, tiles)` is panel `p` for tile `tile` of `tiles`. All panels meet a tile before the next one does.
 #[inline(always)]
-pub(super) fn multiply_panels<'p, K: Int8, S: RowScales + 'p>(
+pub(super) fn multiply_panels<K: Int8, P: TilePanel<K>>(
     k: K,
     panels: Range<usize>,
     groups: Range<usize>,
     x: &Quantized,
     out: &mut MatMut<f32>,
-    mut panel: impl FnMut(usize, (usize, usize)) -> (Panel<'p, S>, Place, Ahead),
+    mut panel: impl FnMut(usize, (usize, usize)) -> (P, Place, Ahead),
 ) {
     // Tiles of equal size: one of few tokens costs nearly what a full one does.
     let tiles = x.tokens().div_ceil(K::TILE_TOKENS);
@@ -162,9 +224,9 @@ fn tokens<'x, const N: usize>(
 /// The products of one panel with tokens `token..token + N`; they replace what is in `out`, or are added to it.
 #[inline(always)]
 #[expect(clippy::too_many_arguments, reason = "a loop's body")]
-fn add_tile<K: Int8, S: RowScales, const N: usize>(
+fn add_tile<K: Int8, P: TilePanel<K>, const N: usize>(
     k: K,
-    panel: &Panel<S>,
+    panel: &P,
     ahead: Ahead,
     tokens: &[TokenGroups; N],
     out: &mut MatMut<f32>,

@@ -4,11 +4,12 @@
 //! vectors of 256 bits. A CPU that has only the latter runs these kernels as well, which is how they are tested on it.
 
 use super::avx2::{self, Avx2, halves_of, sum_each};
+use crate::int4::{Int4Matrix, Int4Panel};
 use crate::int8::{
-    self, Ahead, Group, GroupsX16, Int8, PREFETCH_BYTES, RowScales, Run, TokenGroups, any_outlier,
+    self, Ahead, Group, GroupsX16, Int8, PREFETCH_BYTES, Run, TilePanel, TokenGroups, any_outlier,
 };
 use crate::mat::MatMut;
-use crate::panels::{PANEL_ROWS, Panel, PanelGroup, PanelMatrix};
+use crate::panels::{PANEL_ROWS, PanelGroup, PanelMatrix};
 use crate::quant::{Outlier, QMatrix, Quantized};
 use crate::scalar::LANES;
 use crate::simd::isa;
@@ -35,6 +36,9 @@ pub(super) trait Encoding: Copy {
     /// The token of the float lanes, which are the same in both encodings.
     fn lanes(self) -> Avx2;
 
+    /// `vpdpwssd`: adds to each i32 of `sum` the products of two i16 with two others.
+    fn dot_pairs(self, sum: __m256i, a: __m256i, b: __m256i) -> __m256i;
+
     /// `vpdpbusd`: adds to each i32 of `sum` the products of four unsigned bytes with four signed ones.
     fn dot(self, sum: __m256i, unsigned: __m256i, signed: __m256i) -> __m256i;
 
@@ -45,9 +49,9 @@ pub(super) trait Encoding: Copy {
     fn multiply_run(self, run: &Run, out: &mut [f32]);
 
     /// [`int8::multiply_tile`], compiled for this encoding.
-    fn tile<S: RowScales, const N: usize>(
+    fn tile<P: TilePanel<Vnni<Self>>, const N: usize>(
         self,
-        panel: &Panel<S>,
+        panel: &P,
         ahead: Ahead,
         x: &[TokenGroups; N],
         acc: &mut [[f32; PANEL_ROWS]; N],
@@ -56,7 +60,7 @@ pub(super) trait Encoding: Copy {
 
 /// Defines an encoding with its table: what has to stand inside functions that carry its features.
 macro_rules! encoding {
-    ($module:ident, $token:ident, $features:literal, $dot:ident) => {
+    ($module:ident, $token:ident, $features:literal, $dot:ident, $dot_pairs:ident) => {
         mod $module {
             use super::*;
 
@@ -81,6 +85,10 @@ macro_rules! encoding {
                     isa!($dot(sum, unsigned, signed))
                 }
                 #[inline(always)]
+                fn dot_pairs(self, sum: __m256i, a: __m256i, b: __m256i) -> __m256i {
+                    isa!($dot_pairs(sum, a, b))
+                }
+                #[inline(always)]
                 fn gemm(self, w: &QMatrix, rows: Range<usize>, x: &Quantized, out: MatMut<f32>) {
                     isa!(gemm(Vnni(self), w, rows, x, out))
                 }
@@ -89,9 +97,9 @@ macro_rules! encoding {
                     isa!(multiply_run(Vnni(self), run, out))
                 }
                 #[inline(always)]
-                fn tile<S: RowScales, const N: usize>(
+                fn tile<P: TilePanel<Vnni<Self>>, const N: usize>(
                     self,
-                    panel: &Panel<S>,
+                    panel: &P,
                     ahead: Ahead,
                     x: &[TokenGroups; N],
                     acc: &mut [[f32; PANEL_ROWS]; N],
@@ -100,7 +108,7 @@ macro_rules! encoding {
                 }
             }
 
-            pub(super) static TABLE: Table = Table { matmul_i8, matmul_panels, ..avx2::TABLE };
+            pub(super) static TABLE: Table = Table { matmul_i8, matmul_panels, matmul_int4, ..avx2::TABLE };
 
             #[target_feature(enable = $features)]
             fn matmul_i8(w: &QMatrix, rows: Range<usize>, x: &Quantized, out: MatMut<f32>) {
@@ -110,6 +118,11 @@ macro_rules! encoding {
             #[target_feature(enable = $features)]
             fn matmul_panels(w: &PanelMatrix, rows: Range<usize>, x: &Quantized, out: MatMut<f32>) {
                 int8::matmul_panels(Vnni($token::new()), w, rows, x, out);
+            }
+
+            #[target_feature(enable = $features)]
+            fn matmul_int4(w: &Int4Matrix, rows: Range<usize>, x: &Quantized, out: MatMut<f32>) {
+                int8::matmul_int4(Vnni($token::new()), w, rows, x, out);
             }
 
             #[inline(never)]
@@ -126,9 +139,9 @@ macro_rules! encoding {
 
             #[inline(never)]
             #[target_feature(enable = $features)]
-            fn tile<S: RowScales, const N: usize>(
+            fn tile<P: TilePanel<Vnni<$token>>, const N: usize>(
                 k: Vnni<$token>,
-                panel: &Panel<S>,
+                panel: &P,
                 ahead: Ahead,
                 x: &[TokenGroups; N],
                 acc: &mut [[f32; PANEL_ROWS]; N],
@@ -139,8 +152,8 @@ macro_rules! encoding {
     };
 }
 
-encoding!(vex, Vex, "avx2,f16c,avxvnni", _mm256_dpbusd_avx_epi32);
-encoding!(evex, Evex, "avx2,f16c,avx512f,avx512vl,avx512vnni", _mm256_dpbusd_epi32);
+encoding!(vex, Vex, "avx2,f16c,avxvnni", _mm256_dpbusd_avx_epi32, _mm256_dpwssd_avx_epi32);
+encoding!(evex, Evex, "avx2,f16c,avx512f,avx512vl,avx512vnni", _mm256_dpbusd_epi32, _mm256_dpwssd_epi32);
 
 pub(super) use evex::Evex;
 
@@ -195,9 +208,9 @@ unsafe impl<E: Encoding> Int8 for Vnni<E> {
     }
 
     #[inline(always)]
-    fn tile<S: RowScales, const N: usize>(
+    fn tile<P: TilePanel<Self>, const N: usize>(
         self,
-        panel: &Panel<S>,
+        panel: &P,
         ahead: Ahead,
         x: &[TokenGroups; N],
         acc: &mut [[f32; PANEL_ROWS]; N],
@@ -239,6 +252,17 @@ unsafe impl<E: Encoding> Int8 for Vnni<E> {
             }
         }
         dots
+    }
+
+    #[inline(always)]
+    fn int4_dots<const N: usize>(self, w: &Int4Panel, x: &[TokenGroups; N], g: usize) -> [[__m256i; 2]; N] {
+        avx2::int4_dots(
+            w,
+            x,
+            g,
+            #[inline(always)]
+            |sum, a, b| self.0.dot_pairs(sum, a, b),
+        )
     }
 }
 

@@ -139,10 +139,6 @@ impl Simd for Avx2 {
         halves!(_mm256_cvtepi32_ps, v)
     }
     #[inline(always)]
-    fn add_i32(self, a: [__m256i; 2], b: [__m256i; 2]) -> [__m256i; 2] {
-        halves!(_mm256_add_epi32, a, b)
-    }
-    #[inline(always)]
     fn max_i32(self, a: [__m256i; 2], b: [__m256i; 2]) -> [__m256i; 2] {
         halves!(_mm256_max_epi32, a, b)
     }

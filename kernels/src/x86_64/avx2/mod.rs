@@ -3,11 +3,14 @@
 
 mod gemm;
 mod gemv;
+mod int4;
 mod lanes;
 
 pub(super) use gemm::pack;
 pub(super) use gemv::{outlier_quads, sum_each};
+pub(super) use int4::int4_dots;
 
+use crate::int4::Int4Panel;
 use crate::int8::{self, Group, GroupsX16, Int8, TokenGroups};
 use crate::panels::{PANEL_ROWS, PanelGroup};
 use crate::scalar::LANES;
@@ -69,6 +72,17 @@ unsafe impl Int8 for Avx2 {
     #[inline(always)]
     fn panel_dots<const N: usize>(self, w: &PanelGroup, x: &[TokenGroups; N], g: usize) -> [[__m256i; 2]; N] {
         gemm::panel_dots(self, w, x, g)
+    }
+
+    #[inline(always)]
+    fn int4_dots<const N: usize>(self, w: &Int4Panel, x: &[TokenGroups; N], g: usize) -> [[__m256i; 2]; N] {
+        int4_dots(
+            w,
+            x,
+            g,
+            #[inline(always)]
+            |sum, a, b| isa!(_mm256_add_epi32(sum, _mm256_madd_epi16(a, b))),
+        )
     }
 }
 

@@ -3,6 +3,8 @@
 //! Which instruction sets a machine must have is said by `TORCHLESS_EXPECT_ISAS` (comma-separated names): where it is
 //! set, any other set fails, so that none is left out unseen.
 
+mod int4;
+
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -102,7 +104,7 @@ impl Same for f16 {
 macro_rules! same_by_eq {
     ($($t:ty)*) => { $(impl Same for $t { fn same(&self, other: &$t) -> bool { self == other } })* };
 }
-same_by_eq!(i8 i32 usize Outlier);
+same_by_eq!(i8 i16 i32 usize Outlier);
 
 impl<T: Same> Same for Vec<T> {
     fn same(&self, other: &Vec<T>) -> bool {
@@ -119,7 +121,7 @@ macro_rules! same_tuple {
 }
 same_tuple!(A 0, B 1);
 same_tuple!(A 0, B 1, C 2);
-same_tuple!(A 0, B 1, C 2, D 3);
+same_tuple!(A 0, B 1, C 2, D 3, E 4);
 
 /// A small deterministic generator (SplitMix64; Steele et al. 2014).
 struct Random(u64);
@@ -239,11 +241,17 @@ fn for_floats(f: impl Fn(&(Floats, usize), &[f32], &[f32])) {
 fn quantized(
     n: usize,
     f: impl FnOnce(torchless_kernels::QuantizedRow),
-) -> (Vec<i8>, Vec<f32>, Vec<i32>, Vec<Outlier>) {
+) -> (Vec<i8>, Vec<f32>, Vec<i32>, Vec<i16>, Vec<Outlier>) {
     let mut buf = QuantizedBuf::new(&mut Allocator::heap(), 1, n);
     f(buf.view_mut(1).token(0));
     let view = buf.view(1);
-    (view.token_values(0).to_vec(), view.scales().to_vec(), view.sums().to_vec(), view.outliers().to_vec())
+    (
+        view.token_values(0).to_vec(),
+        view.scales().to_vec(),
+        view.sums().to_vec(),
+        view.part_sums().as_flattened().to_vec(),
+        view.outliers().to_vec(),
+    )
 }
 
 fn updated(x: &[f32], f: impl FnOnce(&mut [f32])) -> Vec<f32> {
@@ -296,7 +304,7 @@ fn quantize_outliers() {
 #[test]
 fn the_cases_have_outliers() {
     let outliers = |x: &[f32]| {
-        let (_, _, _, outliers) = quantized(x.len(), |row| all()[0].quantize(x, row));
+        let (.., outliers) = quantized(x.len(), |row| all()[0].quantize(x, row));
         outliers.into_iter().filter(|o| *o != Outlier::default()).map(|o| o.quad).collect::<Vec<_>>()
     };
     let groups = 300;

@@ -1,7 +1,10 @@
 //! AVX-512 with VNNI: 16 lanes are one register, and `vpdpbusd` multiplies 64 pairs of bytes.
 
+mod int4;
+
 use super::avxvnni::{Evex, Vnni};
 use crate::half::f16;
+use crate::int4::Int4Panel;
 use crate::int8::{self, Group, GroupsX16, Int8, TokenGroups, any_outlier};
 use crate::panels::{PANEL_ROWS, PanelGroup};
 use crate::quant::Outlier;
@@ -143,10 +146,6 @@ impl Simd for Avx512Vnni {
         isa!(_mm512_cvtepi32_ps(v))
     }
     #[inline(always)]
-    fn add_i32(self, a: __m512i, b: __m512i) -> __m512i {
-        isa!(_mm512_add_epi32(a, b))
-    }
-    #[inline(always)]
     fn max_i32(self, a: __m512i, b: __m512i) -> __m512i {
         isa!(_mm512_max_epi32(a, b))
     }
@@ -202,6 +201,11 @@ unsafe impl Int8 for Avx512Vnni {
     #[inline(always)]
     fn panel_dots<const N: usize>(self, w: &PanelGroup, x: &[TokenGroups; N], g: usize) -> [__m512i; N] {
         panel_dots(self, w, x, g)
+    }
+
+    #[inline(always)]
+    fn int4_dots<const N: usize>(self, w: &Int4Panel, x: &[TokenGroups; N], g: usize) -> [__m512i; N] {
+        int4::int4_dots(self, w, x, g)
     }
 }
 
