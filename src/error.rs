@@ -95,6 +95,16 @@ pub enum Error {
         /// The longest context of the model.
         max: usize,
     },
+    /// A text of less than one chunk, where whole chunks are compared.
+    #[error(
+        "no whole chunk of {ctx} in a text of {tokens} tokens: give a longer text, or choose shorter chunks"
+    )]
+    TextTooShort {
+        /// Tokens of the text.
+        tokens: usize,
+        /// Tokens of a chunk.
+        ctx: usize,
+    },
     /// A context that takes more memory than there is.
     #[error("a context of {ctx} {problem}")]
     OutOfMemory {

@@ -13,7 +13,7 @@ use torchless::Error;
 use torchless::Model;
 use torchless::format::convert::{Quant, convert};
 use torchless::kv::KvType;
-use torchless::perplexity::Perplexity;
+use torchless::perplexity::{Divergence, Perplexity};
 use torchless::runtime::{GenerateOptions, Session, SessionOptions, generate};
 use torchless::sampling::Sampling;
 
@@ -465,21 +465,41 @@ fn weights_that_are_not_numbers() {
     }
 }
 
+/// A model whose logits of token 7 are NaN.
+fn broken_head() -> TempFile {
+    let mut parts = Parts::of("llama-f32.bin");
+    let head = &parts.header["tensors"]["lm_head.weight"];
+    let (start, cols) =
+        (head["offset"].as_u64().unwrap() as usize, head["shape"][1].as_u64().unwrap() as usize);
+    let row = start + 4 * 7 * cols;
+    parts.payload[row..row + 4].copy_from_slice(&f32::NAN.to_le_bytes());
+    TempFile::new(&parts.bytes())
+}
+
 /// Logits of a token that the text does not have.
 #[test]
 fn a_nan_is_noticed_wherever_it_is_predicted() {
     for tokens in [[1, 5, 6].as_slice(), &[1, 7], &[7, 1]] {
-        let mut parts = Parts::of("llama-f32.bin");
-        let head = &parts.header["tensors"]["lm_head.weight"];
-        let (start, cols) =
-            (head["offset"].as_u64().unwrap() as usize, head["shape"][1].as_u64().unwrap() as usize);
-        let row = start + 4 * 7 * cols;
-        parts.payload[row..row + 4].copy_from_slice(&f32::NAN.to_le_bytes());
-        let model = Arc::new(Model::open(TempFile::new(&parts.bytes()).path()).unwrap());
+        let model = Arc::new(Model::open(broken_head().path()).unwrap());
         let mut session =
             Session::new(&model, &SessionOptions { threads: 1, ..SessionOptions::new(&model) }).unwrap();
         let error = Perplexity::measure(&mut session, tokens, || {}).unwrap_err();
         assert!(matches!(error, Error::NotANumber), "{tokens:?}: {error}");
+    }
+}
+
+#[test]
+fn of_two_models_the_one_that_computes_nan_is_named() {
+    let broken = broken_head();
+    let [sound, nan] =
+        [fixture("llama-f32.bin"), broken.path()].map(|path| Arc::new(Model::open(path).unwrap()));
+    for (model, reference) in [(&sound, &nan), (&nan, &sound)] {
+        let [mut session, mut against] = [model, reference].map(|model| {
+            Session::new(model, &SessionOptions { ctx: 3, threads: 1, ..SessionOptions::new(model) }).unwrap()
+        });
+        let error = Divergence::measure(&mut session, &mut against, &[1, 5, 6], None, |_| {}).unwrap_err();
+        let Error::File { path, problem } = error else { panic!("{error}") };
+        assert_eq!((path, problem.0), (broken.path().to_owned(), Error::NotANumber.to_string()));
     }
 }
 
