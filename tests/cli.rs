@@ -7,9 +7,12 @@ mod common {
 use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
 
 use approx::assert_abs_diff_eq;
 use serde_json::Value;
+use torchless::Model;
+use torchless::runtime::{Session, SessionOptions};
 
 use common::fixture::fixture;
 
@@ -442,6 +445,156 @@ fn a_text_of_one_token_has_no_perplexity() {
     let output = torchless_reading(&["perplexity", "-m", args[2], "--tokens", "-"], "5 x");
     assert!(String::from_utf8(output.stderr).unwrap().contains("stdin: \"x\" is not a token id"));
     assert!(torchless(&args).status.success());
+}
+
+/// What `perplexity --against` must say, of logits and in numbers that are not the library's: the divergences in order, the share
+/// of the same top token, and both models' mean negative log-probabilities.
+fn divergence(model: &str, against: &str, chunks: &[Vec<u32>]) -> (Vec<f64>, f64, [f64; 2]) {
+    let probabilities = |name: &str| -> Vec<Vec<f64>> {
+        let model = Arc::new(Model::open(fixture(name)).unwrap());
+        let mut session = Session::new(&model, &SessionOptions::new(&model)).unwrap();
+        let mut all = Vec::new();
+        for chunk in chunks {
+            session.reset();
+            session
+                .score(chunk, |_, logits| {
+                    let e: Vec<f64> = logits.iter().map(|&l| f64::from(l).exp()).collect();
+                    let sum: f64 = e.iter().sum();
+                    all.push(e.iter().map(|e| e / sum).collect());
+                })
+                .unwrap();
+        }
+        all
+    };
+    let (q, p) = (probabilities(model), probabilities(against));
+    let top = |p: &[f64]| p.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).unwrap().0;
+    let (mut kl, mut same, mut nll, mut at) = (Vec::new(), 0.0, [0.0; 2], 0);
+    for chunk in chunks {
+        for i in 0..chunk.len() {
+            if i >= chunk.len() / 2 && i + 1 < chunk.len() {
+                let (p, q, next) = (&p[at + i], &q[at + i], chunk[i + 1] as usize);
+                kl.push(p.iter().zip(q).map(|(p, q)| p * (p / q).ln()).sum());
+                same += f64::from(top(p) == top(q));
+                nll[0] -= q[next].ln();
+                nll[1] -= p[next].ln();
+            }
+        }
+        at += chunk.len();
+    }
+    let n = kl.len() as f64;
+    kl.sort_by(f64::total_cmp);
+    (kl, same / n, nll.map(|nll| nll / n))
+}
+
+#[test]
+fn divergence_from_a_reference_is_what_the_logits_say() {
+    let text =
+        "she said that the rain had been there for days, and that the sea was as old as the hill. ".repeat(4);
+    let folder = tempfile::tempdir().unwrap();
+    let (file, ids_file) = (folder.path().join("text.txt"), folder.path().join("ids.txt"));
+    std::fs::write(&file, &text).unwrap();
+    let reference = fixture("mistral-f32.bin");
+    let model = Model::open(&reference).unwrap();
+    let ids = model.tokenizer().encode(&text, Default::default());
+    let bos = model.tokenizer().bos().unwrap();
+    assert!(
+        model.tokenizer().adds_bos() && !ids.len().is_multiple_of(33) && ids.len() > 3 * 33,
+        "{}",
+        ids.len()
+    );
+    std::fs::write(&ids_file, ids.iter().map(|id| format!("{id} ")).collect::<String>()).unwrap();
+    let [file, ids_file, reference] = [&file, &ids_file, &reference].map(|path| path.to_str().unwrap());
+    let against = ["--against", reference, "--ctx"];
+
+    let as_they_are: Vec<Vec<u32>> = ids.chunks_exact(33).map(<[u32]>::to_vec).collect();
+    let mut with_bos = as_they_are.clone();
+    with_bos.iter_mut().for_each(|chunk| chunk[0] = bos);
+    // A text's chunks begin with BOS, ids are used as they are; an odd chunk, and the longest there is (of which there is but one).
+    for (args, chunks) in [
+        (&[file, "33"][..], with_bos),
+        (&["--tokens", ids_file, "33"], as_they_are),
+        (&[file, "256"], vec![ids[..256].to_vec()]),
+    ] {
+        let (text, ctx) = args.split_at(args.len() - 1);
+        let found = run_json("perplexity", "mistral-int8.bin", &[&against[..], ctx, text].concat());
+        let (kl, same_top, [nll, nll_against]) = divergence("mistral-int8.bin", "mistral-f32.bin", &chunks);
+        let (n, number) = (kl.len(), |key: &str| found[key].as_f64().unwrap());
+        let each = chunks[0].len();
+        let counts = ["tokens", "ctx", "chunks", "counted"].map(|key| found[key].as_u64().unwrap() as usize);
+        assert_eq!(counts, [ids.len(), each, chunks.len(), n]);
+        assert_eq!(n, chunks.len() * (each - 1 - each / 2));
+        let at = 0.99 * (n - 1) as f64;
+        let (below, above) = (kl[at as usize], kl[at.ceil() as usize]);
+        for (key, expected) in [
+            ("kl_mean", kl.iter().sum::<f64>() / n as f64),
+            ("kl_median", 0.5 * (kl[(n - 1) / 2] + kl[n / 2])),
+            ("kl_99", below + at.fract() * (above - below)),
+            ("kl_max", kl[n - 1]),
+            ("same_top", same_top),
+            ("nll", nll),
+            ("ppl", nll.exp()),
+            ("ppl_against", nll_against.exp()),
+            ("ppl_ratio", (nll - nll_against).exp()),
+        ] {
+            let tolerance = 1e-4 * expected;
+            assert!((number(key) - expected).abs() <= tolerance, "{args:?}: {key} {found}: {expected}");
+        }
+        assert!(number("kl_max") > 1e-6, "{found}");
+    }
+}
+
+#[test]
+fn a_model_is_no_distance_from_itself() {
+    let text = fixture("../english.txt");
+    let model = fixture("mistral-int8.bin");
+    let args = ["--against", model.to_str().unwrap(), text.to_str().unwrap()];
+    let found = run_json("perplexity", "mistral-int8.bin", &args);
+    for (key, expected) in [
+        ("kl_mean", 0.0),
+        ("kl_median", 0.0),
+        ("kl_99", 0.0),
+        ("kl_max", 0.0),
+        ("same_top", 1.0),
+        ("ppl_ratio", 1.0),
+    ] {
+        assert_eq!(found[key].as_f64().unwrap(), expected, "{key}: {found}");
+    }
+    // The model's longest context is shorter than 512.
+    assert_eq!((&found["ctx"], &found["ppl"]), (&256.into(), &found["ppl_against"]));
+    let text = run("perplexity", "mistral-int8.bin", &args);
+    assert!(text.contains("chunks of 256, ") && text.contains("ratio 1.000000"), "{text}");
+    assert!(text.lines().count() == 4 && text.lines().all(|line| line.chars().count() <= 80), "{text}");
+}
+
+#[test]
+fn what_cannot_be_compared_is_one_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("ids.txt");
+    std::fs::write(&file, "5 ".repeat(40)).unwrap();
+    let [model, llama, ragged] = ["mistral-int8.bin", "llama-f32.bin", "ragged-f32.bin"]
+        .map(|name| fixture(name).to_str().unwrap().to_owned());
+    let compare = |against: &str, ctx: &str| {
+        let ids = file.to_str().unwrap();
+        failure(&["perplexity", "-m", &model, "--against", against, "--tokens", ids, "--ctx", ctx])
+    };
+    for other in [&llama, &ragged] {
+        let error = compare(other, "16");
+        assert!(error.contains(&format!("{model} and {other} do not have the same vocabulary (")), "{error}");
+    }
+    for (ctx, reason) in [
+        (
+            "41",
+            "no whole chunk of 41 in a text of 40 tokens: give a longer text, or choose shorter chunks (--ctx)",
+        ),
+        ("2", "nothing to count in chunks of 2: three tokens are needed at least"),
+        ("257", "mistral-int8.bin: a context of 257: this model allows 1 to 256 (--ctx)"),
+    ] {
+        let error = compare(&model, ctx);
+        assert!(error.contains(reason), "{error}");
+    }
+    assert!(compare("no/such.bin", "16").contains("no/such.bin: No such file"));
+    std::fs::write(&file, "5 6 7 8 9 301").unwrap();
+    assert!(compare(&model, "3").contains("token id 301: this model's vocabulary ends at 300"));
 }
 
 #[test]

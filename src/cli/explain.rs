@@ -18,9 +18,10 @@ fn with_options(error: &Error, text: String) -> String {
         Error::Setting { name, .. } => text.replacen(name, option_of(name), 1),
         // Where the model allows no longer one, the option is no help.
         Error::ContextFull { ctx, max, .. } if ctx >= max => text,
-        Error::ContextFull { .. } | Error::ContextLength { .. } | Error::OutOfMemory { .. } => {
-            format!("{text} (--ctx)")
-        }
+        Error::ContextFull { .. }
+        | Error::ContextLength { .. }
+        | Error::OutOfMemory { .. }
+        | Error::TextTooShort { .. } => format!("{text} (--ctx)"),
         Error::CacheOverflow => format!("{text} (--kv f32)"),
         Error::BeyondPanels { .. } => format!("{text} (--layout rows)"),
         Error::NoTokenLeft | Error::LogitOverflow => {

@@ -171,7 +171,7 @@ fn with_tip(mut error: clap::Error, args: &[OsString]) -> clap::Error {
     let command = args.get(1).and_then(|command| command.to_str());
     let reads_text = matches!(command, Some("generate" | "tokenize" | "perplexity"));
     if error.kind() == ErrorKind::UnknownArgument && reads_text {
-        let named = |before: &OsString| matches!(before.to_str(), Some("-m" | "--model"));
+        let named = |before: &OsString| matches!(before.to_str(), Some("-m" | "--model" | "--against"));
         let mut pairs = args.iter().zip(args.iter().skip(1)).skip(1);
         let model = pairs.find(|(before, arg)| !named(before) && input::names_model(arg));
         if let Some((_, model)) = model {

@@ -107,7 +107,7 @@ pub struct RunArgs {
     isa: String,
     /// What keys and values are kept as [default: f16, but f32 where all weights are]
     #[arg(long, value_enum, value_name = "TYPE")]
-    kv: Option<Kv>,
+    pub kv: Option<Kv>,
 }
 
 /// [`KvType`] on the command line.

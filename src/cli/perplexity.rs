@@ -1,28 +1,43 @@
 //! `torchless perplexity`: how well a model predicts a text.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use clap::error::ErrorKind;
 use serde_json::json;
-use torchless::perplexity::Perplexity;
-use torchless::runtime::Session;
+use torchless::Model;
+use torchless::kv::KvType;
+use torchless::perplexity::{Divergence, Perplexity};
+use torchless::runtime::{Session, SessionOptions, Threads};
 
 use super::input::{is_piped, read_text};
 use super::model::{ModelArgs, RunArgs};
-use super::output::{count, emit_json, emit_line};
+use super::output::{count, emit, emit_json, emit_line};
 use super::progress;
 use super::wrong_usage;
+
+/// Tokens of a chunk where models are compared and `--ctx` says nothing: llama.cpp's default.
+const CHUNK: usize = 512;
 
 /// Measure how well the model predicts a text (lower is better)
 ///
 /// A text longer than the context is worked out in windows of that size, each from its own start.
+///
+/// With --against the model is compared with a reference as llama.cpp's `llama-perplexity --kl-divergence` does it. The text is
+/// cut into chunks of --ctx tokens, and what is left at its end is not used. A chunk's first token becomes BOS where the
+/// tokenizer adds that to texts. The predictions of a chunk's second half are counted: of its tokens ctx/2+1 to ctx-1, the
+/// first being 0.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  \
     torchless perplexity book.txt\n  \
-    torchless perplexity -m model.bin --tokens ids.txt --json\n\n\
+    torchless perplexity -m model.bin --tokens ids.txt --json\n  \
+    torchless perplexity -m int8.bin --against f32.bin book.txt\n\n\
     --json gives {tokens, nll, ppl, logprobs}: nll in nats a token, ppl = e^nll,\n\
-    logprobs[i] = ln p(token i+1 | tokens 0..=i).")]
+    logprobs[i] = ln p(token i+1 | tokens 0..=i).\n\
+    With --against it gives {tokens, ctx, chunks, counted, nll, ppl, ppl_against, ppl_ratio, kl_mean, kl_median, kl_99, \
+    kl_max, same_top}, all of the counted predictions: kl_… of KL(reference || model) in nats, same_top the share whose most \
+    probable token is the reference's.")]
 pub struct Args {
     /// A text file (UTF-8); - reads stdin, and so does none where stdin is a pipe
     file: Option<PathBuf>,
@@ -31,6 +46,10 @@ pub struct Args {
     tokens: Option<PathBuf>,
     #[command(flatten)]
     model: ModelArgs,
+    /// Compare with this model, the reference, usually the same with wider weights: perplexities and Kullback-Leibler divergence,
+    /// in chunks of --ctx tokens [there 512 by default]
+    #[arg(long, value_name = "MODEL")]
+    against: Option<PathBuf>,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -57,6 +76,11 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     if tokens.is_empty() {
         bail!("no tokens to predict: the file is empty");
     }
+    if let Some(path) = &args.against {
+        let adds_bos = args.tokens.is_none() && model.tokenizer().adds_bos();
+        let bos = model.tokenizer().bos().filter(|_| adds_bos);
+        return compare(&args, &model, path, &tokens, bos);
+    }
     let mut session = Session::new(&model, &args.run.session_options(&model, tokens.len())?)?;
     let bar = progress::tokens(tokens.len());
     let result = Perplexity::measure(&mut session, &tokens, || bar.inc(1))?;
@@ -79,6 +103,85 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             result.nll()
         ))?;
     }
+    Ok(())
+}
+
+/// Compares `model` with the one at `path`.
+fn compare(
+    args: &Args,
+    model: &Arc<Model>,
+    path: &Path,
+    tokens: &[u32],
+    bos: Option<u32>,
+) -> anyhow::Result<()> {
+    let reference = ModelArgs { model: Some(path.to_owned()) }.open(false)?;
+    let longest = |model: &Model| model.config().max_position_embeddings;
+    let ctx = CHUNK.min(longest(model)).min(longest(&reference));
+    let options = args.run.session_options(model, ctx)?;
+    let threads = Arc::new(Threads::new(options.threads)?);
+    let session = |model: &Arc<Model>, options: &SessionOptions| {
+        // Of two models, it has to be said which does not allow it.
+        Session::on_threads(model, options, &threads)
+            .with_context(|| model.file().path().display().to_string())
+    };
+    let kv = args.run.kv.map_or(SessionOptions::new(&reference).kv, KvType::from);
+    let mut against = session(&reference, &SessionOptions { kv, ..options.clone() })?;
+    let mut session = session(model, &options)?;
+    let bar = progress::tokens(2 * (tokens.len() - tokens.len() % options.ctx));
+    let found =
+        Divergence::measure(&mut session, &mut against, tokens, bos, |tokens| bar.inc(tokens as u64))?;
+    bar.finish_and_clear();
+    let (kl_median, kl_99, kl_max) =
+        (found.kl_quantile(0.5), found.kl_quantile(0.99), found.kl_quantile(1.0));
+    if args.json {
+        emit_json(&json!({
+            "tokens": tokens.len(),
+            "ctx": found.ctx(),
+            "chunks": found.chunks(),
+            "counted": found.counted(),
+            "nll": found.nll(),
+            "ppl": found.ppl(),
+            "ppl_against": found.ppl_against(),
+            "ppl_ratio": found.ppl_ratio(),
+            "kl_mean": found.kl_mean(),
+            "kl_median": kl_median,
+            "kl_99": kl_99,
+            "kl_max": kl_max,
+            "same_top": found.same_top(),
+        }))?;
+        return Ok(());
+    }
+    let rows = [
+        (
+            "tokens",
+            format!(
+                "{} in {} of {}, {} counted",
+                tokens.len(),
+                count(found.chunks(), "chunk"),
+                found.ctx(),
+                found.counted()
+            ),
+        ),
+        (
+            "perplexity",
+            format!(
+                "{:.4}, of the reference {:.4}, ratio {:.6}",
+                found.ppl(),
+                found.ppl_against(),
+                found.ppl_ratio()
+            ),
+        ),
+        (
+            "KL, in nats",
+            format!(
+                "mean {:.6}, median {kl_median:.6}, 99 % {kl_99:.6}, largest {kl_max:.6}",
+                found.kl_mean()
+            ),
+        ),
+        ("same top token", format!("{:.3} %", 100.0 * found.same_top())),
+    ];
+    let line = |(name, value): &(_, String)| format!("{name:<14} {value}\n");
+    emit(&rows.iter().map(line).collect::<String>())?;
     Ok(())
 }
 
