@@ -33,10 +33,10 @@ pub(in crate::x86_64) fn int4_dots<const N: usize>(
             for (i, oct) in octs[part].iter().enumerate() {
                 let [low, high] = codes(table, oct, half);
                 for t in 0..N {
-                    let [x_low, x_high] = quads(&x[t], g, 2 * (2 * part + i));
+                    let first = 2 * (2 * part + i);
                     let products = isa!(_mm256_add_epi16(
-                        _mm256_maddubs_epi16(low, x_low),
-                        _mm256_maddubs_epi16(high, x_high)
+                        _mm256_maddubs_epi16(low, quad(&x[t], g, first)),
+                        _mm256_maddubs_epi16(high, quad(&x[t], g, first + 1))
                     ));
                     sums[t] = dot_pairs(sums[t], products, scales[part]);
                 }
@@ -76,14 +76,11 @@ fn codes(table: __m256i, oct: &Oct, half: usize) -> [__m256i; 2] {
     })
 }
 
-/// Quads `quad` and `quad + 1` of a token's group, each in all lanes.
+/// Quad `quad` of a token's group, in all lanes.
 #[inline(always)]
-fn quads(x: &TokenGroups, g: usize, quad: usize) -> [__m256i; 2] {
-    let quads = x.values[g].as_chunks::<4>().0;
-    [quads[quad], quads[quad + 1]].map(
-        #[inline(always)]
-        |quad| isa!(_mm256_set1_epi32(i32::from_ne_bytes(quad.map(|x| x as u8)))),
-    )
+fn quad(x: &TokenGroups, g: usize, quad: usize) -> __m256i {
+    let quad = x.values[g].as_chunks::<4>().0[quad];
+    isa!(_mm256_set1_epi32(i32::from_ne_bytes(quad.map(|x| x as u8))))
 }
 
 /// The sums of a token's parts, two and two in all lanes.

@@ -30,10 +30,12 @@ pub(super) fn int4_dots<const N: usize>(
     for (part, octs) in w.nibbles[g].as_chunks::<2>().0.iter().enumerate() {
         let [[a, b], [c, d]] = [codes(table, &octs[0]), codes(table, &octs[1])];
         for t in 0..N {
-            let [x0, x1, x2, x3] = quads(&x[t], g, part);
+            let (x, first) = (&x[t], PARTS * part);
             dots[t] = isa!({
-                let dot = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(zero, a, x0), b, x1);
-                let dot = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(dot, c, x2), d, x3);
+                let dot = _mm512_dpbusd_epi32(zero, a, quad(x, g, first));
+                let dot = _mm512_dpbusd_epi32(dot, b, quad(x, g, first + 1));
+                let dot = _mm512_dpbusd_epi32(dot, c, quad(x, g, first + 2));
+                let dot = _mm512_dpbusd_epi32(dot, d, quad(x, g, first + 3));
                 _mm512_add_epi32(dots[t], _mm512_mullo_epi32(dot, scales.scales[part]))
             });
         }
@@ -66,13 +68,11 @@ fn codes(table: __m512i, oct: &Oct) -> [__m512i; 2] {
     })
 }
 
-/// The four quads of a part of a token's group, each in all lanes.
+/// Quad `quad` of a token's group, in all lanes.
 #[inline(always)]
-fn quads(x: &TokenGroups, g: usize, part: usize) -> [__m512i; 4] {
-    x.values[g].as_chunks::<4>().0.as_chunks::<4>().0[part].map(
-        #[inline(always)]
-        |quad| isa!(_mm512_set1_epi32(i32::from_ne_bytes(quad.map(|x| x as u8)))),
-    )
+fn quad(x: &TokenGroups, g: usize, quad: usize) -> __m512i {
+    let quad = x.values[g].as_chunks::<4>().0[quad];
+    isa!(_mm512_set1_epi32(i32::from_ne_bytes(quad.map(|x| x as u8))))
 }
 
 /// The sums of a token's parts, two and two in all lanes.
