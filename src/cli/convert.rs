@@ -36,7 +36,9 @@ pub struct Args {
     src: Option<PathBuf>,
     /// The model file to write [default: the name of SRC or SHAPE with .bin, in the current folder]
     dst: Option<PathBuf>,
-    /// int8: every matrix; int8-proj: the MLP's gate and up only, which the original readers take; f32: none
+    /// int8: every matrix; int4: all but those that pay most for 8 bits (the values' projections, embedding and head);
+    /// int4:BITS: so many int4 that a weight has BITS on average (4.55 to 8.25); int8-proj: the MLP's gate and up only, which
+    /// the original readers take; f32: none
     #[arg(long, value_name = "KIND", default_value = "int8")]
     quant: Quant,
     /// panels: int8 as the kernels read it; rows: as the original readers do [default: panels, with int8-proj rows]
@@ -48,8 +50,16 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> anyhow::Result<()> {
-    if args.quant == Quant::F32 && args.layout == Some(RowLayout::Panels) {
-        let problem = "--layout panels is for int8, and --quant f32 makes none: leave one out";
+    let problem = match (args.quant, args.layout) {
+        (Quant::F32, Some(RowLayout::Panels)) => {
+            Some("--layout panels is for int8, and --quant f32 makes none: leave one out")
+        }
+        (Quant::Int4 | Quant::Int4Of(_), Some(RowLayout::Rows)) => {
+            Some("--layout rows is for int8, and int4 lies in panels: leave one out")
+        }
+        _ => None,
+    };
+    if let Some(problem) = problem {
         return Err(wrong_usage("convert", ErrorKind::ArgumentConflict, problem));
     }
     let storage = args.layout.map_or(Storage::from(args.quant), |layout| args.quant.laid_out(layout));

@@ -5,113 +5,21 @@
 
 use std::fs;
 use std::io::Read;
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
-use torchless_kernels::GROUP;
-
-use crate::arch::Config;
 use crate::arch::rope::Rope;
 use crate::arch::tensors::ROPE_FACTORS;
 use crate::format::bin::writer::{BinWriter, Layout, TensorInfo};
-use crate::format::encoding::Dtype;
+use crate::format::encoding::int4::encode_weighted;
+use crate::format::encoding::{Dtype, Encoded};
 use crate::format::fs::{AtomicFile, map_file};
+use crate::format::plan::Planned;
+pub use crate::format::plan::{Bits, Quant, RowLayout, Storage};
 use crate::format::source::{Source, SourceTensor};
-use crate::format::{bin, gguf, hf};
-use crate::tokenizer::{Spec, Tokenizer};
+use crate::format::{bin, gguf, hf, importance};
+use crate::tokenizer::Tokenizer;
 use crate::{Error, Malformed};
-
-/// Which tensors become int8.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub enum Quant {
-    /// Every matrix, the embedding and the head included. Norms stay f32.
-    #[default]
-    Int8,
-    /// Only `mlp.gate_proj` and `mlp.up_proj`, which is what the original readers can read.
-    Int8Proj,
-    /// None.
-    F32,
-}
-
-impl FromStr for Quant {
-    type Err = String;
-
-    fn from_str(name: &str) -> Result<Self, String> {
-        match name {
-            "int8" => Ok(Self::Int8),
-            "int8-proj" => Ok(Self::Int8Proj),
-            "f32" => Ok(Self::F32),
-            _ => Err(format!("{name:?} is not one of int8, int8-proj, f32")),
-        }
-    }
-}
-
-impl Quant {
-    fn is_int8(self, name: &str, shape: &[usize]) -> bool {
-        match self {
-            Self::Int8 => shape.len() == 2,
-            Self::Int8Proj => {
-                name.ends_with(".mlp.gate_proj.weight") || name.ends_with(".mlp.up_proj.weight")
-            }
-            Self::F32 => false,
-        }
-    }
-
-    /// These tensors in this layout.
-    pub fn laid_out(self, layout: RowLayout) -> Storage {
-        Storage { quant: self, layout }
-    }
-}
-
-/// How the rows of an int8 matrix lie in the file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum RowLayout {
-    /// 16 side by side, as the kernels read them. Matrices whose columns are no multiple of 64 lie in rows.
-    Panels,
-    /// One after the other, which is what the original readers can read.
-    Rows,
-}
-
-impl FromStr for RowLayout {
-    type Err = String;
-
-    fn from_str(name: &str) -> Result<Self, String> {
-        match name {
-            "panels" => Ok(Self::Panels),
-            "rows" => Ok(Self::Rows),
-            _ => Err(format!("{name:?} is not one of panels, rows")),
-        }
-    }
-}
-
-/// How a model is stored: which tensors become int8, and how these lie in the file.
-///
-/// Of a [`Quant`] alone: in panels, but for [`Quant::Int8Proj`], which is for readers that know rows only.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Storage {
-    quant: Quant,
-    layout: RowLayout,
-}
-
-impl From<Quant> for Storage {
-    fn from(quant: Quant) -> Self {
-        quant.laid_out(if quant == Quant::Int8Proj { RowLayout::Rows } else { RowLayout::Panels })
-    }
-}
-
-impl Storage {
-    fn dtype(self, name: &str, shape: &[usize]) -> Dtype {
-        let whole_groups = shape.last().is_some_and(|cols| cols.is_multiple_of(GROUP));
-        match self.layout {
-            _ if !self.quant.is_int8(name, shape) => Dtype::F32,
-            RowLayout::Panels if whole_groups => Dtype::Int8Panels,
-            RowLayout::Panels | RowLayout::Rows => Dtype::Int8,
-        }
-    }
-}
 
 /// How far an operation has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -212,26 +120,69 @@ impl Convertible {
         progress: &mut OnProgress,
     ) -> Result<Report, Error> {
         let Self { src, source, tensors, .. } = self;
-        let storage = storage.into();
-        let shapes: Vec<_> = tensors.iter().map(|(name, t)| (name.clone(), t.shape().to_vec())).collect();
-        let read_row = |index: usize, row, out: &mut [f32]| {
-            let (name, tensor) = &tensors[index];
-            let problem = |problem| Error::file(src, format!("tensor {name} {problem}"));
-            tensor.read_row(row, out).map_err(problem)?;
-            let largest = storage.dtype(name, tensor.shape()).encoding().largest();
-            match out.iter().find(|value| value.abs() > largest) {
-                Some(&value) => {
-                    Err(Error::BeyondPanels { path: src.clone(), tensor: name.clone(), row, value, largest })
-                }
-                None => Ok(()),
-            }
-        };
         let Source { config, tokenizer, notes, files, .. } = source;
-        let layout = layout(config, tokenizer, &shapes, storage).map_err(Malformed::in_file(src))?;
+        let planned =
+            tensors.iter().map(|(name, tensor)| Planned { name, shape: tensor.shape(), held: tensor.held() });
+        let dtypes = storage.into().plan(&planned.collect::<Vec<_>>());
+        let infos = tensors.iter().zip(&dtypes).map(|((name, tensor), dtype)| TensorInfo {
+            name: name.clone(),
+            shape: tensor.shape().to_vec(),
+            dtype: *dtype,
+        });
+        let infos: Vec<_> = infos.collect();
+        let layout = Layout::new(config, tokenizer, &infos).map_err(Malformed::in_file(src))?;
         let file = AtomicFile::create(dst, files)?;
         check_beside(src, dst)?;
-        let report = write(layout, &shapes, file, read_row, progress)?;
+        let mut weighed = None;
+        let mut values = Vec::new();
+        let encode = |index: usize, rows: Range<usize>, out: &mut Encoded| {
+            let ((name, tensor), dtype) = (&tensors[index], dtypes[index]);
+            let problem = |problem| Error::file(src, format!("tensor {name} {problem}"));
+            if let Some(kind) = dtype.grid() {
+                return tensor.encode_grid(rows, kind, out).map_err(problem);
+            }
+            if dtype == Dtype::Int4 && weighed.as_ref().is_none_or(|(of, _)| *of != index) {
+                let find = |name: &str| tensors.iter().find(|(n, _)| n == name).map(|(_, tensor)| tensor);
+                let importance = importance::of_columns(config, name, &find).map_err(problem)?;
+                weighed = Some((index, importance));
+            }
+            self.read_rows(index, rows, dtype, &mut values)?;
+            let cols = tensor.shape().last().copied().unwrap_or(0);
+            match (dtype, &weighed) {
+                (Dtype::Int4, Some((_, importance))) => {
+                    encode_weighted(&values, cols, importance.as_deref(), out);
+                }
+                _ => dtype.encoding().encode(&values, cols, out),
+            }
+            Ok(())
+        };
+        let report = write(layout, &infos, file, encode, progress)?;
         Ok(Report { notes: notes.clone(), ..report })
+    }
+
+    /// Reads some rows of a tensor that is to be stored as `dtype`.
+    #[expect(clippy::indexing_slicing, reason = "`write` asks for the tensors it is given")]
+    fn read_rows(
+        &self,
+        index: usize,
+        rows: Range<usize>,
+        dtype: Dtype,
+        values: &mut Vec<f32>,
+    ) -> Result<(), Error> {
+        let (name, tensor) = &self.tensors[index];
+        let cols = tensor.shape().last().copied().unwrap_or(0);
+        let largest = dtype.encoding().largest();
+        values.clear();
+        values.resize(rows.len().saturating_mul(cols), 0.0);
+        for (row, out) in rows.zip(values.chunks_mut(cols)) {
+            let problem = |problem| Error::file(&self.src, format!("tensor {name} {problem}"));
+            tensor.read_row(row, out).map_err(problem)?;
+            if let Some(&value) = out.iter().find(|value| value.abs() > largest) {
+                let (path, tensor) = (self.src.clone(), name.clone());
+                return Err(Error::BeyondPanels { path, tensor, row, value, largest });
+            }
+        }
+        Ok(())
     }
 }
 
@@ -275,35 +226,20 @@ fn open(src: &Path) -> Result<Source, Error> {
     Err(Error::file(src, format!("{what}: give a GGUF file, a Hugging Face folder or a .bin model file")))
 }
 
-/// The file for tensors of these names and shapes.
-pub(crate) fn layout(
-    config: &Config,
-    tokenizer: &Spec,
-    tensors: &[(String, Vec<usize>)],
-    storage: Storage,
-) -> Result<Layout, Malformed> {
-    let info = |(name, shape): &(String, Vec<usize>)| TensorInfo {
-        name: name.clone(),
-        shape: shape.clone(),
-        dtype: storage.dtype(name, shape),
-    };
-    Layout::new(config, tokenizer, &tensors.iter().map(info).collect::<Vec<_>>())
-}
-
-/// Writes `file` as laid out for `tensors`, whose rows `read_row(tensor, row, out)` delivers.
+/// Writes `file` as laid out for `tensors`; `encode(tensor, rows, out)` appends the encoded form of rows that follow each other.
 pub(crate) fn write(
     layout: Layout,
-    tensors: &[(String, Vec<usize>)],
+    tensors: &[TensorInfo],
     file: AtomicFile,
-    mut read_row: impl FnMut(usize, usize, &mut [f32]) -> Result<(), Error>,
+    mut encode: impl FnMut(usize, Range<usize>, &mut Encoded) -> Result<(), Error>,
     progress: &mut OnProgress,
 ) -> Result<Report, Error> {
     let (bytes, total) = (layout.file_bytes(), layout.tensor_bytes());
     let mut writer = BinWriter::new(file, layout)?;
     let mut done = 0;
-    for (index, (name, _)) in tensors.iter().enumerate() {
-        let read_row = |row, out: &mut [f32]| read_row(index, row, out);
-        writer.write_tensor(read_row, |bytes| {
+    for (index, TensorInfo { name, .. }) in tensors.iter().enumerate() {
+        let encode = |rows, out: &mut Encoded| encode(index, rows, out);
+        writer.write_tensor(encode, |bytes| {
             done = u64::saturating_add(done, bytes);
             report(progress, Progress { step: name, done, total })
         })?;

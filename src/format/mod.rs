@@ -15,7 +15,9 @@ mod entries;
 pub(crate) mod fs;
 mod gguf;
 mod hf;
+mod importance;
 mod overlap;
+mod plan;
 mod source;
 #[expect(
     clippy::indexing_slicing,

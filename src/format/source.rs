@@ -13,6 +13,8 @@ use crate::arch::Config;
 use crate::arch::tensors::Tensors;
 use crate::format::bin::{BinFile, Tensor};
 use crate::format::dequant::SourceType;
+use crate::format::encoding::int4::{self, GRID_GROUP, GridGroup, encode_grid};
+use crate::format::encoding::{Dtype, Encoded};
 use crate::tokenizer::Spec;
 
 /// A model as its source file describes it. Nothing of the weights has been read yet.
@@ -63,6 +65,17 @@ enum Rows {
     },
     /// In a model file of our own.
     OfFile(Arc<BinFile>, Tensor),
+}
+
+/// How many bits a source holds a tensor's values in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Held {
+    /// Four, on a grid that this format of ours has too.
+    Grid(Dtype),
+    /// Five to eight.
+    FiveToEight,
+    /// More, or fewer.
+    Wide,
 }
 
 /// The width of a head where the source does not give it.
@@ -138,6 +151,48 @@ impl SourceTensor {
     /// `[rows, cols]`, or `[n]`.
     pub fn shape(&self) -> &[usize] {
         &self.shape
+    }
+
+    /// How many bits its values are held in.
+    pub fn held(&self) -> Held {
+        match &self.rows {
+            Rows::Encoded { encoding, .. } if self.shape.len() == 2 => encoding.held(),
+            Rows::Encoded { .. } | Rows::OfFile(..) => Held::Wide,
+        }
+    }
+
+    /// Appends rows of a tensor that is [`Held::Grid`] to `out`, on their grid.
+    ///
+    /// # Errors
+    /// When a scale is a NaN or an infinity.
+    ///
+    /// # Panics
+    /// When there are no such rows.
+    #[expect(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        reason = "`new` has checked the range"
+    )]
+    pub(super) fn encode_grid(
+        &self,
+        rows: Range<usize>,
+        kind: int4::Kind,
+        out: &mut Encoded,
+    ) -> Result<(), Malformed> {
+        let cols = self.shape.last().copied().unwrap_or(0);
+        let mut groups = Vec::with_capacity(rows.len() * cols / GRID_GROUP);
+        for row in rows {
+            let Rows::Encoded { bytes, range, encoding, row_bytes } = &self.rows else { continue };
+            let stored = self.interleaved.map_or(row, |head_dim| interleaved_row(row, head_dim));
+            let bytes = &(**bytes).as_ref()[range.clone()][stored * row_bytes..][..*row_bytes];
+            encoding.grid(bytes, &mut groups);
+        }
+        let finite = |group: &GridGroup| group.scale.is_finite() && group.offset.is_finite();
+        if let Some(at) = groups.iter().position(|group| !finite(group)) {
+            return Err(Malformed(format!("holds a scale of {} in group {at}", groups[at].scale)));
+        }
+        encode_grid(&groups, cols, kind, out);
+        Ok(())
     }
 
     /// Reads row `row` (0 for a one-dimensional tensor) into `out`, which must be one row long.

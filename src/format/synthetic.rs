@@ -1,11 +1,16 @@
 //! Models of a real shape with random weights: to measure speed and memory without downloading anything.
 
+use std::ops::Range;
 use std::path::Path;
 
 use crate::arch::Config;
 use crate::arch::tensors::Tensors;
 use crate::format::AtomicFile;
-use crate::format::convert::{OnProgress, Report, Storage, layout, write};
+use crate::format::bin::writer::{Layout, TensorInfo};
+use crate::format::convert::{OnProgress, Report, Storage, write};
+use crate::format::encoding::Encoded;
+use crate::format::plan::Planned;
+use crate::format::source::Held;
 use crate::parallel::spread::spread;
 use crate::tokenizer::{Kind, Spec};
 use crate::{Error, Malformed};
@@ -31,45 +36,32 @@ pub fn write_synthetic(
         Ok(())
     })
     .map_err(Malformed::in_file(dst))?;
-    let mut drawn = DrawnRows::default();
-    let read_row = |index: usize, row: usize, out: &mut [f32]| {
-        match tensors[index].1[..] {
-            [rows, _] => out.copy_from_slice(drawn.row(index, row, rows, out.len())),
-            _ => out.fill(1.0),
+    let planned = tensors.iter().map(|(name, shape)| Planned { name, shape, held: Held::Wide });
+    let dtypes = storage.into().plan(&planned.collect::<Vec<_>>());
+    let infos =
+        tensors.into_iter().zip(dtypes).map(|((name, shape), dtype)| TensorInfo { name, shape, dtype });
+    let infos: Vec<_> = infos.collect();
+    let mut values = Vec::new();
+    let encode = |index: usize, rows: Range<usize>, out: &mut Encoded| {
+        let TensorInfo { shape, dtype, .. } = &infos[index];
+        let cols = shape.last().copied().unwrap_or(0);
+        values.resize(rows.len() * cols, 1.0);
+        match shape.len() {
+            2 => spread(values.chunks_mut(cols).zip(rows), |(out, row)| draw_row(index, row, out)),
+            _ => values.fill(1.0),
         }
+        dtype.encoding().encode(&values, cols, out);
         Ok(())
     };
-    let layout =
-        tokenizer(config.vocab_size).and_then(|spec| layout(config, &spec, &tensors, storage.into()));
+    let layout = tokenizer(config.vocab_size).and_then(|spec| Layout::new(config, &spec, &infos));
     let layout = layout.map_err(Malformed::in_file(dst))?;
-    write(layout, &tensors, AtomicFile::create(dst, &[])?, read_row, progress)
+    write(layout, &infos, AtomicFile::create(dst, &[])?, encode, progress)
 }
 
-/// Rows of a matrix that were drawn together, by all threads.
-#[derive(Default)]
-struct DrawnRows {
-    tensor: usize,
-    first: usize,
-    values: Vec<f32>,
-}
-
-impl DrawnRows {
-    /// Values drawn together: 4 MiB.
-    const VALUES: usize = 1 << 20;
-
-    /// Row `row` of `rows`, each of `cols` values.
-    fn row(&mut self, tensor: usize, row: usize, rows: usize, cols: usize) -> &[f32] {
-        let held = self.first..self.first + self.values.len() / cols;
-        if tensor != self.tensor || !held.contains(&row) {
-            (self.tensor, self.first) = (tensor, row);
-            self.values.resize((Self::VALUES / cols).clamp(1, rows - row) * cols, 0.0);
-            spread(self.values.chunks_mut(cols).enumerate(), |(i, out)| {
-                let key = mix((tensor as u64) << 32 | (row + i) as u64);
-                out.iter_mut().zip(0..).for_each(|(value, col)| *value = normal(key, col));
-            });
-        }
-        &self.values[(row - self.first) * cols..][..cols]
-    }
+/// Draws row `row` of a matrix.
+fn draw_row(tensor: usize, row: usize, out: &mut [f32]) {
+    let key = mix((tensor as u64) << 32 | row as u64);
+    out.iter_mut().zip(0..).for_each(|(value, col)| *value = normal(key, col));
 }
 
 /// A value of the bell curve of standard deviation 0.02: the sum of four evenly distributed ones.

@@ -246,7 +246,7 @@ fn place(name: String, raw: &RawTensor, base: usize, file_len: usize) -> Result<
                 return Err(bad(format!("scale_size is {size}, but {n} values have {count} scales")));
             }
             let bytes = sizes.scale_bytes().ok_or_else(|| bad("too many scales".to_owned()))?;
-            range("scales", offset, bytes, sizes.scale)?
+            range("scales", offset, bytes, sizes.scale_alignment)?
         }
     };
     Ok(Tensor { name, dtype, shape: raw.shape.clone(), data, scales })

@@ -5,6 +5,8 @@
 //! int8, its scales. Offsets are relative to the start of the payload; `scale_size` is the number of scales. The layout
 //! follows from names and shapes alone, so the header is written first and the weights stream past.
 
+use std::ops::Range;
+
 use serde_json::{Map, Value, json};
 
 use super::MAX_HEADER;
@@ -100,44 +102,38 @@ impl BinWriter {
         Ok(Self { file, base, places: layout.places.into_iter() })
     }
 
-    /// Writes the next tensor, whose values `read_row(row, out)` delivers row by row; `written(bytes)` is told of every
-    /// chunk.
+    /// Writes the next tensor; `encode(rows, out)` appends the encoded form of rows that follow each other, and `written(bytes)` is
+    /// told of every chunk.
     ///
     /// # Errors
-    /// What `read_row` or `written` returns, or when writing fails.
+    /// What `encode` or `written` returns, or when writing fails.
     ///
     /// # Panics
     /// After the last tensor of the layout.
     pub fn write_tensor(
         &mut self,
-        mut read_row: impl FnMut(usize, &mut [f32]) -> Result<(), Error>,
+        mut encode: impl FnMut(Range<usize>, &mut Encoded) -> Result<(), Error>,
         mut written: impl FnMut(u64) -> Result<(), Error>,
     ) -> Result<(), Error> {
         #[expect(clippy::expect_used, reason = "documented")]
         let place = self.places.next().expect("a tensor of the layout");
         self.file.pad_to(self.base + place.offset)?;
-        let encoding = place.dtype.encoding();
-        let granule = encoding.row_granule(place.cols);
+        let granule = place.dtype.encoding().row_granule(place.cols);
+        let chunk_rows = (CHUNK / place.cols.max(1)).max(1).next_multiple_of(granule);
         let scales = Vec::with_capacity(place.scale_bytes() as usize);
-        let mut encoded = Encoded { data: Vec::new(), scales };
-        let mut rows: Vec<f32> = Vec::new();
-        for row in 0..place.rows {
-            let start = rows.len();
-            rows.resize(start + place.cols, 0.0);
-            read_row(row, &mut rows[start..])?;
-            let last = row + 1 == place.rows;
-            if !last && (rows.len() < CHUNK || !(row + 1).is_multiple_of(granule)) {
-                continue;
-            }
-            encoding.encode(&rows, place.cols, &mut encoded);
-            rows.clear();
+        let mut encoded = Encoded { data: Vec::new(), front: Vec::new(), scales };
+        for first in (0..place.rows).step_by(chunk_rows) {
+            let rows = first..(first + chunk_rows).min(place.rows);
+            let last = rows.end == place.rows;
+            encode(rows, &mut encoded)?;
             self.file.append(&encoded.data)?;
             let mut bytes = encoded.data.len();
             encoded.data.clear();
             if let Some(offset) = place.scale_offset.filter(|_| last) {
                 self.file.pad_to(self.base + offset)?;
+                self.file.append(&encoded.front)?;
                 self.file.append(&encoded.scales)?;
-                bytes += encoded.scales.len();
+                bytes += encoded.front.len() + encoded.scales.len();
             }
             written(bytes as u64)?;
         }

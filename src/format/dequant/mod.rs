@@ -3,6 +3,8 @@
 //! A quantised row is a sequence of blocks of 32 or 256 values, each with its own f16 scale(s). The layouts are those
 //! of ggml's `block_q*` structures; results are the same bits as the `gguf` Python package's dequantisation.
 
+mod grid;
+
 use half::{bf16, f16};
 
 use crate::Malformed;

@@ -13,7 +13,7 @@ impl Encoding for F32 {
 
     fn sizes(&self, rows: usize, cols: usize) -> Result<Sizes, &'static str> {
         let data = rows.checked_mul(cols).and_then(|n| n.checked_mul(size_of::<f32>())).ok_or(OVERFLOWS)?;
-        Ok(Sizes { data, alignment: size_of::<f32>(), scales: None, scale: 1 })
+        Ok(Sizes { data, alignment: size_of::<f32>(), scales: None, scale: 1, scale_alignment: 1 })
     }
 
     fn row_granule(&self, _: usize) -> usize {

@@ -13,7 +13,13 @@ impl Encoding for Int8 {
 
     fn sizes(&self, rows: usize, cols: usize) -> Result<Sizes, &'static str> {
         let data = rows.checked_mul(cols).ok_or(OVERFLOWS)?;
-        Ok(Sizes { data, alignment: 1, scales: Some(data.div_ceil(GROUP)), scale: size_of::<f32>() })
+        Ok(Sizes {
+            data,
+            alignment: 1,
+            scales: Some(data.div_ceil(GROUP)),
+            scale: size_of::<f32>(),
+            scale_alignment: size_of::<f32>(),
+        })
     }
 
     /// So many rows that no group runs across their end.

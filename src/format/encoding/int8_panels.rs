@@ -24,7 +24,13 @@ impl Encoding for Int8Panels {
         let groups = rows.div_ceil(PANEL_ROWS).checked_mul(cols / GROUP).ok_or(OVERFLOWS)?;
         let data = groups.checked_mul(PANEL_GROUP).ok_or(OVERFLOWS)?;
         // Four columns of a panel are then one line of the cache, and one register of AVX-512.
-        Ok(Sizes { data, alignment: 64, scales: Some(groups * PANEL_ROWS), scale: size_of::<f16>() })
+        Ok(Sizes {
+            data,
+            alignment: 64,
+            scales: Some(groups * PANEL_ROWS),
+            scale: size_of::<f16>(),
+            scale_alignment: size_of::<f16>(),
+        })
     }
 
     fn row_granule(&self, _: usize) -> usize {

@@ -2,6 +2,12 @@
 //! encoded, what of it is checked when a file is opened, and the [`Weight`] that it is to the kernels.
 
 mod f32;
+#[expect(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "shapes whose sizes have been counted"
+)]
+pub(crate) mod int4;
 mod int8;
 #[expect(
     clippy::indexing_slicing,
@@ -22,11 +28,18 @@ pub enum Dtype {
     Int8,
     /// One byte a value in panels of 16 rows, and an f16 scale for each 64 columns of a row.
     Int8Panels,
+    /// Four bits a value in panels of 16 rows, and an i8 scale for each 16 columns of a row.
+    Int4,
+    /// Four bits a value in panels of 16 rows, and an i16 scale for each 32 columns of a row.
+    Int4By32,
+    /// Four bits a value in panels of 16 rows, an i16 scale and an i16 minimum for each 32 columns of a row.
+    Int4By32Minimum,
 }
 
 impl Dtype {
     /// All of them.
-    pub const ALL: &'static [Dtype] = &[Dtype::F32, Dtype::Int8, Dtype::Int8Panels];
+    pub const ALL: &'static [Dtype] =
+        &[Dtype::F32, Dtype::Int8, Dtype::Int8Panels, Dtype::Int4, Dtype::Int4By32, Dtype::Int4By32Minimum];
 
     /// The name in the header.
     pub fn name(self) -> &'static str {
@@ -38,11 +51,23 @@ impl Dtype {
         Self::ALL.iter().copied().find(|dtype| dtype.name() == name)
     }
 
+    /// The kind of int4 whose weights lie on another format's grid.
+    pub(crate) fn grid(self) -> Option<int4::Kind> {
+        match self {
+            Dtype::Int4By32 => Some(int4::Kind::Coarse),
+            Dtype::Int4By32Minimum => Some(int4::Kind::WithMinimum),
+            _ => None,
+        }
+    }
+
     pub(crate) fn encoding(self) -> &'static dyn Encoding {
         match self {
             Dtype::F32 => &f32::F32,
             Dtype::Int8 => &int8::Int8,
             Dtype::Int8Panels => &int8_panels::Int8Panels,
+            Dtype::Int4 => &int4::Int4(int4::Kind::Fine),
+            Dtype::Int4By32 => &int4::Int4(int4::Kind::Coarse),
+            Dtype::Int4By32Minimum => &int4::Int4(int4::Kind::WithMinimum),
         }
     }
 }
@@ -102,11 +127,18 @@ pub(crate) struct Sizes {
     pub alignment: usize,
     /// Number of scales; `None` in a format without.
     pub scales: Option<usize>,
-    /// Bytes of one scale: its alignment.
+    /// Bytes of one scale.
     pub scale: usize,
+    /// What the scales' place in the file must be a multiple of.
+    pub scale_alignment: usize,
 }
 
 impl Sizes {
+    /// Bytes of all; `None` where they cannot be counted.
+    pub fn bytes(&self) -> Option<usize> {
+        self.data.checked_add(self.scale_bytes()?)
+    }
+
     /// Bytes of all scales; `None` where they cannot be counted.
     pub fn scale_bytes(&self) -> Option<usize> {
         self.scales.unwrap_or(0).checked_mul(self.scale)
@@ -117,5 +149,7 @@ impl Sizes {
 #[derive(Debug, Default)]
 pub(crate) struct Encoded {
     pub data: Vec<u8>,
+    /// What stands before the scales, all of it.
+    pub front: Vec<u8>,
     pub scales: Vec<u8>,
 }
