@@ -69,6 +69,8 @@
 
 pub mod arch;
 pub mod bench;
+#[allow(clippy::indexing_slicing, reason = "sizes of a configuration that was checked")]
+pub mod calibrate;
 pub mod chat;
 pub mod error;
 pub mod format;

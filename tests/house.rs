@@ -15,7 +15,7 @@ const FLOORS: [&[&str]; 11] = [
     &["model"],
     &["sampling"],
     &["runtime"],
-    &["bench", "chat", "perplexity", "pull"],
+    &["bench", "calibrate", "chat", "perplexity", "pull"],
     &["cli"],
 ];
 

@@ -133,6 +133,29 @@ impl Activations<'_> {
         self.tokens
     }
 
+    /// Values a token.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// One token's values in f32: as they came, where they are kept so.
+    ///
+    /// # Panics
+    /// If there is no such token, `out` is not as long as one, or no format has been filled.
+    pub fn token(&self, token: usize, out: &mut [f32]) {
+        if let Some(x) = self.f32 {
+            return out.copy_from_slice(&x[token * self.cols..(token + 1) * self.cols]);
+        }
+        let x = self.int8.expect("activations in some format");
+        let (values, scales, outliers) =
+            (x.token_values(token), x.token_scales(token), x.token_outliers(token));
+        assert_eq!(out.len(), values.len(), "a token's values");
+        for (k, (out, value)) in out.iter_mut().zip(values).enumerate() {
+            let whole = i32::from(*value) + outliers[k / GROUP].extra(k % GROUP);
+            *out = whole as f32 * scales[k / GROUP];
+        }
+    }
+
     /// Only these tokens.
     ///
     /// # Panics

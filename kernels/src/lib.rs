@@ -50,6 +50,7 @@ pub use memory::{Aligned, Allocator};
 pub use panels::{PANEL_ROWS, PanelMatrix};
 pub use quant::{GROUP, Outlier, QMatrix, QUAD, Quantized, QuantizedBuf, QuantizedMut, QuantizedRow};
 pub use scalar::BLOCK;
+pub use sgemm::{Strided, add_product};
 #[doc(hidden)]
 pub use team::Team;
 pub use weight::{F32Matrix, Weight};

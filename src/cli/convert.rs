@@ -5,9 +5,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail, ensure};
 use clap::error::ErrorKind;
 use torchless::arch::{SHAPES, shape};
+use torchless::calibrate;
 use torchless::format::convert::{Convertible, Progress, Quant, RowLayout, Storage};
 use torchless::format::synthetic::write_synthetic;
 
+use super::input::read_text;
 use super::model::note_chat_template;
 use super::output;
 use super::progress;
@@ -41,6 +43,10 @@ pub struct Args {
     /// the original readers take; f32: none
     #[arg(long, value_name = "KIND", default_value = "int8")]
     quant: Quant,
+    /// With int4: run this text (UTF-8, some thousand words like those the model will see) through the model and round each
+    /// matrix with what its activations have in common: better answers, some minutes longer
+    #[arg(long, value_name = "FILE", conflicts_with = "synthetic")]
+    calibrate: Option<PathBuf>,
     /// panels: int8 as the kernels read it; rows: as the original readers do [default: panels, with int8-proj rows]
     #[arg(long, value_name = "KIND")]
     layout: Option<RowLayout>,
@@ -62,7 +68,13 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     if let Some(problem) = problem {
         return Err(wrong_usage("convert", ErrorKind::ArgumentConflict, problem));
     }
+    if args.calibrate.is_some() && !matches!(args.quant, Quant::Int4 | Quant::Int4Of(_)) {
+        let problem = "--calibrate is for int4: add --quant int4";
+        return Err(wrong_usage("convert", ErrorKind::ArgumentConflict, problem));
+    }
+    let text = args.calibrate.as_deref().map(read_text).transpose()?;
     let storage = args.layout.map_or(Storage::from(args.quant), |layout| args.quant.laid_out(layout));
+    let src = args.src.clone();
     let (model, dst) = match (args.synthetic.as_deref(), args.src, args.dst) {
         (Some(_), Some(_), Some(_)) => {
             let problem = "--synthetic takes no SRC: give DST only";
@@ -85,6 +97,9 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let bar = progress::Bytes::new();
     let progress = &mut |at: Progress<'_>| bar.show(at);
     let report = match (&model, args.synthetic.as_deref().and_then(shape)) {
+        (Some(model), _) if let (Some(text), Some(src)) = (&text, &src) => {
+            calibrate::convert(src, model, &dst, storage, text, progress)?
+        }
         (Some(model), _) => model.write(&dst, storage, progress)?,
         (None, Some(config)) => write_synthetic(&config, storage, &dst, progress)?,
         (None, None) => bail!("no source given"),

@@ -7,11 +7,12 @@ use std::fs;
 use std::io::Read;
 use std::ops::{ControlFlow, Range};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::arch::rope::Rope;
 use crate::arch::tensors::ROPE_FACTORS;
 use crate::format::bin::writer::{BinWriter, Layout, TensorInfo};
-use crate::format::encoding::int4::encode_weighted;
+use crate::format::encoding::int4::{Feedback, encode_weighted, encode_with_feedback};
 use crate::format::encoding::{Dtype, Encoded};
 use crate::format::fs::{AtomicFile, map_file};
 use crate::format::plan::Planned;
@@ -99,6 +100,11 @@ impl Convertible {
         Ok(Self { src: src.to_owned(), source, tensors, tokenizer })
     }
 
+    /// Whether the source is a model file already.
+    pub fn is_model_file(&self) -> bool {
+        self.tensors.first().is_some_and(|(_, tensor)| tensor.is_of_file())
+    }
+
     /// The tokenizer that the model file will have.
     pub fn tokenizer(&self) -> &Tokenizer {
         &self.tokenizer
@@ -112,18 +118,29 @@ impl Convertible {
     /// # Errors
     /// When a weight is a NaN, an infinity, or too large for its storage; when `dst` cannot be written, is a file of the source,
     /// or lies in its folder and is no model file; when `progress` breaks off. Then `dst` is as it was.
-    #[expect(clippy::indexing_slicing, reason = "`write` asks for the tensors it is given")]
     pub fn write(
         &self,
         dst: &Path,
         storage: impl Into<Storage>,
         progress: &mut OnProgress,
     ) -> Result<Report, Error> {
+        self.write_with(dst, storage.into(), &mut |_| Ok(None), progress)
+    }
+
+    #[expect(clippy::indexing_slicing, reason = "`write` asks for the tensors it is given")]
+    /// [`Convertible::write`]; matrices that `feedback` has something for become int4 with it.
+    pub(crate) fn write_with(
+        &self,
+        dst: &Path,
+        storage: Storage,
+        feedback: &mut FeedbackOf,
+        progress: &mut OnProgress,
+    ) -> Result<Report, Error> {
         let Self { src, source, tensors, .. } = self;
         let Source { config, tokenizer, notes, files, .. } = source;
         let planned =
             tensors.iter().map(|(name, tensor)| Planned { name, shape: tensor.shape(), held: tensor.held() });
-        let dtypes = storage.into().plan(&planned.collect::<Vec<_>>());
+        let dtypes = storage.plan(&planned.collect::<Vec<_>>());
         let infos = tensors.iter().zip(&dtypes).map(|((name, tensor), dtype)| TensorInfo {
             name: name.clone(),
             shape: tensor.shape().to_vec(),
@@ -142,14 +159,23 @@ impl Convertible {
                 return tensor.encode_grid(rows, kind, out).map_err(problem);
             }
             if dtype == Dtype::Int4 && weighed.as_ref().is_none_or(|(of, _)| *of != index) {
-                let find = |name: &str| tensors.iter().find(|(n, _)| n == name).map(|(_, tensor)| tensor);
-                let importance = importance::of_columns(config, name, &find).map_err(problem)?;
-                weighed = Some((index, importance));
+                let weights = match feedback(name)? {
+                    Some(feedback) => Weights::Feedback(feedback),
+                    None => {
+                        let find =
+                            |name: &str| tensors.iter().find(|(n, _)| n == name).map(|(_, tensor)| tensor);
+                        Weights::Importance(importance::of_columns(config, name, &find).map_err(problem)?)
+                    }
+                };
+                weighed = Some((index, weights));
             }
             self.read_rows(index, rows, dtype, &mut values)?;
             let cols = tensor.shape().last().copied().unwrap_or(0);
-            match (dtype, &weighed) {
-                (Dtype::Int4, Some((_, importance))) => {
+            match &weighed {
+                Some((of, Weights::Feedback(feedback))) if *of == index => {
+                    encode_with_feedback(&values, feedback, out);
+                }
+                Some((of, Weights::Importance(importance))) if *of == index => {
                     encode_weighted(&values, cols, importance.as_deref(), out);
                 }
                 _ => dtype.encoding().encode(&values, cols, out),
@@ -184,6 +210,15 @@ impl Convertible {
         }
         Ok(())
     }
+}
+
+/// What is known of a matrix's activations: gives, for its name, how errors in its columns go together.
+pub(crate) type FeedbackOf<'a> = dyn FnMut(&str) -> Result<Option<Arc<Feedback>>, Error> + 'a;
+
+/// What the errors of a matrix's columns weigh.
+enum Weights {
+    Feedback(Arc<Feedback>),
+    Importance(Option<Vec<f32>>),
 }
 
 /// Refuses to replace what a model's folder holds besides what is read of it: it may not be had again.

@@ -10,7 +10,7 @@ pub mod convert;
     reason = "blocks of a length asserted once"
 )]
 mod dequant;
-mod encoding;
+pub(crate) mod encoding;
 mod entries;
 pub(crate) mod fs;
 mod gguf;

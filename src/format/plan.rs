@@ -147,19 +147,18 @@ impl Storage {
     }
 }
 
-/// What a matrix is for. In the order of what a weight's eight bits are worth: how much of the divergence they take off, found
-/// by quantising one kind at a time (docs/performance.md has the figures).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+/// What a matrix is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    V,
-    K,
-    /// The embedding and the head.
-    Outer,
-    Down,
-    Up,
     Q,
+    K,
+    V,
     O,
     Gate,
+    Up,
+    Down,
+    /// The embedding and the head.
+    Outer,
 }
 
 impl Kind {
@@ -179,28 +178,61 @@ impl Kind {
     }
 }
 
-/// Makes int4 matrices int8 for as long as the matrices' average stays within `bits` a weight, those first that are worth most;
-/// of a kind the last layers'.
-fn spend(bits: f64, tensors: &[Planned], plan: &mut [Dtype]) {
-    let size = |tensor: &Planned, dtype: Dtype| match *tensor.shape {
+impl Kind {
+    /// What eight bits for a weight are worth: how much divergence they take off a million weights, found by quantising one kind
+    /// at a time (docs/performance.md has how).
+    fn worth(self) -> f64 {
+        match self {
+            Kind::V => 0.0107,
+            Kind::K => 0.0020,
+            Kind::Outer => 0.0015,
+            Kind::Down => 0.00105,
+            Kind::Up => 0.0008,
+            Kind::Q => 0.0007,
+            Kind::O => 0.00065,
+            Kind::Gate => 0.0005,
+        }
+    }
+}
+
+fn weights(tensor: &Planned) -> f64 {
+    tensor.shape.iter().map(|n| *n as f64).product()
+}
+
+/// Makes int4 matrices int8 for as long as the matrices' average stays within `bits` a weight.
+fn spend(bits: f64, tensors: &[Planned], plan: &mut Vec<Dtype>) {
+    // A large embedding may not fit behind what is worth more by the weight, and still be worth more than what would.
+    let plans = [false, true].map(|outer_first| spent(bits, tensors, plan, outer_first));
+    let [(worth, one), (other_worth, other)] = plans;
+    *plan = if other_worth > worth { other } else { one };
+}
+
+/// A plan in which those matrices are int8 that are worth most, of a kind the last layers'; and what that is worth.
+fn spent(bits: f64, tensors: &[Planned], plan: &[Dtype], outer_first: bool) -> (f64, Vec<Dtype>) {
+    let bytes = |tensor: &Planned, dtype: Dtype| match *tensor.shape {
         [rows, cols] => {
-            dtype.encoding().sizes(rows, cols).ok().and_then(|sizes| sizes.bytes()).unwrap_or(0) as f64
+            let sizes = dtype.encoding().sizes(rows, cols).ok();
+            sizes.and_then(|sizes| sizes.bytes()).unwrap_or(0) as f64
         }
         _ => 0.0,
     };
-    let weights = tensors.iter().filter(|tensor| tensor.shape.len() == 2);
-    let weights: f64 = weights.map(|tensor| tensor.shape.iter().map(|n| *n as f64).product::<f64>()).sum();
-    let mut left = bits * weights / 8.0;
-    left -= tensors.iter().zip(&*plan).map(|(tensor, dtype)| size(tensor, *dtype)).sum::<f64>();
+    let mut plan = plan.to_vec();
+    let matrices = || tensors.iter().filter(|tensor| tensor.shape.len() == 2);
+    let mut left = bits / 8.0 * matrices().map(weights).sum::<f64>();
+    left -= tensors.iter().zip(&plan).map(|(tensor, dtype)| bytes(tensor, *dtype)).sum::<f64>();
     let mut candidates: Vec<_> =
-        tensors.iter().zip(plan).filter(|(_, dtype)| **dtype == Dtype::Int4).collect();
+        tensors.iter().zip(&mut plan).filter(|(_, dtype)| **dtype == Dtype::Int4).collect();
     candidates.reverse();
-    candidates.sort_by_key(|(tensor, _)| Kind::of(tensor.name));
+    let rank = |kind: Kind| if outer_first && kind == Kind::Outer { f64::INFINITY } else { kind.worth() };
+    candidates.sort_by(|(a, _), (b, _)| rank(Kind::of(b.name)).total_cmp(&rank(Kind::of(a.name))));
+    let mut worth = 0.0;
     for (tensor, dtype) in candidates {
-        let more = size(tensor, Dtype::Int8Panels) - size(tensor, Dtype::Int4);
+        let more = bytes(tensor, Dtype::Int8Panels) - bytes(tensor, Dtype::Int4);
         if more <= left {
             left -= more;
+            worth += Kind::of(tensor.name).worth() * weights(tensor);
             *dtype = Dtype::Int8Panels;
         }
     }
+    (worth, plan)
 }

@@ -153,6 +153,11 @@ impl SourceTensor {
         &self.shape
     }
 
+    /// Whether it is of a model file of our own.
+    pub fn is_of_file(&self) -> bool {
+        matches!(self.rows, Rows::OfFile(..))
+    }
+
     /// How many bits its values are held in.
     pub fn held(&self) -> Held {
         match &self.rows {

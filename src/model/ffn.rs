@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use torchless_kernels::{Activations, ActivationsMut, MatMut};
 
-use super::forward::Pass;
+use super::forward::{Pass, Site};
 use super::linear::{ProductBuffers, rows_grain, tokens_grain};
 use super::weights::Layer;
 use super::workspace::Workspace;
@@ -17,8 +17,10 @@ impl Pass<'_> {
         let Workspace { x, normed, ffn, products, .. } = workspace;
         let x = &mut x[..tokens * hidden];
         self.norm(x, &layer.mlp_norm, normed.view_mut(tokens, self.model.formats([&layer.gate, &layer.up])));
+        self.show(Site::GateUp, &normed.view(tokens));
         let formats = self.model.formats([&layer.down]);
         self.gate_up(layer, normed.view(tokens), ffn.view_mut(tokens, formats), products);
+        self.show(Site::Down, &ffn.view(tokens));
         self.add_product(&layer.down, ffn.view(tokens), MatMut::new(x, tokens, hidden), products);
     }
 

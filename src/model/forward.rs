@@ -3,7 +3,9 @@
 use std::ops::ControlFlow;
 
 use bytemuck::Pod;
-use torchless_kernels::{ActivationRow, ActivationsMut, CacheElement, Kernels, MatMut, Team, Weight};
+use torchless_kernels::{
+    ActivationRow, Activations, ActivationsMut, CacheElement, Kernels, MatMut, Team, Weight,
+};
 
 use super::Model;
 use super::workspace::{LOGIT_ROWS, Workspace};
@@ -17,6 +19,22 @@ pub(crate) struct Pass<'a> {
     pub model: &'a Model,
     pub kernels: Kernels,
     pub team: &'a Team,
+    /// Is shown the inputs of a layer's products, where somebody wants to see them.
+    pub on_input: Option<&'a OnInput<'a>>,
+}
+
+/// Is called with the inputs of a layer's products.
+pub(crate) type OnInput<'a> = dyn Fn(Site, &Activations) + Sync + 'a;
+
+/// Whose input it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Site {
+    /// Of queries, keys and values.
+    Qkv,
+    /// Of the heads' output.
+    O,
+    GateUp,
+    Down,
 }
 
 impl<'a> Pass<'a> {
@@ -34,18 +52,43 @@ impl<'a> Pass<'a> {
         on_layer: &mut (dyn FnMut(usize) -> ControlFlow<()> + Send),
     ) -> ControlFlow<()> {
         self.embed(tokens, &mut workspace.x);
+        self.place(workspace, tokens.len(), start);
+        for i in 0..self.model.weights.layers.len() {
+            self.layer(i, cache, workspace, tokens.len(), start);
+            on_layer(i)?;
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// Says that the workspace's `tokens` tokens are those from position `start` on.
+    pub fn place(&self, workspace: &mut Workspace, tokens: usize, start: usize) {
         let half = self.model.config().head_dim / 2;
-        for t in 0..tokens.len() {
+        for t in 0..tokens {
             let angles = t * half..(t + 1) * half;
             let (cos, sin) = (&mut workspace.cos[angles.clone()], &mut workspace.sin[angles]);
             self.model.rope.angles(start + t, cos, sin);
         }
-        for (i, layer) in self.model.weights.layers.iter().enumerate() {
-            self.attention(i, layer, cache, workspace, tokens.len(), start);
-            self.ffn(layer, workspace, tokens.len());
-            on_layer(i)?;
+    }
+
+    /// Takes the first `tokens` tokens of the workspace, which are [placed](Self::place), through one layer.
+    pub fn layer<T: CacheElement + Pod>(
+        &self,
+        i: usize,
+        cache: &mut Cache<T>,
+        workspace: &mut Workspace,
+        tokens: usize,
+        start: usize,
+    ) {
+        let layer = &self.model.weights.layers[i];
+        self.attention(i, layer, cache, workspace, tokens, start);
+        self.ffn(layer, workspace, tokens);
+    }
+
+    /// Shows the input of some products.
+    pub(super) fn show(&self, site: Site, x: &Activations) {
+        if let Some(on_input) = self.on_input {
+            on_input(site, x);
         }
-        ControlFlow::Continue(())
     }
 
     /// The logits of up to [`LOGIT_ROWS`] tokens of the chunk, from `first` on: `[count][vocab_size]`.
@@ -68,7 +111,7 @@ impl<'a> Pass<'a> {
     }
 
     /// `x[t] = embedding[tokens[t]]`.
-    fn embed(&self, tokens: &[u32], x: &mut [f32]) {
+    pub fn embed(&self, tokens: &[u32], x: &mut [f32]) {
         let embedding = self.weight(&self.model.weights.embed);
         for (token, x) in tokens.iter().zip(x.chunks_exact_mut(embedding.cols())) {
             self.kernels.weight_row(&embedding, *token as usize, x);

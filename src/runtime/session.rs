@@ -291,7 +291,7 @@ impl Session {
         let Self { model, kernels, threads, cache, workspace, observer, .. } = self;
         let mut on_layer = |i| observer(ChunkProgress { position: start, tokens, layers: i + 1 });
         let result = threads.with_team(|team| {
-            let pass = Pass { model, kernels: *kernels, team };
+            let pass = Pass { model, kernels: *kernels, team, on_input: None };
             match cache {
                 KvCache::F32(cache) => pass.layers(cache, workspace, chunk, start, &mut on_layer),
                 KvCache::F16(cache) => pass.layers(cache, workspace, chunk, start, &mut on_layer),
@@ -312,7 +312,9 @@ impl Session {
     /// The logits of `count` tokens of the last chunk.
     fn logits(&mut self, first: usize, count: usize) -> &[f32] {
         let Self { model, kernels, threads, workspace, .. } = self;
-        threads.with_team(|team| Pass { model, kernels: *kernels, team }.logits(workspace, first, count))
+        threads.with_team(|team| {
+            Pass { model, kernels: *kernels, team, on_input: None }.logits(workspace, first, count)
+        })
     }
 
     fn check(&self, tokens: &[u32]) -> Result<(), Error> {

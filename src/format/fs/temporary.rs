@@ -6,9 +6,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 
-#[cfg(any(test, feature = "pull"))]
-use tempfile::TempDir;
-use tempfile::{Builder, NamedTempFile};
+use tempfile::{Builder, NamedTempFile, TempDir};
 
 /// The end of every temporary's name, by which people (and clean-up scripts) can tell one from a result.
 const SUFFIX: &str = ".partial";
@@ -47,13 +45,11 @@ pub fn file(folder: &Path, prefix: &OsStr, replaced: Option<fs::Permissions>) ->
 }
 
 /// A temporary folder, locked as long as it lives.
-#[cfg(any(test, feature = "pull"))]
 pub struct Folder {
     folder: TempDir,
     _lock: Option<File>,
 }
 
-#[cfg(any(test, feature = "pull"))]
 impl Folder {
     /// Makes a folder in `parent`, `<prefix>XXXXXX.partial`, which is removed when dropped.
     pub fn new(parent: &Path, prefix: &OsStr) -> io::Result<Self> {

@@ -8,7 +8,7 @@ use torchless_kernels::{CacheElement, MatMut};
 pub(crate) use over_cache::AttentionBuffers;
 use over_cache::OverCache;
 
-use super::forward::{LEAST_TOKENS, Pass};
+use super::forward::{LEAST_TOKENS, Pass, Site};
 use super::weights::Layer;
 use super::workspace::Workspace;
 use crate::arch::MAX_HEAD_DIM;
@@ -34,6 +34,7 @@ impl Pass<'_> {
         let x = &mut x[..tokens * hidden];
 
         self.norm(x, &layer.attn_norm, normed.view_mut(tokens, self.model.formats(&layer.qkv)));
+        self.show(Site::Qkv, &normed.view(tokens));
         let qkv = &mut qkv[..tokens * stride];
         self.products(&layer.qkv, normed.view(tokens), MatMut::new(qkv, tokens, stride));
 
@@ -58,6 +59,7 @@ impl Pass<'_> {
 
         let (values, others) = heads.f32_and_others(tokens);
         self.fill_each_token(values, others, |x, out| self.kernels.convert(x, out));
+        self.show(Site::O, &heads.view(tokens));
         self.add_product(&layer.o, heads.view(tokens), MatMut::new(x, tokens, hidden), products);
         if let Some(bias) = &layer.o_bias {
             let bias = self.model.file.vector(bias);

@@ -5,12 +5,14 @@
 //! ones. Scales: the table of codes in 64 bytes, `[⌈rows/16⌉][16]` row scales in f32, then what [`Kind`] says. Rows behind the
 //! last are zeros.
 
+mod feedback;
 mod grid;
 mod search;
 
 use torchless_kernels::{CODE_SPAN, GROUP, INT4_LIMIT, Int4Matrix, Int4Scales, PANEL_ROWS, Weight};
 
 use super::{Encoded, Encoding, OVERFLOWS, Sizes};
+pub(crate) use feedback::{Feedback, encode_with_feedback};
 pub(crate) use grid::{GRID_GROUP, GridGroup, encode_grid};
 pub(crate) use search::encode_weighted;
 

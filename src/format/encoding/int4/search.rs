@@ -7,12 +7,12 @@ use super::{Encoded, EncodedRow, Kind, append_panel, begin};
 use crate::parallel::spread::spread;
 
 /// Columns that share a scale.
-const PART: usize = 16;
+pub(super) const PART: usize = 16;
 
 /// The codes, in ascending order. They are closer where weights are more frequent: what Lloyd's algorithm arrives at from the
 /// weights of a trained model, each 16 scaled to fit. A table of their own for each tensor lowers the error by less than 1 %.
 /// They are lopsided, and a negative scale mirrors them: that is worth a seventh of the error.
-const CODES: [i8; 16] = [-31, -26, -20, -15, -12, -8, -5, -2, 1, 3, 6, 9, 12, 16, 21, 27];
+pub(super) const CODES: [i8; 16] = [-31, -26, -20, -15, -12, -8, -5, -2, 1, 3, 6, 9, 12, 16, 21, 27];
 
 /// Where to look for a group's scale: its largest value is a code of 31 times one of these, before the fit.
 const STRETCHES: [f32; 8] = [0.75, 0.8, 0.85, 0.9, 0.95, 1.0, 1.05, 1.1];
@@ -52,7 +52,7 @@ fn encode_row(row: &[f32], importance: Option<&[f32]>) -> EncodedRow {
 }
 
 /// The scale at which 16 weights have the least error: the best of some, each with the codes it gives fitted to the weights.
-fn best_scale(part: &[f32; PART], importance: &[f32; PART]) -> f32 {
+pub(super) fn best_scale(part: &[f32; PART], importance: &[f32; PART]) -> f32 {
     let largest = part.iter().fold(0.0f32, |max, value| max.max(value.abs()));
     let (mut best, mut best_gain) = (0.0, 0.0);
     for stretch in STRETCHES {
@@ -77,16 +77,16 @@ fn best_scale(part: &[f32; PART], importance: &[f32; PART]) -> f32 {
 }
 
 /// 1 over a scale; 0 where that is not finite.
-fn inverse(scale: f32) -> f32 {
+pub(super) fn inverse(scale: f32) -> f32 {
     let inverse = 1.0 / scale;
     if inverse.is_finite() { inverse } else { 0.0 }
 }
 
-/// The codes nearest to 16 weights divided by a scale.
+/// The codes nearest to weights divided by a scale.
 #[inline]
-fn nearest_codes(part: &[f32; PART], inverse: f32) -> [f32; PART] {
+fn nearest_codes<const N: usize>(part: &[f32; N], inverse: f32) -> [f32; N] {
     let scaled = part.map(|value| value * inverse);
-    let mut codes = [f32::from(CODES[0]); PART];
+    let mut codes = [f32::from(CODES[0]); N];
     for pair in CODES.windows(2) {
         let [low, high] = [f32::from(pair[0]), f32::from(pair[1])];
         let (middle, step) = ((low + high) / 2.0, (high - low).to_bits());
@@ -98,8 +98,8 @@ fn nearest_codes(part: &[f32; PART], inverse: f32) -> [f32; PART] {
     codes
 }
 
-/// Which of the table the codes nearest to 16 weights divided by a scale are.
-fn nearest(part: &[f32; PART], inverse: f32) -> [u8; PART] {
+/// Which of the table the codes nearest to weights divided by a scale are.
+pub(super) fn nearest<const N: usize>(part: &[f32; N], inverse: f32) -> [u8; N] {
     let codes = nearest_codes(part, inverse);
     codes.map(|code| CODES.partition_point(|c| f32::from(*c) < code) as u8)
 }
