@@ -237,11 +237,11 @@ fn for_floats(f: impl Fn(&(Floats, usize), &[f32], &[f32])) {
     }
 }
 
+/// Values, scales, sums, those of the parts, outliers.
+type QuantizedToken = (Vec<i8>, Vec<f32>, Vec<i32>, Vec<i16>, Vec<Outlier>);
+
 /// What a quantising kernel writes for one token.
-fn quantized(
-    n: usize,
-    f: impl FnOnce(torchless_kernels::QuantizedRow),
-) -> (Vec<i8>, Vec<f32>, Vec<i32>, Vec<i16>, Vec<Outlier>) {
+fn quantized(n: usize, f: impl FnOnce(torchless_kernels::QuantizedRow)) -> QuantizedToken {
     let mut buf = QuantizedBuf::new(&mut Allocator::heap(), 1, n);
     f(buf.view_mut(1).token(0));
     let view = buf.view(1);

@@ -16,46 +16,54 @@ pub(in crate::x86_64) fn int4_dots<const N: usize>(
     w: &Int4Panel,
     x: &[TokenGroups; N],
     g: usize,
-    dot_pairs: impl Fn(__m256i, __m256i, __m256i) -> __m256i,
+    dot_pairs: impl Fn(__m256i, __m256i, __m256i) -> __m256i + Copy,
 ) -> [[__m256i; 2]; N] {
-    let (zero, octs) = (isa!(_mm256_setzero_si256()), w.nibbles[g].as_chunks::<2>().0);
-    let table = table(w);
-    let outliers = any_outlier(x.iter().map(|x| &x.outliers[g]));
-    let mut dots = [[zero; 2]; N];
-    for half in 0..2 {
-        let HalfScales { scales, offsets } = HalfScales::new(w, g, half);
-        let mut sums = [zero; N];
-        for t in 0..N {
-            let [first, second] = pairs_of_part_sums(&x[t].part_sums[g]);
-            sums[t] = dot_pairs(dot_pairs(zero, offsets[0], first), offsets[1], second);
-        }
-        for part in 0..PARTS {
-            for (i, oct) in octs[part].iter().enumerate() {
-                let [low, high] = codes(table, oct, half);
-                for t in 0..N {
-                    let first = 2 * (2 * part + i);
-                    let products = isa!(_mm256_add_epi16(
-                        _mm256_maddubs_epi16(low, quad(&x[t], g, first)),
-                        _mm256_maddubs_epi16(high, quad(&x[t], g, first + 1))
-                    ));
-                    sums[t] = dot_pairs(sums[t], products, scales[part]);
-                }
-            }
-        }
-        if outliers {
-            let scales = HalfScales { scales, offsets };
-            for t in 0..N {
-                let outlier = &x[t].outliers[g];
-                let oct = &w.nibbles[g][outlier.quad_index() / 2];
-                let products = scales.outlier_dots(codes(table, oct, half), outlier);
-                sums[t] = isa!(_mm256_add_epi32(sums[t], _mm256_slli_epi32::<7>(products)));
-            }
-        }
-        for t in 0..N {
-            dots[t][half] = sums[t];
-        }
+    let (low, high) = (dots_of_8_rows(w, 0, x, g, dot_pairs), dots_of_8_rows(w, 1, x, g, dot_pairs));
+    let mut dots = isa!([[_mm256_setzero_si256(); 2]; N]);
+    for t in 0..N {
+        dots[t] = [low[t], high[t]];
     }
     dots
+}
+
+/// Those of rows 0..8 (`half` 0) or 8..16 (1).
+#[inline(always)]
+fn dots_of_8_rows<const N: usize>(
+    w: &Int4Panel,
+    half: usize,
+    x: &[TokenGroups; N],
+    g: usize,
+    dot_pairs: impl Fn(__m256i, __m256i, __m256i) -> __m256i + Copy,
+) -> [__m256i; N] {
+    let (zero, table) = (isa!(_mm256_setzero_si256()), table(w));
+    let scales = HalfScales::new(w, g, half);
+    let mut sums = [zero; N];
+    for t in 0..N {
+        let [first, second] = pairs_of_part_sums(&x[t].part_sums[g]);
+        sums[t] = dot_pairs(dot_pairs(zero, scales.offsets[0], first), scales.offsets[1], second);
+    }
+    for (part, octs) in w.nibbles[g].as_chunks::<2>().0.iter().enumerate() {
+        for (i, oct) in octs.iter().enumerate() {
+            let [low, high] = codes(table, oct, half);
+            for t in 0..N {
+                let first = 2 * (2 * part + i);
+                let products = isa!(_mm256_add_epi16(
+                    _mm256_maddubs_epi16(low, quad(&x[t], g, first)),
+                    _mm256_maddubs_epi16(high, quad(&x[t], g, first + 1))
+                ));
+                sums[t] = dot_pairs(sums[t], products, scales.scales[part]);
+            }
+        }
+    }
+    if any_outlier(x.iter().map(|x| &x.outliers[g])) {
+        for t in 0..N {
+            let outlier = &x[t].outliers[g];
+            let oct = &w.nibbles[g][outlier.quad_index() / 2];
+            let products = scales.outlier_dots(codes(table, oct, half), outlier);
+            sums[t] = isa!(_mm256_add_epi32(sums[t], _mm256_slli_epi32::<7>(products)));
+        }
+    }
+    sums
 }
 
 /// The unsigned codes, in both halves of the register.
