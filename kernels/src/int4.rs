@@ -7,7 +7,7 @@
 //! codes, by parts of 16 columns, or by the whole weights.
 
 use crate::panels::{PANEL_ROWS, PanelGroup};
-use crate::quant::{GROUP, Outlier, PART, PARTS, QUAD};
+use crate::quant::{GROUP, PART, PARTS, QUAD};
 
 /// Columns of an oct.
 pub(crate) const OCT: usize = 2 * QUAD;
@@ -213,24 +213,5 @@ impl<'a> Int4Panel<'a> {
             }
         }
         group
-    }
-
-    #[cfg_attr(not(target_arch = "aarch64"), allow(dead_code))]
-    /// `128·Σ_j high[j]·w[4·quad + j]` of 16 rows: what the outlier's high parts add to dot products.
-    #[inline(always)]
-    pub fn outlier_dots(&self, g: usize, outlier: &Outlier) -> [i32; PANEL_ROWS] {
-        let quad = outlier.quad_index();
-        let (oct, part) = (&self.nibbles[g][quad / 2], quad * QUAD / PART);
-        let (scales, minimums) = self.part(g, part);
-        let mut dots = [0; PANEL_ROWS];
-        for (r, dot) in dots.iter_mut().enumerate() {
-            for (byte, high) in oct[r].into_iter().zip(outlier.high) {
-                let nibble = if quad.is_multiple_of(2) { byte & 15 } else { byte >> 4 };
-                let code = i32::from(self.codes.signed[usize::from(nibble)]);
-                let weight = i32::from(scales[r]) * code - i32::from(minimums[r]);
-                *dot = i32::wrapping_add(*dot, 128 * weight * i32::from(high));
-            }
-        }
-        dots
     }
 }

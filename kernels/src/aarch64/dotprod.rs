@@ -98,7 +98,11 @@ unsafe impl Int8 for DotProd {
 
     #[inline(always)]
     fn int4_dots<const N: usize>(self, w: &Int4Panel, x: &[TokenGroups; N], g: usize) -> [[int32x4_t; 4]; N] {
-        isa!(int4_dots(w, x, g))
+        let mut dots = isa!([[vdupq_n_s32(0); 4]; N]);
+        for half in 0..2 {
+            neon::put_half(&mut dots, half, isa!(int4_dots_of_8_rows(w, half, x, g)));
+        }
+        dots
     }
 }
 
@@ -127,33 +131,41 @@ fn panel_dots<const N: usize>(w: &PanelGroup, x: &[TokenGroups; N], g: usize) ->
     dots
 }
 
-/// See [`Int8::int4_dots`].
+/// See [`Int8::int4_dots`]: those of rows 0..8 (`half` 0) or 8..16 (1), or the sums would not fit the registers.
 #[inline]
 #[target_feature(enable = "neon,dotprod")]
-fn int4_dots<const N: usize>(w: &Int4Panel, x: &[TokenGroups; N], g: usize) -> [[int32x4_t; 4]; N] {
+fn int4_dots_of_8_rows<const N: usize>(
+    w: &Int4Panel,
+    half: usize,
+    x: &[TokenGroups; N],
+    g: usize,
+) -> [[int32x4_t; 2]; N] {
     let table = int4::table(w);
-    let mut dots = [[vdupq_n_s32(0); 4]; N];
+    let mut dots = [[vdupq_n_s32(0); 2]; N];
     for (part, octs) in w.nibbles[g].as_chunks::<2>().0.iter().enumerate() {
-        let mut parts = [[vdupq_n_s32(0); 4]; N];
-        let mut quads = [vdupq_n_s8(0); N];
-        for (quads, x) in quads.iter_mut().zip(x) {
+        let scales = int4::PartScales::new(w, g, part, half);
+        let [[a, b], [c, d]] = [int4::codes(table, &octs[0], half), int4::codes(table, &octs[1], half)];
+        for (dots, x) in dots.iter_mut().zip(x) {
             // SAFETY: 16 of 64 values.
-            *quads = unsafe { vld1q_s8(x.values[g].as_ptr().add(16 * part)) };
-        }
-        let [[a, b], [c, d]] = [int4::codes(table, &octs[0]), int4::codes(table, &octs[1])];
-        step::<0, N>(a, &quads, &mut parts);
-        step::<1, N>(b, &quads, &mut parts);
-        step::<2, N>(c, &quads, &mut parts);
-        step::<3, N>(d, &quads, &mut parts);
-        let scales = int4::PartScales::new(w, g, part);
-        for ((dots, parts), x) in dots.iter_mut().zip(parts).zip(x) {
-            for (quarter, (dots, sum)) in dots.iter_mut().zip(parts).enumerate() {
-                *dots = scales.add(*dots, sum, x.part_sums[g][part], quarter);
-            }
+            let quads = unsafe { vld1q_s8(x.values[g].as_ptr().add(16 * part)) };
+            let mut sums = [vdupq_n_s32(0); 2];
+            add_quad::<0>(&mut sums, a, quads);
+            add_quad::<1>(&mut sums, b, quads);
+            add_quad::<2>(&mut sums, c, quads);
+            add_quad::<3>(&mut sums, d, quads);
+            *dots = scales.add(*dots, sums, x.part_sums[g][part]);
         }
     }
-    int4::add_outliers(&mut dots, w, x, g);
+    int4::add_outliers(&mut dots, w, half, x, g);
     dots
+}
+
+/// Adds to `sums` the products of one quad of eight rows with quad `LANE` of a token's 16 values.
+#[inline]
+#[target_feature(enable = "neon,dotprod")]
+fn add_quad<const LANE: i32>(sums: &mut [int32x4_t; 2], w: int8x16x2_t, quads: int8x16_t) {
+    sums[0] = sdot_lane::<LANE>(sums[0], w.0, quads);
+    sums[1] = sdot_lane::<LANE>(sums[1], w.1, quads);
 }
 
 /// `128·Σ_j w[r][j]·high[j]` of 16 rows, a row a lane.

@@ -257,17 +257,26 @@ unsafe impl Int8 for Neon {
     fn panel_dots<const N: usize>(self, w: &PanelGroup, x: &[TokenGroups; N], g: usize) -> [I32; N] {
         let mut dots = isa!([[vdupq_n_s32(0); 4]; N]);
         for half in 0..2 {
-            let rows = isa!(dots_of_8_rows(w, 8 * half, x, g));
-            for (dots, [low, high]) in dots.iter_mut().zip(rows) {
-                (dots[2 * half], dots[2 * half + 1]) = (low, high);
-            }
+            put_half(&mut dots, half, isa!(dots_of_8_rows(w, 8 * half, x, g)));
         }
         dots
     }
 
     #[inline(always)]
     fn int4_dots<const N: usize>(self, w: &Int4Panel, x: &[TokenGroups; N], g: usize) -> [I32; N] {
-        isa!(int4::int4_dots(w, x, g))
+        let mut dots = isa!([[vdupq_n_s32(0); 4]; N]);
+        for half in 0..2 {
+            put_half(&mut dots, half, isa!(int4::dots_of_8_rows(w, half, x, g)));
+        }
+        dots
+    }
+}
+
+/// Puts what eight rows gave where it belongs in that of 16.
+#[inline(always)]
+pub(super) fn put_half<const N: usize>(dots: &mut [I32; N], half: usize, rows: [[int32x4_t; 2]; N]) {
+    for (dots, [low, high]) in dots.iter_mut().zip(rows) {
+        (dots[2 * half], dots[2 * half + 1]) = (low, high);
     }
 }
 
