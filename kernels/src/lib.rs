@@ -98,7 +98,7 @@ impl Kernels {
 
     /// `out[t][i] = w[rows.start + i] · x[t]` for int4 weights in panels: see [`scalar::matmul_int4`].
     ///
-    /// As [`Kernels::matmul_panels`].
+    /// As [`Kernels::matmul_i8`].
     pub fn matmul_int4(self, w: &Int4Matrix, rows: Range<usize>, x: &Quantized, out: MatMut<f32>) {
         assert_product((w.rows(), w.cols()), &rows, x, &out);
         // SAFETY: lengths checked; the handle proves the CPU has the instructions.

@@ -16,7 +16,9 @@ pub(crate) use gemm::{Packed, prefetch_groups};
 pub(crate) use gemv::PREFETCH_BYTES;
 pub(crate) use gemv::{GroupsX16, Run, multiply_run};
 pub(crate) use panels::{matmul_int4, matmul_panels};
-pub(crate) use tile::{Ahead, RowScales, TilePanel, multiply_tile};
+#[cfg(target_arch = "x86_64")]
+pub(crate) use tile::RowScales;
+pub(crate) use tile::{Ahead, TilePanel, multiply_tile};
 
 use crate::int4::Int4Panel;
 use crate::mat::MatMut;
@@ -168,7 +170,7 @@ pub(crate) fn any_outlier<'a>(outliers: impl IntoIterator<Item = &'a Outlier>) -
 /// # Safety
 /// Every element must have been written.
 #[inline(always)]
-unsafe fn assume_init<T>(x: &[MaybeUninit<T>]) -> &[T] {
+pub(crate) unsafe fn assume_init<T>(x: &[MaybeUninit<T>]) -> &[T] {
     // SAFETY: the layouts are the same, and the caller says that the elements are initialised.
     unsafe { &*(std::ptr::from_ref(x) as *const [T]) }
 }

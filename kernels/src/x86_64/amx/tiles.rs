@@ -1,6 +1,7 @@
 //! The tile registers and their instructions, in inline assembly: the intrinsics are not stable yet.
 //!
-//! Register 0 holds weights, 1 activations, 2 their products.
+//! Register 0 holds weights, 1 activations, 2 their products. Of weights of two bytes 0 and 2 belong to the first, 3 and 4 to the
+//! second.
 
 use crate::panels::PanelGroup;
 use crate::quant::GROUP;
@@ -62,13 +63,13 @@ struct TileConfig {
     rows: [u8; 16],
 }
 
-/// Register 0 for weights, 1 for activations, 2 for their products.
+/// Registers 0 to 4, all of the same shape.
 static CONFIG: TileConfig = TileConfig {
     palette: 1,
     start_row: 0,
     reserved: [0; 14],
-    bytes_a_row: [64, 64, 64, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
-    rows: [16, 16, 16, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+    bytes_a_row: [64, 64, 64, 64, 64, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+    rows: [16, 16, 16, 16, 16, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
 };
 
 /// Gives the registers their shapes.
@@ -104,15 +105,18 @@ pub(super) unsafe fn load_values(at: *const i8, stride: usize) {
     };
 }
 
-/// Loads one group of 16 rows of the weights.
+/// Loads one group of 16 rows of the weights, of one byte or two.
 ///
 /// # Safety
 /// Between [`configure`] and [`release`] only.
 #[inline(always)]
-pub(super) unsafe fn load_weights(at: &PanelGroup) {
+pub(super) unsafe fn load_weights<const BYTES: usize>(at: &[PanelGroup; BYTES]) {
     // SAFETY: a panel's group is 16 rows of 64 bytes; the caller vouches for the configuration.
     unsafe {
-        asm!("tileloadd tmm0, [{} + {}]", in(reg) at, in(reg) GROUP, out("tmm0") _, options(nostack, preserves_flags))
+        asm!("tileloadd tmm0, [{} + {}]", in(reg) &at[0], in(reg) GROUP, out("tmm0") _, options(nostack, preserves_flags));
+        if BYTES == 2 {
+            asm!("tileloadd tmm3, [{} + {}]", in(reg) &at[1], in(reg) GROUP, out("tmm3") _, options(nostack, preserves_flags));
+        }
     };
 }
 
@@ -121,21 +125,29 @@ pub(super) unsafe fn load_weights(at: &PanelGroup) {
 /// # Safety
 /// Between [`configure`] and [`release`] only.
 #[inline(always)]
-pub(super) unsafe fn multiply() {
+pub(super) unsafe fn multiply<const BYTES: usize>() {
     // SAFETY: the caller vouches for the configuration; no memory is used.
     unsafe {
-        asm!("tilezero tmm2", "tdpbssd tmm2, tmm1, tmm0", out("tmm2") _, options(nostack, preserves_flags))
+        asm!("tilezero tmm2", "tdpbssd tmm2, tmm1, tmm0", out("tmm2") _, options(nostack, preserves_flags));
+        if BYTES == 2 {
+            asm!("tilezero tmm4", "tdpbssd tmm4, tmm1, tmm3", out("tmm4") _, options(nostack, preserves_flags));
+        }
     };
 }
 
-/// Stores the dot products, `[token][row]`: initialises `to`.
+/// Stores the dot products, for each byte of the weights `[token][row]`: initialises `to`.
 ///
 /// # Safety
 /// Between [`configure`] and [`release`] only.
 #[inline(always)]
-pub(super) unsafe fn store_products(to: &mut MaybeUninit<AmxTile>) {
-    // SAFETY: the caller vouches for the configuration; the tile is borrowed and as large as it needs to be.
+pub(super) unsafe fn store_products<const BYTES: usize>(to: &mut MaybeUninit<[AmxTile; BYTES]>) {
+    const { assert!(BYTES == 1 || BYTES == 2) };
+    let to = to.as_mut_ptr().cast::<AmxTile>();
+    // SAFETY: the caller vouches for the configuration; the tiles are borrowed and as large as they need to be.
     unsafe {
-        asm!("tilestored [{} + {}], tmm2", in(reg) to, in(reg) GROUP, options(nostack, preserves_flags))
+        asm!("tilestored [{} + {}], tmm2", in(reg) to, in(reg) GROUP, options(nostack, preserves_flags));
+        if BYTES == 2 {
+            asm!("tilestored [{} + {}], tmm4", in(reg) to.add(1), in(reg) GROUP, options(nostack, preserves_flags));
+        }
     };
 }
