@@ -215,3 +215,106 @@ impl<'a> Int4Panel<'a> {
         group
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_weight_is_found_in_its_panel() {
+        // 18 rows of 128 columns: the second panel holds two.
+        let nibble = |row: usize, col: usize| (5 * row + 3 * col + col / 16) % 16;
+        let mut nibbles = vec![0; 32 * 128 / 2];
+        for (at, byte) in nibbles.iter_mut().enumerate() {
+            let (panel, group, oct, r, i) = (at / 1024, at / 512 % 2, at / 64 % 8, at / 4 % 16, at % 4);
+            let (row, col) = (16 * panel + r, 64 * group + 8 * oct + i);
+            *byte = (nibble(row, col) | nibble(row, col + 4) << 4) as u8;
+        }
+        let codes = std::array::from_fn(|i| 3 * i as i8 - 20);
+        let row_scales: Vec<_> = (0..32u8).map(f32::from).collect();
+        // Of 4 groups of panels, by `at`: which, and which of its parts, halves or rows.
+        let numbered = |group: usize, part: usize, row: usize| (16 * (4 * group + part) + row) as i16;
+        let fine: Vec<[[i8; 16]; 4]> = (0..4)
+            .map(|g| std::array::from_fn(|p| std::array::from_fn(|r| (numbered(g, p, r) - 128) as i8)))
+            .collect();
+        let coarse: Vec<[[i16; 16]; 2]> =
+            (0..4).map(|g| std::array::from_fn(|p| std::array::from_fn(|r| numbered(g, p, r)))).collect();
+        let with_minimum: Vec<[[[i16; 16]; 2]; 2]> = (0..4)
+            .map(|g| {
+                [0, 2]
+                    .map(|first| std::array::from_fn(|p| std::array::from_fn(|r| numbered(g, first + p, r))))
+            })
+            .collect();
+        for (row, col) in [(0, 0), (0, 127), (5, 20), (15, 63), (16, 64), (17, 4), (17, 36), (17, 100)] {
+            let (group, part, r) = (2 * (row / 16) + col / 64, col % 64 / 16, row % 16);
+            let code = 3 * nibble(row, col) as i32 - 20;
+            let scaled = |scale: i16, minimum: i16| i32::from(scale) * code - i32::from(minimum);
+            for (scales, expected) in [
+                (Int4Scales::Fine(&fine), scaled(numbered(group, part, r) - 128, 0)),
+                (Int4Scales::Coarse(&coarse), scaled(numbered(group, part / 2, r), 0)),
+                (
+                    Int4Scales::WithMinimum(&with_minimum),
+                    scaled(numbered(group, part / 2, r), numbered(group, 2 + part / 2, r)),
+                ),
+            ] {
+                let w = Int4Matrix::new(&codes, &nibbles, scales, &row_scales, (18, 128));
+                assert_eq!(w.weight(row, col), expected, "row {row}, column {col} of {scales:?}");
+                assert_eq!(w.row_scale(row), row as f32);
+            }
+        }
+    }
+
+    /// A matrix of 16 rows and 64 columns, but for what is said.
+    fn matrix(codes: [i8; 16], nibbles: usize, scales: usize, row_scales: usize, cols: usize) {
+        let (nibbles, row_scales) = (vec![0; nibbles], vec![0.0; row_scales]);
+        let scales = vec![[[0; PANEL_ROWS]; PARTS]; scales];
+        Int4Matrix::new(&codes, &nibbles, Int4Scales::Fine(&scales), &row_scales, (16, cols));
+    }
+
+    #[test]
+    #[should_panic(expected = "100 columns are no whole groups")]
+    fn columns_are_whole_groups() {
+        matrix([0; 16], 800, 1, 16, 100);
+    }
+
+    #[test]
+    #[should_panic(expected = "codes [")]
+    fn codes_lie_together() {
+        let mut codes = [0; 16];
+        codes[..2].copy_from_slice(&[-30, 34]);
+        matrix(codes, 512, 1, 16, 64);
+    }
+
+    #[test]
+    #[should_panic(expected = "codes [")]
+    fn codes_lie_near_zero() {
+        matrix([64; 16], 512, 1, 16, 64);
+    }
+
+    #[test]
+    #[should_panic(expected = "int4 panels of 16×64")]
+    fn nibbles_are_whole_panels() {
+        matrix([0; 16], 504, 1, 16, 64);
+    }
+
+    #[test]
+    #[should_panic(expected = "scales of panels of 16×64")]
+    fn every_group_has_scales() {
+        matrix([0; 16], 512, 2, 16, 64);
+    }
+
+    #[test]
+    #[should_panic(expected = "row scales of panels of 16×64")]
+    fn every_row_has_a_scale() {
+        matrix([0; 16], 512, 1, 15, 64);
+    }
+
+    #[test]
+    fn the_widest_tables_are_taken() {
+        let mut codes = [63; 16];
+        codes[3] = 0;
+        matrix(codes, 512, 1, 16, 64);
+        codes.fill(-63);
+        matrix(codes, 512, 1, 16, 64);
+    }
+}

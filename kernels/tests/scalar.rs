@@ -3,7 +3,8 @@
 use approx::assert_abs_diff_eq;
 use torchless_kernels::half::f16;
 use torchless_kernels::{
-    Allocator, BLOCK, GROUP, Isa, Kernels, MatMut, Outlier, QMatrix, QUAD, QuantizedBuf, scalar,
+    Allocator, BLOCK, GROUP, Int4Matrix, Int4Scales, Isa, Kernels, MatMut, Outlier, PANEL_ROWS, QMatrix,
+    QUAD, QuantizedBuf, scalar,
 };
 
 fn reference() -> Kernels {
@@ -95,6 +96,27 @@ fn a_quad_that_stands_out_has_14_bits() {
     }
 }
 
+#[test]
+fn the_sums_of_parts_lack_what_the_outlier_holds() {
+    let mut x: Vec<f32> = (0..GROUP + 20).map(|i| (i % 5) as f32 - 1.0).collect();
+    x[37] = 127.0;
+    x[GROUP + 17] = 4.0;
+    let buf = quantize(&x);
+    let view = buf.view(1);
+    // The first group's scale is 3 / 127, so that 127 is 5376 = 42·128. The second has no outlier, and ends in its second part.
+    assert_eq!(view.outliers(), [Outlier { high: [0, 42, 1, 1], quad: 9 }, Outlier::default()]);
+    let [first, second]: [&[i8]; 2] = [&view.token_values(0)[..GROUP], &view.token_values(0)[GROUP..]];
+    for (g, values) in [first, second].into_iter().enumerate() {
+        let mut expected = [0; 4];
+        for (k, value) in values.iter().enumerate() {
+            expected[k / 16] += i16::from(*value);
+        }
+        assert_eq!(view.part_sums()[g], expected, "group {g}");
+    }
+    let whole = view.sums()[0] - view.part_sums()[0].iter().map(|sum| i32::from(*sum)).sum::<i32>();
+    assert_eq!(whole, 44 * 128);
+}
+
 /// What the bytes of group `k / 64` say value `k` is, in units of the scale.
 fn whole(x: &QuantizedBuf, k: usize) -> i32 {
     let view = x.view(1);
@@ -159,6 +181,47 @@ fn minus_128_counts_as_such_and_an_infinite_scale_as_zeros() {
     assert_eq!(sum as f32 as i32, sum);
     let out = matmul(&QMatrix::new(&bytes, &[1.0, f32::INFINITY], 2, GROUP), &quantize(&x));
     assert_eq!(out, [sum as f32 * (1.0 / 127.0), 0.0]);
+}
+
+/// Row 17 of an int4 matrix of two panels and two groups, worked out by hand.
+#[test]
+fn an_int4_row_is_scaled_codes_less_the_minimums() {
+    let (rows, cols, row) = (18, 2 * GROUP, 17);
+    let mut codes = [0; 16];
+    (codes[3], codes[12]) = (-5, 7);
+    // Everywhere code 3 but for row 17's columns 4..8, in the high nibbles of its first oct.
+    let mut nibbles = vec![0x33; 32 * cols / 2];
+    let second_panel = 16 * cols / 2;
+    nibbles[second_panel + 4..][..4].fill(0xc3);
+    // Of the first group: 3·code − 2 in columns 0..32, 10·code + 1 behind them; of the second −1·code.
+    let mut scales = vec![[[[9; PANEL_ROWS]; 2]; 2]; 4];
+    for (group, part, [scale, minimum]) in
+        [(2, 0, [3, 2]), (2, 1, [10, -1]), (3, 0, [-1, 0]), (3, 1, [-1, 0])]
+    {
+        (scales[group][0][part][1], scales[group][1][part][1]) = (scale, minimum);
+    }
+    let mut row_scales = vec![9.0; 32];
+    row_scales[row] = 0.125;
+    let w = Int4Matrix::new(&codes, &nibbles, Int4Scales::WithMinimum(&scales), &row_scales, (rows, cols));
+    let weights = [-17, -17, -17, -17, 19, 19, 19, 19, -17];
+    let mut dequantized = vec![0.0; cols];
+    reference().dequantize_int4_row(&w, row, &mut dequantized);
+    assert_eq!(dequantized[..9], weights.map(|w| w as f32 * 0.125));
+    assert_eq!(dequantized[31..34], [-17, -49, -49].map(|w| w as f32 * 0.125));
+    assert_eq!(dequantized[GROUP], 5.0 * 0.125);
+
+    // Ones, of scale 1/127, but for 3 in column 5; then twos, of scale 2/127.
+    let mut x = [[1.0; GROUP], [2.0; GROUP]].concat();
+    x[5] = 3.0;
+    let x = quantize(&x);
+    assert_eq!(x.view(1).outliers()[0], Outlier { high: [1, 3, 1, 1], quad: 1 });
+    let first = 127 * (28 * -17 + 3 * 19 + 32 * -49) + 381 * 19;
+    let second = 127 * 64 * 5;
+    let expected = (first as f32 * (1.0 / 127.0) + second as f32 * (2.0 / 127.0)) * 0.125;
+    let mut out = [0.0];
+    reference().matmul_int4(&w, row..row + 1, &x.view(1), MatMut::new(&mut out, 1, 1));
+    assert_eq!(out, [expected]);
+    assert_abs_diff_eq!(expected, (-1930.0 + 640.0) * 0.125, epsilon = 1e-3);
 }
 
 #[test]

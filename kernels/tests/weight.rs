@@ -1,8 +1,8 @@
 //! Weights and activations as values: what they answer, and that they reach the kernels of their formats.
 
 use torchless_kernels::{
-    ActivationBuf, ActivationFormat, ActivationFormats, ActivationsMut, Allocator, F32Matrix, GROUP, Kernels,
-    MatMut, QMatrix, QuantizedBuf, Weight,
+    ActivationBuf, ActivationFormat, ActivationFormats, ActivationsMut, Allocator, F32Matrix, GROUP,
+    Int4Matrix, Int4Scales, Kernels, MatMut, PANEL_ROWS, QMatrix, QuantizedBuf, Weight,
 };
 
 const ROWS: usize = 40;
@@ -32,6 +32,15 @@ fn activations(kernels: Kernels, x: &[f32]) -> ActivationBuf {
     buf
 }
 
+fn quantized(kernels: Kernels, x: &[f32]) -> QuantizedBuf {
+    let tokens = x.len() / COLS;
+    let mut buf = QuantizedBuf::new(&mut Allocator::heap(), tokens, COLS);
+    for (t, x) in x.chunks(COLS).enumerate() {
+        kernels.quantize(x, buf.view_mut(tokens).token(t));
+    }
+    buf
+}
+
 fn product(w: &Weight, x: &ActivationBuf, tokens: usize) -> Vec<f32> {
     let mut out = vec![f32::NAN; tokens * ROWS];
     let (left, right) = MatMut::new(&mut out, tokens, ROWS).split_cols(7);
@@ -53,19 +62,50 @@ fn an_int8_weight_meets_int8_activations() {
     assert!(w.row_granule().is_power_of_two());
     for tokens in [1, 9] {
         let x = floats(tokens * COLS, 3);
-        let mut quantized = QuantizedBuf::new(&mut Allocator::heap(), tokens, COLS);
-        for (t, x) in x.chunks(COLS).enumerate() {
-            kernels.quantize(x, quantized.view_mut(tokens).token(t));
-        }
         let mut expected = vec![0.0; tokens * ROWS];
         let out = MatMut::new(&mut expected, tokens, ROWS);
-        kernels.matmul_i8(&matrix, 0..ROWS, &quantized.view(tokens), out);
+        kernels.matmul_i8(&matrix, 0..ROWS, &quantized(kernels, &x).view(tokens), out);
         assert_eq!(product(&w, &activations(kernels, &x), tokens), expected, "{tokens} tokens");
     }
     let (mut row, mut expected) = ([0.0; COLS], [0.0; COLS]);
     kernels.weight_row(&w, 5, &mut row);
     kernels.dequantize_row(&matrix, 5, &mut expected);
     assert_eq!(row, expected);
+}
+
+#[test]
+fn an_int4_weight_meets_int8_activations() {
+    let kernels = Kernels::detect();
+    let codes = std::array::from_fn(|i| 2 * i as i8 - 11);
+    let (panels, groups) = (ROWS.div_ceil(PANEL_ROWS), COLS / GROUP);
+    let nibbles: Vec<u8> =
+        floats(panels * PANEL_ROWS * COLS / 2, 1).iter().map(|x| (x * 127.0) as i8 as u8).collect();
+    let row_scales = floats(panels * PANEL_ROWS, 2);
+    let fine = vec![[[3; PANEL_ROWS]; 4]; panels * groups];
+    let coarse = vec![[[-700; PANEL_ROWS]; 2]; panels * groups];
+    let with_minimum = vec![[[[500; PANEL_ROWS]; 2], [[-900; PANEL_ROWS]; 2]]; panels * groups];
+    for (scales, bytes) in [
+        (Int4Scales::Fine(&fine), size_of_val(&*fine)),
+        (Int4Scales::Coarse(&coarse), size_of_val(&*coarse)),
+        (Int4Scales::WithMinimum(&with_minimum), size_of_val(&*with_minimum)),
+    ] {
+        let matrix = Int4Matrix::new(&codes, &nibbles, scales, &row_scales, (ROWS, COLS));
+        let w = Weight::Int4(matrix);
+        assert_eq!((w.rows(), w.cols(), w.activation()), (ROWS, COLS, ActivationFormat::Int8));
+        assert_eq!(w.row_bytes() * panels * PANEL_ROWS, nibbles.len() + bytes + 4 * row_scales.len());
+        assert_eq!(w.row_granule(), PANEL_ROWS);
+        for tokens in [1, 9] {
+            let x = floats(tokens * COLS, 3);
+            let mut expected = vec![0.0; tokens * ROWS];
+            let out = MatMut::new(&mut expected, tokens, ROWS);
+            kernels.matmul_int4(&matrix, 0..ROWS, &quantized(kernels, &x).view(tokens), out);
+            assert_eq!(product(&w, &activations(kernels, &x), tokens), expected, "{tokens} tokens");
+        }
+        let (mut row, mut expected) = ([0.0; COLS], [0.0; COLS]);
+        kernels.weight_row(&w, 5, &mut row);
+        kernels.dequantize_int4_row(&matrix, 5, &mut expected);
+        assert_eq!(row, expected);
+    }
 }
 
 #[test]
