@@ -23,9 +23,9 @@ pub enum Error {
         /// The place in the file, what is wrong there, and the remedy where there is one.
         problem: Malformed,
     },
-    /// A weight that is larger than panels of int8 can hold.
+    /// A weight that is larger than panels can hold.
     #[error(
-        "{}: tensor {tensor} holds {value} in row {row}, and panels of int8 no more than {largest}: store int8 in rows",
+        "{}: tensor {tensor} holds {value} in row {row}, and panels no more than {largest}: store int8 in rows",
         path.display()
     )]
     BeyondPanels {

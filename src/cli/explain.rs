@@ -23,7 +23,7 @@ fn with_options(error: &Error, text: String) -> String {
         | Error::OutOfMemory { .. }
         | Error::TextTooShort { .. } => format!("{text} (--ctx)"),
         Error::CacheOverflow => format!("{text} (--kv f32)"),
-        Error::BeyondPanels { .. } => format!("{text} (--layout rows)"),
+        Error::BeyondPanels { .. } => format!("{text} (--layout rows, not with int4)"),
         Error::NoTokenLeft | Error::LogitOverflow => {
             format!("{text} (--logit-bias, --repeat-penalty, --frequency-penalty, --presence-penalty)")
         }

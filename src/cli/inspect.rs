@@ -203,6 +203,8 @@ fn long_name(dtype: Dtype) -> String {
 fn short_name(dtype: Dtype) -> &'static str {
     match dtype {
         Dtype::Int8Panels => "i8x16",
+        Dtype::Int4By32 => "i4/32",
+        Dtype::Int4By32Minimum => "i4m32",
         other => other.name(),
     }
 }

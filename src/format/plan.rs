@@ -20,13 +20,14 @@ pub enum Quant {
     /// Matrices int4, but for those that pay most for eight bits: the values' projections, the embedding and the head. What
     /// a source holds in 4 bits keeps its grid, and what it holds in 5 to 8 becomes int8.
     Int4,
-    /// As many matrices int4 as it takes for this average, of the matrices' weights; those that pay most stay int8.
+    /// As many matrices int4 as it takes for this average, of the matrices' weights; those that pay most stay int8. Where
+    /// that is less than all of them take, all are int4.
     Int4Of(Bits),
     /// None.
     F32,
 }
 
-/// Bits a weight, scales included, in hundredths: 4.5 to 8.25 make sense.
+/// Bits a weight, scales included, in hundredths: from 4.5, where all is int4, to 8.25, where all is int8.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Bits(u16);
 
@@ -35,7 +36,7 @@ impl FromStr for Bits {
 
     fn from_str(text: &str) -> Result<Self, String> {
         match text.parse::<f64>() {
-            Ok(bits) if (4.0..=9.0).contains(&bits) => Ok(Self((bits * 100.0).round() as u16)),
+            Ok(bits) if (4.5..=8.25).contains(&bits) => Ok(Self((bits * 100.0).round() as u16)),
             _ => Err(format!("{text:?} is no number of bits between 4.5 and 8.25")),
         }
     }
@@ -65,7 +66,7 @@ impl Quant {
     }
 }
 
-/// How the rows of an int8 matrix lie in the file.
+/// How the rows of an int8 matrix lie in the file. Those of int4 always lie in panels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RowLayout {

@@ -169,7 +169,7 @@ impl SourceTensor {
     /// Appends rows of a tensor that is [`Held::Grid`] to `out`, on their grid.
     ///
     /// # Errors
-    /// When a scale is a NaN or an infinity.
+    /// When a scale or a minimum is a NaN or an infinity.
     ///
     /// # Panics
     /// When there are no such rows.
@@ -185,7 +185,8 @@ impl SourceTensor {
         out: &mut Encoded,
     ) -> Result<(), Malformed> {
         let cols = self.shape.last().copied().unwrap_or(0);
-        let mut groups = Vec::with_capacity(rows.len() * cols / GRID_GROUP);
+        let (first, in_row) = (rows.start, cols / GRID_GROUP);
+        let mut groups = Vec::with_capacity(rows.len() * in_row);
         for row in rows {
             let Rows::Encoded { bytes, range, encoding, row_bytes } = &self.rows else { continue };
             let stored = self.interleaved.map_or(row, |head_dim| interleaved_row(row, head_dim));
@@ -194,7 +195,10 @@ impl SourceTensor {
         }
         let finite = |group: &GridGroup| group.scale.is_finite() && group.offset.is_finite();
         if let Some(at) = groups.iter().position(|group| !finite(group)) {
-            return Err(Malformed(format!("holds a scale of {} in group {at}", groups[at].scale)));
+            let GridGroup { scale, offset, .. } = groups[at];
+            let (row, col) = (first + at / in_row, at % in_row * GRID_GROUP);
+            let value = if scale.is_finite() { offset } else { scale };
+            return Err(Malformed(format!("holds {value} at row {row}, column {col}")));
         }
         encode_grid(&groups, cols, kind, out);
         Ok(())

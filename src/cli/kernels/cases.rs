@@ -3,7 +3,8 @@
 use half::f16;
 use torchless::bench::bandwidth::read;
 use torchless_kernels::{
-    Aligned, Allocator, BLOCK, CacheElement, GROUP, Kernels, MatMut, PanelMatrix, QMatrix, QuantizedBuf,
+    Aligned, Allocator, BLOCK, CacheElement, GROUP, Int4Matrix, Int4Scales, Kernels, MatMut, PanelMatrix,
+    QMatrix, QuantizedBuf, Weight,
 };
 
 /// A kernel on fixed inputs.
@@ -66,15 +67,19 @@ const MATRICES: [(usize, usize); 7] =
 pub fn cases(all: bool) -> Vec<(&'static str, MakeCase)> {
     let mut cases: Vec<(&'static str, MakeCase)> = Vec::new();
     for (rows, cols) in MATRICES {
-        cases.push(("gemv_i8", Box::new(move || int8_product(Layout::Rows, rows, cols, 1))));
-        cases.push(("gemv_panels", Box::new(move || int8_product(Layout::Panels, rows, cols, 1))));
+        for format in Format::ALL {
+            cases.push((format.names().0, Box::new(move || product(format, rows, cols, 1))));
+        }
     }
     let batched =
         MATRICES.into_iter().filter(|&m| all || [(576, 576), (1536, 576), (4096, 4096)].contains(&m));
     for (rows, cols) in batched {
         for tokens in [4, 16, 64, 512] {
-            cases.push(("gemm_i8", Box::new(move || int8_product(Layout::Rows, rows, cols, tokens))));
-            cases.push(("gemm_panels", Box::new(move || int8_product(Layout::Panels, rows, cols, tokens))));
+            // Of int4 only what `convert` makes of most weights: the others differ in their scales, and the reference is slow.
+            let formats = if all { &Format::ALL[..] } else { &Format::ALL[..3] };
+            for &format in formats {
+                cases.push((format.names().1, Box::new(move || product(format, rows, cols, tokens))));
+            }
         }
     }
     cases.push(("gemv_f32", Box::new(|| f32_product(4096, 4096))));
@@ -127,43 +132,111 @@ fn floats(n: usize, seed: u32) -> Vec<f32> {
     (0..n).map(|_| next()).collect()
 }
 
-/// How the weights of a product lie.
+/// How the weights of a product are stored.
 #[derive(Clone, Copy)]
-enum Layout {
+enum Format {
     Rows,
     Panels,
+    Int4,
+    Int4By32,
+    Int4By32Minimum,
 }
 
-/// An int8 matrix times some tokens, 128 rows at a time as the forward pass takes them.
-struct Int8Product {
-    values: Aligned<i8>,
-    scales: Scales,
+impl Format {
+    const ALL: [Self; 5] = [Self::Rows, Self::Panels, Self::Int4, Self::Int4By32, Self::Int4By32Minimum];
+
+    /// What its products with one token are called, and with several.
+    fn names(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Rows => ("gemv_i8", "gemm_i8"),
+            Self::Panels => ("gemv_panels", "gemm_panels"),
+            Self::Int4 => ("gemv_int4", "gemm_int4"),
+            Self::Int4By32 => ("gemv_int4_by_32", "gemm_int4_by_32"),
+            Self::Int4By32Minimum => ("gemv_int4_minimum", "gemm_int4_minimum"),
+        }
+    }
+}
+
+/// A matrix of integers times some tokens, 128 rows at a time as the forward pass takes them.
+struct Product {
+    weights: Weights,
     shape: (usize, usize, usize),
     x: QuantizedBuf,
     out: Vec<f32>,
 }
 
-/// The weights' scales, which say how the weights lie.
-enum Scales {
-    Rows(Vec<f32>),
-    Panels(Vec<f16>),
+/// The weights as they are stored: values or nibbles, and scales.
+struct Weights {
+    format: Format,
+    values: Aligned<i8>,
+    /// As the file has them: f32 in rows, f16 in panels, whole numbers in int4.
+    scales: Aligned<u8>,
+    /// Of int4.
+    row_scales: Aligned<f32>,
 }
 
-fn int8_product(layout: Layout, rows: usize, cols: usize, tokens: usize) -> Case {
-    let mut byte = 0u32;
-    let mut next = || {
-        byte = byte.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        (byte >> 24) as i8
-    };
-    let memory = &mut Allocator::heap();
-    let mut values = memory.aligned(rows * cols);
-    values.iter_mut().for_each(|value| *value = next());
-    let largest: Vec<_> = floats(rows * cols / GROUP, 1).iter().map(|x| x.abs() + 0.1).collect();
-    let (scales, scale_bytes) = match layout {
-        Layout::Rows => (Scales::Rows(largest.iter().map(|x| 127.0 / x).collect()), 4),
-        Layout::Panels => (Scales::Panels(largest.iter().map(|x| f16::from_f32(x / 127.0)).collect()), 2),
-    };
-    let mut x = QuantizedBuf::new(memory, tokens, cols);
+/// A crooked table, as `convert` has it.
+const CODES: [i8; 16] = [-31, -26, -20, -15, -12, -8, -5, -2, 1, 3, 6, 9, 12, 16, 21, 27];
+
+impl Weights {
+    fn new(format: Format, rows: usize, cols: usize) -> Self {
+        let mut byte = 0u32;
+        let mut next = || {
+            byte = byte.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (byte >> 24) as i8
+        };
+        let groups = rows * cols / GROUP;
+        let memory = &mut Allocator::heap();
+        let bytes: Vec<u8> = match format {
+            Format::Rows => {
+                let scales = floats(groups, 1).into_iter().map(|x| 127.0 / (x.abs() + 0.1));
+                scales.flat_map(f32::to_le_bytes).collect()
+            }
+            Format::Panels => {
+                let scales = floats(groups, 1).into_iter().map(|x| f16::from_f32((x.abs() + 0.1) / 127.0));
+                scales.flat_map(f16::to_le_bytes).collect()
+            }
+            Format::Int4 => (0..4 * groups).map(|_| next() as u8).collect(),
+            // So small that no weight is beyond 28672.
+            Format::Int4By32 => (0..2 * groups).flat_map(|_| (i16::from(next()) * 4).to_le_bytes()).collect(),
+            Format::Int4By32Minimum => {
+                (0..4 * groups).flat_map(|_| (i16::from(next()) * 4).to_le_bytes()).collect()
+            }
+        };
+        let is_int4 = !matches!(format, Format::Rows | Format::Panels);
+        let mut values = memory.aligned(if is_int4 { rows * cols / 2 } else { rows * cols });
+        values.iter_mut().for_each(|value| *value = next());
+        let mut scales = memory.aligned(bytes.len());
+        scales.copy_from_slice(&bytes);
+        let mut row_scales = memory.aligned(if is_int4 { rows } else { 0 });
+        row_scales.iter_mut().zip(floats(rows, 2)).for_each(|(scale, x)| *scale = x);
+        Self { format, values, scales, row_scales }
+    }
+
+    /// As a kernel takes them. Rows are whole panels.
+    fn matrix(&self, rows: usize, cols: usize) -> Weight<'_> {
+        let int4 = |scales| {
+            let nibbles = bytemuck::cast_slice(&self.values);
+            Weight::Int4(Int4Matrix::new(&CODES, nibbles, scales, &self.row_scales, (rows, cols)))
+        };
+        let scales = &self.scales[..];
+        match self.format {
+            Format::Rows => {
+                Weight::Int8(QMatrix::new(&self.values, bytemuck::cast_slice(scales), rows, cols))
+            }
+            Format::Panels => {
+                Weight::Int8Panels(PanelMatrix::new(&self.values, bytemuck::cast_slice(scales), rows, cols))
+            }
+            Format::Int4 => int4(Int4Scales::Fine(bytemuck::cast_slice(scales))),
+            Format::Int4By32 => int4(Int4Scales::Coarse(bytemuck::cast_slice(scales))),
+            Format::Int4By32Minimum => int4(Int4Scales::WithMinimum(bytemuck::cast_slice(scales))),
+        }
+    }
+}
+
+fn product(format: Format, rows: usize, cols: usize, tokens: usize) -> Case {
+    let weights = Weights::new(format, rows, cols);
+    let mut x = QuantizedBuf::new(&mut Allocator::heap(), tokens, cols);
     for t in 0..tokens {
         let token = floats(cols, t as u32);
         Kernels::detect().quantize(&token, x.view_mut(tokens).token(t));
@@ -173,41 +246,37 @@ fn int8_product(layout: Layout, rows: usize, cols: usize, tokens: usize) -> Case
         _ => (Unit::MultiplyAdds, format!("{rows}×{cols}×{tokens}")),
     };
     // Weights and activations with their scales; results.
-    let groups = cols / GROUP;
-    let quantized = rows * (cols + scale_bytes * groups) + tokens * (cols + 4 * groups);
+    let quantized = rows * weights.matrix(rows, cols).row_bytes() + tokens * (cols + 4 * (cols / GROUP));
     let out = vec![0.0; rows * tokens];
     Case {
         shape,
         operations: (rows * cols * tokens) as f64,
         bytes: (quantized + 4 * rows * tokens) as f64,
         unit,
-        task: Box::new(Int8Product { values, scales, shape: (rows, cols, tokens), x, out }),
+        task: Box::new(Product { weights, shape: (rows, cols, tokens), x, out }),
     }
 }
 
-impl Task for Int8Product {
+impl Task for Product {
     fn read(&self) -> Option<u64> {
-        let scales = match &self.scales {
-            Scales::Rows(scales) => bytemuck::cast_slice(scales),
-            Scales::Panels(scales) => bytemuck::cast_slice(scales),
-        };
-        (self.shape.2 == 1).then(|| read(bytemuck::cast_slice(&self.values)).wrapping_add(read(scales)))
+        let Weights { values, scales, row_scales, .. } = &self.weights;
+        let all = [bytemuck::cast_slice(values), &**scales, bytemuck::cast_slice(row_scales)];
+        (self.shape.2 == 1).then(|| all.into_iter().map(read).fold(0, u64::wrapping_add))
     }
 
     fn run(&mut self, kernels: Kernels) {
         let (rows, cols, tokens) = self.shape;
+        let weights = self.weights.matrix(rows, cols);
+        let x = self.x.view(tokens);
         for first in (0..rows).step_by(128) {
             let part = first..(first + 128).min(rows);
             let (_, out) = MatMut::new(&mut self.out, tokens, rows).split_cols(first);
             let (out, _) = out.split_cols(part.len());
-            let x = self.x.view(tokens);
-            match &self.scales {
-                Scales::Rows(scales) => {
-                    kernels.matmul_i8(&QMatrix::new(&self.values, scales, rows, cols), part, &x, out);
-                }
-                Scales::Panels(scales) => {
-                    kernels.matmul_panels(&PanelMatrix::new(&self.values, scales, rows, cols), part, &x, out);
-                }
+            match &weights {
+                Weight::Int8(w) => kernels.matmul_i8(w, part, &x, out),
+                Weight::Int8Panels(w) => kernels.matmul_panels(w, part, &x, out),
+                Weight::Int4(w) => kernels.matmul_int4(w, part, &x, out),
+                _ => (),
             }
         }
     }

@@ -5,7 +5,7 @@
 use half::f16;
 use torchless_kernels::{GROUP, PANEL_ROWS, PanelMatrix, QUAD, Weight};
 
-use super::{Encoded, Encoding, OVERFLOWS, Sizes};
+use super::{Encoded, Encoding, LARGEST_IN_PANELS, OVERFLOWS, Sizes};
 
 pub(super) struct Int8Panels;
 
@@ -37,9 +37,8 @@ impl Encoding for Int8Panels {
         PANEL_ROWS
     }
 
-    /// Beyond it the scale would be infinite.
     fn largest(&self) -> f32 {
-        127.0 * f16::MAX.to_f32()
+        LARGEST_IN_PANELS
     }
 
     fn encode(&self, rows: &[f32], cols: usize, out: &mut Encoded) {

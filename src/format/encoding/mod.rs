@@ -115,6 +115,9 @@ pub(crate) trait Encoding: Sync {
     ) -> Weight<'a>;
 }
 
+/// The largest magnitude that is put into panels: with a larger one the f16 scale of int8's would be infinite.
+pub(crate) const LARGEST_IN_PANELS: f32 = 127.0 * half::f16::MAX.to_f32_const();
+
 /// What is wrong with a shape whose sizes cannot be counted.
 pub(crate) const OVERFLOWS: &str = "overflows";
 

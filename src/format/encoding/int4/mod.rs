@@ -11,7 +11,7 @@ mod search;
 
 use torchless_kernels::{CODE_SPAN, GROUP, INT4_LIMIT, Int4Matrix, Int4Scales, PANEL_ROWS, Weight};
 
-use super::{Encoded, Encoding, OVERFLOWS, Sizes};
+use super::{Encoded, Encoding, LARGEST_IN_PANELS, OVERFLOWS, Sizes};
 pub(crate) use feedback::{Feedback, encode_with_feedback};
 pub(crate) use grid::{GRID_GROUP, GridGroup, encode_grid};
 pub(crate) use search::encode_weighted;
@@ -79,6 +79,11 @@ impl Encoding for Int4 {
 
     fn row_granule(&self, _: usize) -> usize {
         PANEL_ROWS
+    }
+
+    /// Int8's, though there is room for more: the search multiplies weights with each other.
+    fn largest(&self) -> f32 {
+        LARGEST_IN_PANELS
     }
 
     fn encode(&self, rows: &[f32], cols: usize, out: &mut Encoded) {
