@@ -243,3 +243,6 @@ fn begin(codes: &[i8; 16], out: &mut Encoded) {
         out.front.resize(TABLE_BYTES, 0);
     }
 }
+
+#[cfg(test)]
+mod tests;
