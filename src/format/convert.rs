@@ -17,7 +17,7 @@ use crate::format::encoding::{Dtype, Encoded};
 use crate::format::fs::{AtomicFile, map_file};
 use crate::format::plan::Planned;
 pub use crate::format::plan::{Bits, Quant, RowLayout, Storage};
-use crate::format::source::{Source, SourceTensor};
+use crate::format::source::{Held, Source, SourceTensor};
 use crate::format::{bin, gguf, hf, importance};
 use crate::tokenizer::Tokenizer;
 use crate::{Error, Malformed};
@@ -155,8 +155,8 @@ impl Convertible {
         let encode = |index: usize, rows: Range<usize>, out: &mut Encoded| {
             let ((name, tensor), dtype) = (&tensors[index], dtypes[index]);
             let problem = |problem| Error::file(src, format!("tensor {name} {problem}"));
-            if let Some(kind) = dtype.grid() {
-                return tensor.encode_grid(rows, kind, out).map_err(problem);
+            if tensor.held() == Held::Grid(dtype) {
+                return tensor.encode_grid(rows, dtype, out).map_err(problem);
             }
             if dtype == Dtype::Int4 && weighed.as_ref().is_none_or(|(of, _)| *of != index) {
                 let weights = match feedback(name)? {

@@ -12,8 +12,10 @@ use crate::arch::tensors::HEAD;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Quant {
-    /// Every matrix int8, the embedding and the head included. Norms stay f32.
+    /// What the source holds in 4 bits keeps them, on its grid, and all other matrices become int8: nothing that shows is lost.
     #[default]
+    Auto,
+    /// Every matrix int8, the embedding and the head included. Norms stay f32.
     Int8,
     /// Only `mlp.gate_proj` and `mlp.up_proj` int8, which is what the original readers can read.
     Int8Proj,
@@ -47,13 +49,14 @@ impl FromStr for Quant {
 
     fn from_str(name: &str) -> Result<Self, String> {
         match name {
+            "auto" => Ok(Self::Auto),
             "int8" => Ok(Self::Int8),
             "int8-proj" => Ok(Self::Int8Proj),
             "int4" => Ok(Self::Int4),
             "f32" => Ok(Self::F32),
             _ => match name.strip_prefix("int4:") {
                 Some(bits) => bits.parse().map(Self::Int4Of),
-                None => Err(format!("{name:?} is not one of int8, int8-proj, int4, int4:BITS, f32")),
+                None => Err(format!("{name:?} is not one of auto, int8, int8-proj, int4, int4:BITS, f32")),
             },
         }
     }
@@ -136,9 +139,9 @@ impl Storage {
                 Kind::Gate | Kind::Up => int8,
                 _ => Dtype::F32,
             },
-            (Quant::Int4 | Quant::Int4Of(_), _) if !whole_groups => int8,
-            (Quant::Int4 | Quant::Int4Of(_), Held::Grid(dtype)) => dtype,
-            (Quant::Int4 | Quant::Int4Of(_), Held::FiveToEight) => int8,
+            _ if !whole_groups => int8,
+            (_, Held::Grid(dtype)) if self.layout == RowLayout::Panels => dtype,
+            (Quant::Auto, _) | (_, Held::Grid(_) | Held::FiveToEight) => int8,
             (Quant::Int4, Held::Wide) => match Kind::of(name) {
                 Kind::V | Kind::Outer => int8,
                 _ => Dtype::Int4,

@@ -162,11 +162,12 @@ impl SourceTensor {
     pub fn held(&self) -> Held {
         match &self.rows {
             Rows::Encoded { encoding, .. } if self.shape.len() == 2 => encoding.held(),
+            Rows::OfFile(_, tensor) if tensor.dtype().int4().is_some() => Held::Grid(tensor.dtype()),
             Rows::Encoded { .. } | Rows::OfFile(..) => Held::Wide,
         }
     }
 
-    /// Appends rows of a tensor that is [`Held::Grid`] to `out`, on their grid.
+    /// Appends rows of a tensor that is [`Held::Grid`] to `out`, on their grid: whole panels of them, or the last.
     ///
     /// # Errors
     /// When a scale or a minimum is a NaN or an infinity.
@@ -181,10 +182,16 @@ impl SourceTensor {
     pub(super) fn encode_grid(
         &self,
         rows: Range<usize>,
-        kind: int4::Kind,
+        dtype: Dtype,
         out: &mut Encoded,
     ) -> Result<(), Malformed> {
+        let Some(kind) = dtype.int4() else { return Ok(()) };
         let cols = self.shape.last().copied().unwrap_or(0);
+        if let Rows::OfFile(file, tensor) = &self.rows {
+            let (data, scales) = file.data_and_scales(tensor);
+            int4::copy_panels(kind, (data, scales), tensor.rows_cols(), rows, out);
+            return Ok(());
+        }
         let (first, in_row) = (rows.start, cols / GRID_GROUP);
         let mut groups = Vec::with_capacity(rows.len() * in_row);
         for row in rows {

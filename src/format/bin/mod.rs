@@ -162,13 +162,18 @@ impl BinFile {
     ///
     /// Where all weights are f32, nobody was promised the same bits: then products may add in any order.
     pub fn weight(&self, tensor: &Tensor) -> Weight<'_> {
-        let (data, scales) = (self.bytes_of(&tensor.data), self.bytes_of(&tensor.scales));
+        let (data, scales) = self.data_and_scales(tensor);
         tensor.dtype.encoding().weight(data, scales, tensor.rows_cols(), self.is_f32)
     }
 
     /// An f32 tensor's values. `tensor` must be one of this file's, and f32.
     pub fn vector(&self, tensor: &Tensor) -> &[f32] {
         bytemuck::cast_slice(self.bytes_of(&tensor.data))
+    }
+
+    /// A tensor's bytes, and those of its scales. `tensor` must be one of this file's.
+    pub(super) fn data_and_scales(&self, tensor: &Tensor) -> (&[u8], &[u8]) {
+        (self.bytes_of(&tensor.data), self.bytes_of(&tensor.scales))
     }
 
     #[expect(clippy::indexing_slicing, reason = "`place` has checked that the range is aligned and inside")]
@@ -178,7 +183,7 @@ impl BinFile {
 
     fn verify(&self) -> Result<(), Malformed> {
         try_spread(self.tensors.iter(), |tensor| {
-            let (data, scales) = (self.bytes_of(&tensor.data), self.bytes_of(&tensor.scales));
+            let (data, scales) = self.data_and_scales(tensor);
             tensor.dtype.encoding().verify(data, scales, tensor.rows_cols()).map_err(|problem| {
                 Malformed(format!("tensor {}: {problem}: the file is damaged", tensor.name))
             })

@@ -51,9 +51,10 @@ impl Dtype {
         Self::ALL.iter().copied().find(|dtype| dtype.name() == name)
     }
 
-    /// The kind of int4 whose weights lie on another format's grid.
-    pub(crate) fn grid(self) -> Option<int4::Kind> {
+    /// How int4 weights are scaled; `None` of what is not int4.
+    pub(crate) fn int4(self) -> Option<int4::Kind> {
         match self {
+            Dtype::Int4 => Some(int4::Kind::Fine),
             Dtype::Int4By32 => Some(int4::Kind::Coarse),
             Dtype::Int4By32Minimum => Some(int4::Kind::WithMinimum),
             _ => None,

@@ -161,3 +161,118 @@ fn encode_part(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use approx::assert_relative_eq;
+    use torchless_kernels::Kernels;
+
+    use super::super::encode_weighted;
+    use super::*;
+    use crate::format::encoding::Dtype;
+
+    /// Values of a bell curve, roughly.
+    fn random(n: usize, seed: u64) -> Vec<f32> {
+        let mut state = seed;
+        let mut uniform = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 40) as f32 / (1 << 24) as f32 - 0.5
+        };
+        (0..n).map(|_| (0..4).map(|_| uniform()).sum()).collect()
+    }
+
+    /// `Σ x·xᵀ` of activations of which each is its neighbour's, in part.
+    fn correlated(n: usize, tokens: usize) -> Vec<f32> {
+        let mut h = vec![0.0; n * n];
+        for t in 0..tokens {
+            let mut x = random(n, t as u64);
+            for i in 1..n {
+                x[i] = 0.8 * x[i - 1] + 0.6 * x[i];
+            }
+            for i in 0..n {
+                for j in 0..n {
+                    h[i * n + j] += x[i] * x[j];
+                }
+            }
+        }
+        h
+    }
+
+    #[test]
+    fn a_factor_times_itself_is_the_matrix() {
+        // More than a block, and no multiple of one.
+        let n = 300;
+        let mut h = correlated(n, 2 * n);
+        (0..n).for_each(|i| h[i * n + i] += 1.0);
+        let mut l = h.clone();
+        factor(&mut l, n);
+        for i in 0..n {
+            for j in 0..=i {
+                let sum: f64 = (0..=j).map(|k| f64::from(l[i * n + k]) * f64::from(l[j * n + k])).sum();
+                assert_relative_eq!(sum as f32, h[i * n + j], epsilon = 1e-2, max_relative = 1e-3);
+            }
+        }
+    }
+
+    fn decoded(encoded: &Encoded, shape: (usize, usize)) -> Vec<f32> {
+        let scales = [&encoded.front[..], &encoded.scales].concat();
+        let scales: Vec<u64> = scales.as_chunks().0.iter().map(|bytes| u64::from_ne_bytes(*bytes)).collect();
+        let scales: &[u8] = bytemuck::cast_slice(&scales);
+        let encoding = Dtype::Int4.encoding();
+        encoding.verify(&encoded.data, scales, shape).unwrap();
+        let weight = encoding.weight(&encoded.data, scales, shape, false);
+        let mut out = vec![0.0; shape.0 * shape.1];
+        for (row, out) in out.chunks_mut(shape.1).enumerate() {
+            Kernels::detect().weight_row(&weight, row, out);
+        }
+        out
+    }
+
+    /// `Σ e·H·eᵀ` over rows.
+    fn cost(weights: &[f32], found: &[f32], h: &[f32], n: usize) -> f64 {
+        let mut sum = 0.0;
+        for (row, found) in weights.chunks(n).zip(found.chunks(n)) {
+            let e: Vec<f32> = row.iter().zip(found).map(|(a, b)| a - b).collect();
+            for i in 0..n {
+                let he: f32 = h[i * n..(i + 1) * n].iter().zip(&e).map(|(h, e)| h * e).sum();
+                sum += f64::from(e[i] * he);
+            }
+        }
+        sum
+    }
+
+    #[test]
+    fn feedback_takes_off_most_of_what_correlated_errors_cost() {
+        let (rows, n) = (50, 320);
+        let (weights, h) = (random(rows * n, 99), correlated(n, 3 * n));
+        let feedback = Feedback::new(h.clone(), n).unwrap();
+        let mut with = Encoded::default();
+        encode_with_feedback(&weights, &feedback, &mut with);
+        let mut without = Encoded::default();
+        encode_weighted(&weights, n, None, &mut without);
+        let [with, without] =
+            [with, without].map(|encoded| cost(&weights, &decoded(&encoded, (rows, n)), &h, n));
+        assert!(with < 0.5 * without, "{with} with feedback, {without} without");
+    }
+
+    /// Columns that have nothing to do with each other: then there is nothing to make up for.
+    #[test]
+    fn without_correlation_it_is_the_search_alone() {
+        let (rows, n) = (35, 192);
+        let weights = random(rows * n, 5);
+        let mut h = vec![0.0; n * n];
+        (0..n).for_each(|i| h[i * n + i] = 4.0);
+        let feedback = Feedback::new(h, n).unwrap();
+        let (mut with, mut without) = (Encoded::default(), Encoded::default());
+        encode_with_feedback(&weights, &feedback, &mut with);
+        encode_weighted(&weights, n, None, &mut without);
+        assert_eq!(with.scales, without.scales);
+        assert!(with.data == without.data && with.front == without.front);
+    }
+
+    #[test]
+    fn a_text_that_says_nothing_gives_no_feedback() {
+        assert!(Feedback::new(vec![0.0; 64 * 64], 64).is_none());
+        assert!(Feedback::new(vec![f32::NAN; 64 * 64], 64).is_none());
+    }
+}

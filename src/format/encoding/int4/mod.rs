@@ -9,6 +9,8 @@ mod feedback;
 mod grid;
 mod search;
 
+use std::ops::Range;
+
 use torchless_kernels::{CODE_SPAN, GROUP, INT4_LIMIT, Int4Matrix, Int4Scales, PANEL_ROWS, Weight};
 
 use super::{Encoded, Encoding, LARGEST_IN_PANELS, OVERFLOWS, Sizes};
@@ -234,6 +236,23 @@ fn append_panel(rows: &[EncodedRow], kind: Kind, cols: usize, out: &mut Encoded)
     for r in 0..PANEL_ROWS {
         out.front.extend(rows.get(r).map_or(0.0, |row| row.row_scale).to_le_bytes());
     }
+}
+
+/// Appends rows of a tensor that is int4 already: whole panels of them, or the last.
+pub(crate) fn copy_panels(
+    kind: Kind,
+    (data, scales): (&[u8], &[u8]),
+    shape: (usize, usize),
+    rows: Range<usize>,
+    out: &mut Encoded,
+) {
+    let parts = Parts::of(scales, shape);
+    begin(parts.codes, out);
+    let (panels, groups) = (rows.start / PANEL_ROWS..rows.end.div_ceil(PANEL_ROWS), shape.1 / GROUP);
+    let of_panels = |bytes: usize| panels.start * bytes..panels.end * bytes;
+    out.data.extend(&data[of_panels(groups * PANEL_GROUP)]);
+    out.scales.extend(&parts.scales[of_panels(groups * kind.group_bytes())]);
+    out.front.extend(bytemuck::cast_slice::<f32, u8>(&parts.row_scales[of_panels(PANEL_ROWS)]));
 }
 
 /// Begins a tensor with its table, unless that is done.
