@@ -172,7 +172,11 @@ fn tensors() {
         ("offset", json!(-64), "header: invalid value: integer `-64`"),
         ("offset", json!(1e300), "header: invalid type: floating point"),
         ("shape", json!([1u64 << 32, (1u64 << 32) + 1]), "overflows"),
-        ("dtype", json!("q4_0"), "unknown dtype \"q4_0\": f32, int8, int8_panels are supported"),
+        (
+            "dtype",
+            json!("q4_0"),
+            "unknown dtype \"q4_0\": f32, int8, int8_panels, int4, int4_by_32, int4_by_32_minimum are",
+        ),
         ("dtype", json!("f32"), "is not aligned"),
         ("shape", json!([4096]), "shape [4096], but the metadata ask for [64, 64]"),
         ("shape", json!([32, 128]), "shape [32, 128], but the metadata ask for [64, 64]"),
@@ -354,7 +358,6 @@ fn unsound_scales_of_panels() {
 /// The embedding has 301 rows: 13 in the last panel.
 #[test]
 fn padding_of_panels_that_is_not_zero() {
-    const EMBED: &str = "model.embed_tokens.weight";
     let parts = Parts::panels();
     let place = |key: &str| parts.header["tensors"][EMBED][key].as_u64().unwrap() as usize;
     let (values, scales) = (place("offset") + 18 * 1024, place("scale_offset") + 18 * 32);
@@ -373,6 +376,247 @@ fn padding_of_panels_that_is_not_zero() {
             true => drop(Model::open(TempFile::new(&bytes).path()).unwrap()),
             false => {
                 assert_refused("padding", &bytes, &format!("{EMBED}: behind its 301 rows the last panel"))
+            }
+        }
+    }
+}
+
+const INT4: [&str; 3] = ["int4", "int4_by_32", "int4_by_32_minimum"];
+
+/// 128 columns: a panel is two groups.
+const O: &str = "model.layers.0.self_attn.o_proj.weight";
+/// 301 rows: 13 in the last panel.
+const EMBED: &str = "model.embed_tokens.weight";
+
+/// A file one of whose tensors is int4, by docs/format.md.
+#[derive(Clone)]
+struct InInt4 {
+    parts: Parts,
+    tensor: &'static str,
+    dtype: &'static str,
+    /// Where they begin in the payload: nibbles, codes, row scales, scales.
+    places: [usize; 4],
+}
+
+impl InInt4 {
+    fn new(tensor: &'static str, dtype: &'static str) -> Self {
+        let mut parts = Parts::panels();
+        let shape = parts.header["tensors"][tensor]["shape"].as_array().unwrap();
+        let [rows, cols] = [0, 1].map(|i| shape[i].as_u64().unwrap() as usize);
+        let (panels, groups) = (rows.div_ceil(16), rows.div_ceil(16) * cols / 64);
+        let offset = parts.payload.len().next_multiple_of(64);
+        let codes = offset + 512 * groups;
+        let scales = codes + 64 + 64 * panels;
+        let size = 64 + 64 * panels + if dtype == INT4[2] { 128 } else { 64 } * groups;
+        parts.payload.resize(codes + size, 0);
+        let table = [-31i8, -26, -20, -15, -12, -8, -5, -2, 1, 3, 6, 9, 12, 16, 21, 27];
+        parts.payload[codes..codes + 16].copy_from_slice(&table.map(|code| code as u8));
+        for row in 0..rows {
+            let at = codes + 64 + 4 * row;
+            parts.payload[at..at + 4].copy_from_slice(&0.001f32.to_le_bytes());
+        }
+        parts.header["tensors"][tensor] = json!({
+            "dtype": dtype, "shape": [rows, cols], "offset": offset, "scale_offset": codes, "scale_size": size,
+        });
+        Self { parts, tensor, dtype, places: [offset, codes, codes + 64, scales] }
+    }
+
+    /// With some bytes of the payload changed.
+    fn with(&self, at: usize, bytes: &[u8]) -> Vec<u8> {
+        let mut parts = self.parts.clone();
+        parts.payload[at..at + bytes.len()].copy_from_slice(bytes);
+        parts.bytes()
+    }
+
+    /// With a key of its entry changed.
+    fn with_key(&self, key: &str, value: Value) -> Vec<u8> {
+        let mut parts = self.parts.clone();
+        parts.header["tensors"][self.tensor][key] = value;
+        parts.bytes()
+    }
+
+    fn assert_refused(&self, bytes: &[u8], reason: &str) {
+        assert_refused(self.dtype, bytes, &format!("tensor {}: {reason}", self.tensor));
+    }
+}
+
+fn assert_opens(bytes: &[u8]) {
+    Model::open(TempFile::new(bytes).path()).unwrap();
+}
+
+#[test]
+fn int4_that_does_not_lie_as_it_should() {
+    let big = usize::MAX / 64 * 64;
+    for dtype in INT4 {
+        let file = InInt4::new(O, dtype);
+        assert_opens(&file.parts.bytes());
+        let [offset, codes, ..] = file.places;
+        let size = file.parts.header["tensors"][O]["scale_size"].as_u64().unwrap();
+        let cases: [(&str, Value, String); 12] = [
+            ("shape", json!([64, 80]), "shape [64, 80] is not of whole groups of 64 columns".to_owned()),
+            ("shape", json!([80]), "shape [80] is not of whole groups".to_owned()),
+            ("shape", json!([big, 64]), format!("shape [{big}, 64] overflows")),
+            ("shape", json!([64, 64]), format!("scale_size is {size}, but")),
+            (
+                "shape",
+                json!([1u64 << 40, 1u64 << 30]),
+                "shape [1099511627776, 1073741824] overflows".to_owned(),
+            ),
+            ("offset", json!(big), format!("data at offset {big}, 4096 bytes, ends past the file")),
+            (
+                "offset",
+                json!(offset + 32),
+                format!("data at offset {} is not aligned to 64 bytes", offset + 32),
+            ),
+            (
+                "scale_offset",
+                json!(codes - 32),
+                format!("scales at offset {} is not aligned to 64", codes - 32),
+            ),
+            (
+                "scale_offset",
+                json!(codes + 64),
+                format!("scales at offset {}, {size} bytes, ends past", codes + 64),
+            ),
+            ("scale_offset", Value::Null, format!("{dtype} without a scale_offset")),
+            (
+                "scale_size",
+                json!(size - 1),
+                format!("scale_size is {}, but 8192 values have {size}", size - 1),
+            ),
+            ("scale_size", json!(size / 2), format!("scale_size is {}, but", size / 2)),
+        ];
+        for (key, value, reason) in cases {
+            file.assert_refused(&file.with_key(key, value), &reason);
+        }
+        for (key, at) in [("scale_offset", offset), ("scale_offset", 0), ("offset", 0)] {
+            let error = refusal(&file.with_key(key, json!(at)));
+            assert!(error.contains("lie over each other"), "{dtype}, {key}: {error}");
+        }
+        // A vector is one row, and none of the model's is int4.
+        let mut parts = file.parts.clone();
+        let norm = "model.norm.weight";
+        let mut entry = parts.header["tensors"][O].clone();
+        (entry["shape"], entry["scale_size"]) = (json!([64]), Value::Null);
+        let old = parts.header["tensors"][O].clone();
+        parts.header["tensors"][norm] = entry;
+        parts.header["tensors"][O] = Parts::panels().header["tensors"][O].clone();
+        assert_refused(dtype, &parts.bytes(), &format!("tensor {norm}: "));
+        parts.header["tensors"][O] = old;
+        let bytes = file.parts.bytes();
+        for len in (0..bytes.len()).step_by(9973).chain(bytes.len() - 8..bytes.len()) {
+            refusal(&bytes[..len]);
+        }
+    }
+}
+
+#[test]
+fn unsound_tables_of_codes() {
+    for dtype in INT4 {
+        let file = InInt4::new(O, dtype);
+        let codes = file.places[1];
+        for (first, last) in [(-37i8, 27i8), (0, 64), (-1, 63), (-128, 0), (127, 0)] {
+            let mut table = [0u8; 16];
+            (table[0], table[15]) = (first as u8, last as u8);
+            file.assert_refused(&file.with(codes, &table), &format!("its codes [{first}, 0, "));
+        }
+        for sound in [[0u8; 16], [63; 16], [-63i8 as u8; 16], [-128i8 as u8; 16]] {
+            assert_opens(&file.with(codes, &sound));
+        }
+        for at in [16, 40, 63] {
+            file.assert_refused(&file.with(codes + at, &[1]), "behind its 16 codes is something");
+        }
+    }
+}
+
+#[test]
+fn unsound_scales_of_int4() {
+    for dtype in INT4 {
+        let file = InInt4::new(O, dtype);
+        let [_, _, row_scales, scales] = file.places;
+        let at = row_scales + 4 * 37;
+        for scale in [-0.0f32, -1.0, f32::INFINITY, f32::NEG_INFINITY, f32::NAN, -f32::NAN, 1.187e34, 3e38] {
+            let bytes = file.with(at, &scale.to_le_bytes());
+            file.assert_refused(&bytes, &format!("the scale of row 37 is {scale}"));
+        }
+        for scale in [0.0f32, 1e-45, 1.0, 1.1868e34] {
+            assert_opens(&file.with(at, &scale.to_le_bytes()));
+        }
+        // The scale of row 37, panel 2, and of its group 1 the second half; where there are minimums they follow.
+        let group = 2 * 2 + 1;
+        let (at, whole): (usize, &[(i32, i32, bool)]) = match dtype {
+            "int4" => (scales + 64 * group + 3 * 16 + 5, &[(127, 0, true), (-128, 0, true)]),
+            // 31 is the largest magnitude of a code: 31 · 924 = 28644.
+            "int4_by_32" => (
+                scales + 64 * group + 32 + 2 * 5,
+                &[
+                    (924, 0, true),
+                    (-924, 0, true),
+                    (925, 0, false),
+                    (-925, 0, false),
+                    (i16::MIN.into(), 0, false),
+                ],
+            ),
+            _ => (
+                scales + 128 * group + 32 + 2 * 5,
+                &[
+                    (0, 28672, true),
+                    (0, -28672, true),
+                    (0, 28673, false),
+                    (0, i16::MIN.into(), false),
+                    (924, 28, true),
+                    (924, 29, false),
+                    // 27 is the largest code: 27 · 924 = 24948.
+                    (924, -3724, true),
+                    (924, -3725, false),
+                    (1000, 0, false),
+                ],
+            ),
+        };
+        for &(scale, minimum, sound) in whole {
+            let mut other = file.clone();
+            let payload = &mut other.parts.payload;
+            match dtype {
+                "int4" => payload[at] = scale as u8,
+                _ => payload[at..at + 2].copy_from_slice(&(scale as i16).to_le_bytes()),
+            }
+            if dtype == INT4[2] {
+                payload[at + 64..at + 66].copy_from_slice(&(minimum as i16).to_le_bytes());
+            }
+            let bytes = other.parts.bytes();
+            match sound {
+                true => assert_opens(&bytes),
+                false => file.assert_refused(&bytes, "a weight of rows 32 to 47, group 1, is beyond 28672"),
+            }
+        }
+    }
+}
+
+#[test]
+fn padding_of_int4_that_is_not_zero() {
+    for dtype in INT4 {
+        let file = InInt4::new(EMBED, dtype);
+        let [nibbles, _, row_scales, scales] = file.places;
+        let (nibbles, width) = (nibbles + 18 * 512, if dtype == "int4" { 1 } else { 2 });
+        let group_bytes = if dtype == INT4[2] { 128 } else { 64 };
+        let scales = scales + 18 * group_bytes;
+        for (at, sound) in [
+            (nibbles + 12 * 4 + 3, true),
+            (nibbles + 13 * 4, false),
+            (nibbles + 7 * 64 + 63, false),
+            (row_scales + 4 * 300, true),
+            (row_scales + 4 * 301, false),
+            (row_scales + 4 * 303, false),
+            (scales + width * 12, true),
+            (scales + width * 13, false),
+            (scales + group_bytes - 4 * width, true),
+            (scales + group_bytes - 3 * width, false),
+            (scales + group_bytes - 1, false),
+        ] {
+            let bytes = file.with(at, &[1]);
+            match sound {
+                true => assert_opens(&bytes),
+                false => file.assert_refused(&bytes, "behind its 301 rows the last panel is not zero"),
             }
         }
     }

@@ -76,6 +76,49 @@ impl BinFile {
             .collect()
     }
 
+    /// An int4 tensor, each weight found by the formulas of docs/format.md.
+    pub fn int4(&self, name: &str) -> Int4 {
+        let [rows, cols] = self.shape(name)[..] else { panic!("{name} is no matrix") };
+        let (panels, groups) = (rows.div_ceil(16), rows.div_ceil(16) * (cols / 64));
+        let dtype = self.dtype(name);
+        let (columns, group_bytes, width) = match dtype {
+            "int4" => (16, 64, 1),
+            "int4_by_32" => (32, 64, 2),
+            "int4_by_32_minimum" => (32, 128, 2),
+            other => panic!("{name} is {other}"),
+        };
+        let bytes = self.bytes(name, "offset", 512 * groups);
+        let size = 64 + 64 * panels + group_bytes * groups;
+        assert_eq!(self.header["tensors"][name]["scale_size"], size);
+        let scales = self.bytes(name, "scale_offset", size);
+        let codes: [i8; 16] = std::array::from_fn(|i| scales[i] as i8);
+        let row_scale = |row: usize| f32s(&scales[64 + 4 * row..][..4])[0];
+        let whole = |at: usize| match width {
+            1 => i32::from(scales[at] as i8),
+            _ => i32::from(i16::from_le_bytes([scales[at], scales[at + 1]])),
+        };
+        let of = |row: usize, col: usize| {
+            let group = row / 16 * (cols / 64) + col / 64;
+            let byte = bytes[512 * group + 64 * (col % 64 / 8) + 4 * (row % 16) + col % 4];
+            let nibble = if col % 8 < 4 { byte & 15 } else { byte >> 4 };
+            let at = 64 + 64 * panels + group_bytes * group;
+            let at = at + 16 * width * (col % 64 / columns) + width * (row % 16);
+            let minimum = if dtype == "int4_by_32_minimum" { whole(at + 64) } else { 0 };
+            (nibble, whole(at) * i32::from(codes[usize::from(nibble)]) - minimum)
+        };
+        for row in rows..16 * panels {
+            assert_eq!(row_scale(row).to_bits(), 0, "{name}: behind the last row");
+            assert!((0..cols).all(|col| of(row, col) == (0, 0)), "{name}: behind the last row");
+        }
+        let all = (0..rows).flat_map(|row| (0..cols).map(move |col| (row, col)));
+        let weight = |(row, col)| of(row, col).1 as f32 * row_scale(row);
+        Int4 {
+            codes,
+            nibbles: all.clone().map(|(row, col)| of(row, col).0).collect(),
+            weights: all.map(weight).collect(),
+        }
+    }
+
     fn len(&self, name: &str) -> usize {
         self.shape(name).iter().product()
     }
@@ -85,6 +128,13 @@ impl BinFile {
         assert_eq!(offset % 64, 0, "{name} is aligned");
         &self.file[self.base + offset..][..len]
     }
+}
+
+/// What an int4 tensor holds, row after row.
+pub struct Int4 {
+    pub codes: [i8; 16],
+    pub nibbles: Vec<u8>,
+    pub weights: Vec<f32>,
 }
 
 pub fn f32s(bytes: &[u8]) -> Vec<f32> {

@@ -71,11 +71,16 @@ pub fn i32s(values: &[i32]) -> Vec<u8> {
 impl GgufFile {
     /// One layer of Llama, 8 wide, 2 heads of 4, with a SentencePiece vocabulary of 8; all weights 0.5.
     pub fn tiny() -> Self {
+        Self::wide(8)
+    }
+
+    /// The same of another width.
+    pub fn wide(width: u32) -> Self {
         let sizes = [
             ("block_count", 1),
             ("context_length", 64),
-            ("embedding_length", 8),
-            ("feed_forward_length", 16),
+            ("embedding_length", width),
+            ("feed_forward_length", 2 * width),
             ("attention.head_count", 2),
         ];
         let mut file = Self { version: 3, keys: Vec::new(), tensors: Vec::new() };
@@ -90,21 +95,22 @@ impl GgufFile {
         file.set("tokenizer.ggml.token_type", i32s(&[2, 3, 3, 6, 1, 1, 1, 1]));
         file.set("tokenizer.ggml.bos_token_id", u32_value(1));
         file.set("tokenizer.ggml.eos_token_id", u32_value(2));
+        let width = width.into();
         let matrices = [
             ("token_embd", 8),
-            ("blk.0.attn_q", 8),
-            ("blk.0.attn_k", 8),
-            ("blk.0.attn_v", 8),
-            ("blk.0.attn_output", 8),
-            ("blk.0.ffn_gate", 16),
-            ("blk.0.ffn_up", 16),
+            ("blk.0.attn_q", width),
+            ("blk.0.attn_k", width),
+            ("blk.0.attn_v", width),
+            ("blk.0.attn_output", width),
+            ("blk.0.ffn_gate", 2 * width),
+            ("blk.0.ffn_up", 2 * width),
         ];
         for (name, rows) in matrices {
-            file.add(name, &[8, rows]);
+            file.add(name, &[width, rows]);
         }
-        file.add("blk.0.ffn_down", &[16, 8]);
+        file.add("blk.0.ffn_down", &[2 * width, width]);
         for name in ["blk.0.attn_norm", "blk.0.ffn_norm", "output_norm"] {
-            file.add(name, &[8]);
+            file.add(name, &[width]);
         }
         file
     }

@@ -5,6 +5,7 @@ mod bin_file;
 mod gguf;
 mod gguf_file;
 mod hf;
+mod int4;
 mod relaid;
 mod tokenizer;
 mod written;

@@ -224,7 +224,7 @@ fn quant_reads_its_command_line_spelling() {
     for (name, quant) in [("int8", Quant::Int8), ("int8-proj", Quant::Int8Proj), ("f32", Quant::F32)] {
         assert_eq!(name.parse(), Ok(quant));
     }
-    assert!("q4".parse::<Quant>().unwrap_err().contains("int8-proj"));
+    assert!("q4".parse::<Quant>().unwrap_err().contains("int8-proj, int4, int4:BITS, f32"));
     for (name, layout) in [("panels", RowLayout::Panels), ("rows", RowLayout::Rows)] {
         assert_eq!(name.parse(), Ok(layout));
     }

@@ -144,7 +144,7 @@ impl Int4 {
             weights.iter().any(|weight| weight.abs() > INT4_LIMIT)
         };
         match self.0 {
-            // 128 · 63 at the most.
+            // 128 · 128 at the most.
             Kind::Fine => None,
             Kind::Coarse => {
                 let groups: &[[i16; 2 * PANEL_ROWS]] = bytemuck::cast_slice(parts.scales);
