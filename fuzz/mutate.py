@@ -3,7 +3,7 @@
 
     fuzz/mutate.py target/release/torchless --runs 10000 --seed 1
 
-Each run takes one of the fixtures (a .bin file, one re-laid in panels, a GGUF file, a Hugging Face folder), damages it, and puts it through
+Each run takes one of the fixtures (a .bin file, one re-laid in panels of int8 or int4, a GGUF file, a Hugging Face folder), damages it, and puts it through
 `inspect`, `generate -n 1` and half the time `chat`; sources, and now and then a .bin file, through `convert` before. A run must end by itself within
 --seconds, with exit code 0, 1 or 2, without a panic, with at most one line of error, and below --megabytes of memory. What does not is kept in --keep.
 Run number N of a seed is the same on every machine: `--only N` repeats it.
@@ -31,7 +31,7 @@ FOLDERS = [FIXTURES / "models" / "mistral-hf", FIXTURES / "convert" / "hf"]
 
 INTEGERS = [0, 1, 2, 3, 7, 63, 64, 65, 127, 255, 256, 257, 1000, 4095, 65535, 65536, 10**6, 2**24, 2**30, 2**31 - 1, 2**31,
             2**32 - 1, 2**32, 2**33 + 1, 2**40, 2**53, 2**60, 2**62 + 1, 2**63 - 1, 2**63, 2**64 - 64, 2**64 - 1, 2**64, 10**30]
-STRINGS = ["", " ", "0", "-1", "nan", "inf", "-inf", "1e999", "None", "null", "True", "f32", "int8", "int8_panels", "f16", "\x1b[2J\n\r\u009b1m",
+STRINGS = ["", " ", "0", "-1", "nan", "inf", "-inf", "1e999", "None", "null", "True", "f32", "int8", "int8_panels", "int4", "int4_by_32", "int4_by_32_minimum", "f16", "\x1b[2J\n\r\u009b1m",
            "é", "▁", "a b", "\0", "../../etc/passwd", "x" * 70000, "[" * 2000, "{{ 1 }}", "gpt-2", "llama-bpe", "byte_level"]
 FLOATS = [0.0, -0.0, -1.0, float("nan"), float("inf"), float("-inf"), 1e-45, 1e-40, 1e38, 3.4e38, -3.4e38]
 # Bits of f16: 0, -0, the least number, the largest, infinities, NaN, -1.
@@ -385,8 +385,9 @@ def one(number, args, work):
     bin_file = model
     if kind != "bin" or relay:
         bin_file = work / "converted.bin"
-        quant = rng.choice(["int8", "int8-proj", "f32"])
-        layout = rng.choice([[], ["--layout", "rows"], ["--layout", "panels"] if quant != "f32" else []])
+        quant = rng.choice(["int8", "int8-proj", "f32", "int4", "int4:6"])
+        rows = ["--layout", "rows"] if "int4" not in quant else []
+        layout = rng.choice([[], rows, ["--layout", "panels"] if quant != "f32" else []])
         code = step("convert", model, bin_file, "--quant", quant, *layout)
         left = sorted(path.name for path in work.iterdir())
         expected = ["converted.bin", "model"] if code == 0 else ["model"]
@@ -404,11 +405,11 @@ def one(number, args, work):
     return kind, results
 
 
-def in_panels(args, path):
+def in_panels(args, path, quant):
     """A fixture as `convert` re-lays it."""
     with tempfile.TemporaryDirectory() as work:
         panels = Path(work) / "panels.bin"
-        subprocess.run([args.torchless, "convert", path, panels], check=True, capture_output=True)
+        subprocess.run([args.torchless, "convert", path, panels, "--quant", quant], check=True, capture_output=True)
         return panels.read_bytes()
 
 
@@ -424,7 +425,8 @@ def main():
     parser.add_argument("--keep", type=Path, default=Path("fuzz/artifacts/mutate"))
     args = parser.parse_args()
     signal.signal(signal.SIGALRM, alarm)
-    args.bins = [path.read_bytes() for path in BINS] + [in_panels(args, path) for path in BINS if "ragged" not in path.name]
+    wide = [path for path in BINS if "ragged" not in path.name]
+    args.bins = [path.read_bytes() for path in BINS] + [in_panels(args, path, q) for q in ("int8", "int4") for path in wide]
     counts, failures, most, slowest = {}, 0, 0.0, 0.0
     for number in range(args.runs) if args.only is None else [args.only]:
         with tempfile.TemporaryDirectory() as work:

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Makes the seeds of the fuzz targets: fuzz/seeds.py target/release/torchless
 
-A tiny GGUF model of either kind of tokenizer, the .bin files it converts to (and one that is wide enough for panels), and the files of the fixtures' Hugging Face
+A tiny GGUF model of either kind of tokenizer, the .bin files it converts to (and those of one that is wide enough for panels), and the files of the fixtures' Hugging Face
 folder, each behind the byte that says which it is; schemas, grammars and regular expressions likewise.
 """
 
@@ -36,8 +36,12 @@ def encoded(value):
     return struct.pack("<I", 9) + kind + struct.pack("<Q", len(elements)) + b"".join(e[4:] for e in elements)
 
 
-def gguf(tokenizer, width=8):
-    """One layer of Llama with 2 heads on one key/value head; the weights are a pattern."""
+# Of GGUF's types the bytes before the nibbles of a block of 32: Q4_0 and Q4_1.
+GRIDS = {2: struct.pack("<e", 0.125), 3: struct.pack("<ee", 0.125, -1.0)}
+
+
+def gguf(tokenizer, width=8, dtype=0):
+    """One layer of Llama with 2 heads on one key/value head; the weights are a pattern, matrices of a type of GGUF's."""
     keys = {
         "general.architecture": "llama",
         "llama.block_count": 1,
@@ -60,8 +64,12 @@ def gguf(tokenizer, width=8):
     data = b""
     for name, dims in tensors.items():
         count = dims[0] * (dims[1] if len(dims) == 2 else 1)
-        head += text(f"{name}.weight") + struct.pack(f"<I{len(dims)}QIQ", len(dims), *dims, 0, len(data))
-        data += struct.pack(f"<{count}f", *((i * 37 % 19 - 9) / 8 for i in range(count)))
+        kind = dtype if len(dims) == 2 else 0
+        head += text(f"{name}.weight") + struct.pack(f"<I{len(dims)}QIQ", len(dims), *dims, kind, len(data))
+        if kind == 0:
+            data += struct.pack(f"<{count}f", *((i * 37 % 19 - 9) / 8 for i in range(count)))
+        else:
+            data += b"".join(GRIDS[kind] + bytes((16 * i + j) * 37 % 251 for j in range(16)) for i in range(count // 32))
         data += bytes(-len(data) % 32)
     return head + bytes(-len(head) % 32) + data
 
@@ -97,7 +105,12 @@ def main():
         # Groups of 64 columns need a model as wide.
         source = Path(work) / "wide.gguf"
         source.write_bytes(gguf(METASPACE, width=64))
-        subprocess.run([torchless, "convert", source, SEEDS / "bin" / "metaspace-panels"], check=True)
+        for name, quant in [("panels", "int8"), ("int4", "int4")]:
+            subprocess.run([torchless, "convert", source, SEEDS / "bin" / f"metaspace-{name}", "--quant", quant], check=True)
+        # What lies on a grid keeps it.
+        for name, dtype in [("by-32", 2), ("minimum", 3)]:
+            source.write_bytes(gguf(METASPACE, width=64, dtype=dtype))
+            subprocess.run([torchless, "convert", source, SEEDS / "bin" / f"metaspace-int4-{name}", "--quant", "int4"], check=True)
     files = ["config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json", "model.safetensors"]
     for which, name in enumerate(files):
         content = (HF / name).read_bytes()

@@ -86,15 +86,17 @@ fn greedy_continuations_are_those_of_transformers() {
 }
 
 /// On any CPU: whoever changes what the kernels compute finds these changed, and writes down the new ones.
-const HASHES: [(&str, &str, u64); 4] = [
+const HASHES: [(&str, &str, u64); 6] = [
     ("mistral", "mistral-int8.bin", 0xf2efc0503b7fcb3d),
     ("mistral", "mistral-gate-up.bin", 0x31363193bb7f6f58),
     ("llama", "llama-int8.bin", 0x2149bb329e892ee1),
     ("ragged", "ragged-int8.bin", 0x8730e6d96a8a2713),
+    ("llama", "llama-int4.bin", 0xc48d156a31d88ed2),
+    ("llama", "llama-int4-by-32.bin", 0x81d2dc2bd6ed4332),
 ];
 
 #[test]
-fn int8_logits_are_the_same_bits_however_they_are_worked_out() {
+fn int8_and_int4_logits_are_the_same_bits_however_they_are_worked_out() {
     for (name, file, expected) in HASHES {
         let (golden, model) = (golden(name), model(file));
         let ways = [(1, 512), (1, 1), (1, 7), (2, 512), (3, 5), (5, 64)];
@@ -133,13 +135,16 @@ fn assert_hash(name: &str, model: &Arc<Model>, tokens: &[u32], ways: &[(usize, u
 
 /// Models whose products are split by output rows and whose columns are multiples of 64, so that no product goes to the
 /// scalar reference; in `down_proj` of `qwen2` they are more than a panel's.
-const WIDE_HASHES: [(&str, Quant, RowLayout, u64); 6] = [
+const WIDE_HASHES: [(&str, Quant, RowLayout, u64); 8] = [
     ("qwen2", Quant::Int8, RowLayout::Rows, 0x87477299df5fb9ce),
     ("qwen2", Quant::Int8Proj, RowLayout::Rows, 0x57d40f498cab3815),
     ("qwen3", Quant::Int8, RowLayout::Rows, 0xd8c7c9581b24ac15),
     ("qwen2", Quant::Int8, RowLayout::Panels, 0x4021555985678f60),
     ("qwen2", Quant::Int8Proj, RowLayout::Panels, 0x1942ea56578a0cb2),
     ("qwen3", Quant::Int8, RowLayout::Panels, 0xfd8e94469fed3527),
+    // What the search finds is the same everywhere, too.
+    ("qwen2", Quant::Int4, RowLayout::Panels, 0xcda87bf5eab8c44b),
+    ("qwen3", Quant::Int4, RowLayout::Panels, 0x4388c96996c16839),
 ];
 
 #[test]

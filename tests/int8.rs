@@ -1,4 +1,4 @@
-//! Models with int8 weights against a float64 model of them, `tests/fixtures/models/reference.py`, which rounds activations
+//! Models with int8 and int4 weights against a float64 model of them, `tests/fixtures/models/reference.py`, which rounds activations
 //! by what `kernels/DESIGN.md` says in words. The numbers are in `int8.json`, made by `int8.py`.
 
 mod common {
@@ -37,7 +37,7 @@ struct Golden {
 fn goldens() -> BTreeMap<String, Golden> {
     let text = std::fs::read_to_string(fixture("int8.json")).unwrap();
     let goldens: BTreeMap<_, _> = serde_json::from_str(&text).unwrap();
-    assert_eq!(goldens.len(), 14);
+    assert_eq!(goldens.len(), 16);
     goldens
 }
 

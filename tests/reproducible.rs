@@ -15,7 +15,7 @@ mod common {
 
 use common::bits::bits;
 use common::converted::converted;
-use common::long::{long_model, long_model_in_panels};
+use common::long::{long_model, long_model_as};
 use common::tokens::tokens;
 use common::wide::wide_source;
 use std::sync::Arc;
@@ -74,7 +74,16 @@ fn with_a_window_inside_a_block() {
 
 #[test]
 fn in_panels() {
-    assert_reproducible(&long_model_in_panels("mistral-int8.bin", None), 330, &KV_TYPES);
+    assert_reproducible(&long_model_as("mistral-int8.bin", None, Quant::Int8), 330, &KV_TYPES);
+}
+
+/// Int4 as the search makes it, beside int8; and files whose every matrix is int4, the embedding and the head included.
+#[test]
+fn in_int4() {
+    assert_reproducible(&long_model_as("mistral-int8.bin", None, Quant::Int4), 330, &[KvType::F16]);
+    for file in ["llama-int4.bin", "llama-int4-by-32.bin"] {
+        assert_reproducible(&long_model(file, None), 330, &[KvType::F16]);
+    }
 }
 
 /// Every product is split by its output rows, of one token, of some, and of all.
@@ -82,7 +91,15 @@ fn in_panels() {
 fn with_products_split_by_rows() {
     let (panels, rows) = (Storage::from(Quant::Int8), Quant::Int8.laid_out(RowLayout::Rows));
     let some = Quant::Int8Proj.laid_out(RowLayout::Panels);
-    for (name, storage) in [("qwen2", panels), ("qwen2", rows), ("qwen2", some), ("qwen3", panels)] {
+    let int4 = Storage::from(Quant::Int4);
+    for (name, storage) in [
+        ("qwen2", panels),
+        ("qwen2", rows),
+        ("qwen2", some),
+        ("qwen2", int4),
+        ("qwen3", panels),
+        ("qwen3", int4),
+    ] {
         let (_folder, model) = converted(wide_source(name).path(), storage);
         assert_reproducible(&model, 35, &[KvType::F16]);
     }
@@ -91,8 +108,9 @@ fn with_products_split_by_rows() {
 /// A chunk of 512 tokens and more is split by tokens too, and each part by output rows.
 #[test]
 fn with_products_split_by_tokens_and_rows() {
-    for layout in [RowLayout::Panels, RowLayout::Rows] {
-        let (_folder, model) = converted(wide_source("qwen2").path(), Quant::Int8.laid_out(layout));
+    let (panels, rows) = (Storage::from(Quant::Int8), Quant::Int8.laid_out(RowLayout::Rows));
+    for storage in [panels, rows, Quant::Int4.into()] {
+        let (_folder, model) = converted(wide_source("qwen2").path(), storage);
         let tokens = tokens(530, model.config().vocab_size);
         let of = |threads, chunk| {
             let options = SessionOptions { threads, chunk, ..SessionOptions::new(&model) };
@@ -100,7 +118,7 @@ fn with_products_split_by_tokens_and_rows() {
         };
         let expected = of(1, 100);
         for threads in [1, 2, 3, 5] {
-            assert!(of(threads, tokens.len()) == expected, "{layout:?}, {threads} threads");
+            assert!(of(threads, tokens.len()) == expected, "{storage:?}, {threads} threads");
         }
     }
 }

@@ -14,11 +14,12 @@ use std::sync::Arc;
 use std::thread;
 
 use common::bits::bits;
-use common::long::{long_model, long_model_in_panels};
+use common::long::{long_model, long_model_as};
 use common::model::model;
 use common::tokens::tokens;
 use rayon::prelude::*;
 use torchless::chat::{Chat, ChatTemplate};
+use torchless::format::convert::Quant;
 use torchless::runtime::{GenerateOptions, Session, SessionOptions, Threads};
 use torchless::sampling::{Grammar, Sampling};
 use torchless::{Error, Model};
@@ -32,18 +33,18 @@ fn bits_on(threads: &Arc<Threads>, model: &Arc<Model>, tokens: &[u32]) -> Vec<u3
     bits
 }
 
-/// Some sequences of three models, and what they give by themselves.
+/// Some sequences of four models, and what they give by themselves.
 fn sequences() -> Vec<(Arc<Model>, Vec<u32>, Vec<u32>)> {
-    let rows = ["llama-int8.bin", "ragged-int8.bin"].map(|file| long_model(file, None));
-    let models = [&rows[..], &[long_model_in_panels("llama-int8.bin", None)]].concat();
+    let files = ["llama-int8.bin", "ragged-int8.bin", "llama-int4.bin"].map(|file| long_model(file, None));
+    let models = [&files[..], &[long_model_as("llama-int8.bin", None, Quant::Int8)]].concat();
     let sequence = |i: usize| {
-        let model = Arc::clone(&models[i % 3]);
+        let model = Arc::clone(&models[i % 4]);
         let tokens = tokens(60 + 17 * i, model.config().vocab_size);
         let options = SessionOptions { ctx: tokens.len(), threads: 1, ..SessionOptions::new(&model) };
         let expected = bits(&model, &options, &tokens);
         (model, tokens, expected)
     };
-    (0..6).map(sequence).collect()
+    (0..8).map(sequence).collect()
 }
 
 #[test]

@@ -62,6 +62,39 @@ fn panels_and_rows_are_of_the_same_weights() {
     }
 }
 
+/// Int4 is searched for as in other sources, with no column worth more than another.
+#[test]
+fn int4_is_of_the_same_weights() {
+    let folder = tempfile::tempdir().unwrap();
+    let [int4, again, f32] = [Quant::Int4, Quant::Int4, Quant::F32].map(|quant| {
+        let file = folder.path().join("model.bin");
+        write(&small(), quant, &file).unwrap();
+        Model::open(file).unwrap()
+    });
+    assert!(int4.file().contents() == again.file().contents());
+    for (in_int4, in_f32) in int4.file().tensors().iter().zip(f32.file().tensors()) {
+        let name = in_int4.name();
+        let expected = match in_int4.shape().len() {
+            1 => Dtype::F32,
+            _ if name.contains("v_proj") || name.contains("embed") || name.contains("head") => {
+                Dtype::Int8Panels
+            }
+            _ => Dtype::Int4,
+        };
+        assert_eq!(in_int4.dtype(), expected, "{name}");
+        let (rows, cols) = in_int4.rows_cols();
+        let mut found = vec![0.0; cols];
+        let (mut error, mut squares) = (0.0, 0.0);
+        for row in 0..rows {
+            Kernels::detect().weight_row(&int4.file().weight(in_int4), row, &mut found);
+            let expected = &f32.file().vector(in_f32)[row * cols..][..cols];
+            error += found.iter().zip(expected).map(|(a, b)| (a - b).powi(2)).sum::<f32>();
+            squares += expected.iter().map(|w| w * w).sum::<f32>();
+        }
+        assert!(error <= 0.08f32.powi(2) * squares, "{name}: {}", (error / squares).sqrt());
+    }
+}
+
 fn values<'a>(model: &'a Model, tensor: &Tensor) -> &'a [f32] {
     let Weight::F32(w) = model.file().weight(tensor) else { panic!("asked for f32") };
     w.values()

@@ -8,10 +8,11 @@ mod common {
     pub mod tokens;
 }
 
+use torchless::format::convert::Quant;
 use torchless::kv::KvType;
 use torchless::runtime::{Session, SessionOptions};
 
-use common::long::{long_model, long_model_in_panels};
+use common::long::{long_model, long_model_as};
 use common::model::model;
 use common::tokens::tokens;
 
@@ -72,7 +73,8 @@ fn going_back_far_leaves_no_trace() {
     let window = Some(("4096", "300"));
     for (file, model) in [
         ("llama-int8.bin", long_model("llama-int8.bin", None)),
-        ("llama-int8.bin in panels", long_model_in_panels("llama-int8.bin", None)),
+        ("llama-int8.bin in panels", long_model_as("llama-int8.bin", None, Quant::Int8)),
+        ("llama-int4.bin", long_model("llama-int4.bin", None)),
         ("ragged-int8.bin", long_model("ragged-int8.bin", window)),
     ] {
         let tokens = tokens(620, model.config().vocab_size);

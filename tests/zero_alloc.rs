@@ -14,10 +14,10 @@ use std::alloc::System;
 use std::sync::Arc;
 
 use common::converted::converted;
-use common::long::{long_model, long_model_in_panels};
+use common::long::{long_model, long_model_as};
 use common::tokens::tokens;
 use common::wide::wide_source;
-use torchless::format::convert::{Quant, RowLayout};
+use torchless::format::convert::{Quant, RowLayout, Storage};
 use torchless::kv::KvType;
 use torchless::runtime::{Session, SessionOptions};
 
@@ -34,12 +34,17 @@ fn nothing_is_allocated_after_set_up() {
     // Threads that start or end meanwhile allocate for themselves: those that open a model have ended then, and those of
     // a session live until the end.
     let small =
-        ["ragged-int8.bin", "ragged-f32.bin", "mistral-int8.bin"].map(|file| (file, long_model(file, None)));
+        ["ragged-int8.bin", "ragged-f32.bin", "mistral-int8.bin", "llama-int4.bin", "llama-int4-by-32.bin"];
+    let small = small.map(|file| (file, long_model(file, None)));
     // Its products are split by output rows.
-    let wide = [RowLayout::Panels, RowLayout::Rows]
-        .map(|layout| converted(wide_source("qwen2").path(), Quant::Int8.laid_out(layout)));
-    let wide = [("wide qwen2 in panels", Arc::clone(&wide[0].1)), ("wide qwen2", Arc::clone(&wide[1].1))];
-    let panels = ("mistral-int8.bin in panels", long_model_in_panels("mistral-int8.bin", None));
+    let wide: [(&str, Storage); 3] = [
+        ("wide qwen2 in panels", Quant::Int8.into()),
+        ("wide qwen2", Quant::Int8.laid_out(RowLayout::Rows)),
+        ("wide qwen2 in int4", Quant::Int4.into()),
+    ];
+    let wide = wide.map(|(name, storage)| (name, converted(wide_source("qwen2").path(), storage)));
+    let wide = wide.iter().map(|(name, (_, model))| (*name, Arc::clone(model)));
+    let panels = ("mistral-int8.bin in panels", long_model_as("mistral-int8.bin", None, Quant::Int8));
     let models = small.into_iter().chain([panels]).chain(wide).collect::<Vec<_>>();
     let mut sessions = Vec::new();
     for (file, model) in &models {

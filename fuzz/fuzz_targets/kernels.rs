@@ -7,8 +7,8 @@ use std::sync::LazyLock;
 use arbitrary::Arbitrary;
 use torchless::kernels::half::f16;
 use torchless::kernels::{
-    Allocator, BLOCK, CacheElement, GROUP, Isa, Kernels, MatMut, PANEL_ROWS, PanelMatrix, QMatrix, QuantizedBuf,
-    QuantizedRow,
+    Allocator, BLOCK, CODE_SPAN, CacheElement, GROUP, INT4_LIMIT, Int4Matrix, Int4Scales, Isa, Kernels, MatMut,
+    PANEL_ROWS, PanelMatrix, QMatrix, QuantizedBuf, QuantizedRow,
 };
 
 #[derive(Arbitrary, Debug)]
@@ -33,6 +33,15 @@ enum Family {
     MatmulF32,
     MatmulI8,
     MatmulPanels,
+    MatmulInt4(Scales),
+}
+
+/// How an int4 matrix is scaled.
+#[derive(Arbitrary, Clone, Copy, Debug)]
+enum Scales {
+    Fine,
+    Coarse,
+    WithMinimum,
 }
 
 #[derive(Arbitrary, Clone, Copy, Debug)]
@@ -163,6 +172,7 @@ fn run(k: Kernels, input: &Input) -> Out {
         }
         Family::MatmulI8 => matmul_i8(k, input),
         Family::MatmulPanels => matmul_panels(k, input),
+        Family::MatmulInt4(scales) => matmul_int4(k, input, scales),
     }
 }
 
@@ -248,6 +258,60 @@ fn matmul_panels(k: Kernels, input: &Input) -> Out {
         .updated(&vec![0.0; if first < rows { cols } else { 0 }], |out| {
             if first < rows {
                 k.dequantize_panel_row(&w, first, out);
+            }
+        })
+}
+
+/// Any codes within the span of a table, and any scales and minimums with which they stay within the limit.
+fn matmul_int4(k: Kernels, input: &Input, kind: Scales) -> Out {
+    let (tokens, rows, cols) = matrix(input);
+    let cols = cols / GROUP * GROUP;
+    let mut x = QuantizedBuf::new(&mut Allocator::heap(), tokens, cols);
+    for t in 0..tokens {
+        k.quantize(&input.floats(cols, t), x.view_mut(tokens).token(t));
+    }
+    // From below zero, or from it: 63 at the most above the least, and above 0.
+    let least = (input.word(1) as u8 as i8).min(0);
+    let codes: [i8; 16] = std::array::from_fn(|i| least + (input.word(i + 2) % (CODE_SPAN as u32 + 1)) as i8);
+    let groups = rows.div_ceil(PANEL_ROWS) * cols / GROUP;
+    let fits = |scale: i16, minimum: i16| {
+        let of = |code: i8| i32::from(scale) * i32::from(code) - i32::from(minimum);
+        codes.iter().all(|code| of(*code).abs() <= INT4_LIMIT)
+    };
+    // Halved until it fits: the largest there may be are among them.
+    let fitted = |word: u32| {
+        let mut pair = [word as i16, (word >> 16) as i16];
+        if !matches!(kind, Scales::WithMinimum) {
+            pair[1] = 0;
+        }
+        while !fits(pair[0], pair[1]) {
+            pair = pair.map(|n| n / 2);
+        }
+        pair
+    };
+    let fine: Vec<_> = (0..groups)
+        .map(|g| [0, 1, 2, 3].map(|i| std::array::from_fn(|r| input.word(67 * g + 16 * i + r) as i8)))
+        .collect();
+    let pairs = |g: usize| [0, 1].map(|i| std::array::from_fn::<_, 16, _>(|r| fitted(input.word(37 * g + 16 * i + r))));
+    let coarse: Vec<_> = (0..groups).map(|g| pairs(g).map(|rows| rows.map(|pair| pair[0]))).collect();
+    let with_minimum: Vec<_> =
+        (0..groups).map(|g| [0, 1].map(|which| pairs(g).map(|rows| rows.map(|pair| pair[which])))).collect();
+    let scales = match kind {
+        Scales::Fine => Int4Scales::Fine(&fine),
+        Scales::Coarse => Int4Scales::Coarse(&coarse),
+        Scales::WithMinimum => Int4Scales::WithMinimum(&with_minimum),
+    };
+    let nibbles: Vec<u8> = (0..groups * PANEL_ROWS * GROUP / 2).map(|i| input.word(i) as u8).collect();
+    let row_scales = input.floats(rows.next_multiple_of(PANEL_ROWS), 3);
+    let w = Int4Matrix::new(&codes, &nibbles, scales, &row_scales, (rows, cols));
+    let first = rows.min(input.word(7) as usize % 20);
+    Out::default()
+        .updated(&vec![0.0; tokens * (rows - first)], |out| {
+            k.matmul_int4(&w, first..rows, &x.view(tokens), MatMut::new(out, tokens, rows - first));
+        })
+        .updated(&vec![0.0; if first < rows { cols } else { 0 }], |out| {
+            if first < rows {
+                k.dequantize_int4_row(&w, first, out);
             }
         })
 }

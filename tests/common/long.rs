@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tempfile::TempDir;
 use torchless::Model;
-use torchless::format::convert::Quant;
+use torchless::format::convert::Storage;
 
 use super::converted::converted;
 use super::fixture::fixture;
@@ -19,10 +19,10 @@ pub fn long_model(file: &str, window: Option<(&str, &str)>) -> Arc<Model> {
     Arc::new(Model::open(path).unwrap())
 }
 
-/// The same with every matrix as int8, in panels where its columns are whole groups.
-pub fn long_model_in_panels(file: &str, window: Option<(&str, &str)>) -> Arc<Model> {
+/// The same, stored in another way.
+pub fn long_model_as(file: &str, window: Option<(&str, &str)>, storage: impl Into<Storage>) -> Arc<Model> {
     let (_folder, path) = edited(file, window);
-    converted(&path, Quant::Int8).1
+    converted(&path, storage).1
 }
 
 fn edited(file: &str, window: Option<(&str, &str)>) -> (TempDir, PathBuf) {
