@@ -791,6 +791,10 @@ fn wrong_usage_is_exit_code_2() {
         &["convert", "--synthetic", "gpt-9", "x.bin"],
         &["convert", "x.bin", "y.bin", "--layout", "columns"],
         &["convert", "x.bin", "y.bin", "--layout", "panels", "--quant", "f32"],
+        &["convert", "x.bin", "y.bin", "--layout", "rows", "--quant", "int4"],
+        &["convert", "x.bin", "y.bin", "--layout", "rows", "--quant", "int4:6"],
+        &["convert", "x.bin", "y.bin", "--quant", "int4:4"],
+        &["convert", "x.bin", "y.bin", "--quant", "int4:"],
         &["convert", "--synthetic", "mistral-7b", "x.gguf", "x.bin"],
         &["bench", "-p", "0", "-n", "0"],
         &["bench", "--pg", "8"],
@@ -1153,7 +1157,7 @@ fn inspect_shows_a_tensor_of_all_layers_once() {
     let panels = folder.path().join("panels.bin");
     let (rows, panels) = (fixture("mistral-int8.bin"), panels.to_str().unwrap());
     assert!(torchless(&["convert", rows.to_str().unwrap(), panels]).status.success());
-    for (file, kind) in [("mistral-int8.bin", "int8 "), (panels, "i8x16 ")] {
+    for (file, kind) in [("mistral-int8.bin", "int8 "), (panels, "i8x16 "), ("llama-int4.bin", "int4 ")] {
         let text = run("inspect", file, &[]);
         let shown = run_json("inspect", file, &[]);
         let tensors = shown["tensors"].as_array().unwrap();
@@ -1170,6 +1174,10 @@ fn inspect_shows_a_tensor_of_all_layers_once() {
         }
     }
     assert!(run("inspect", panels, &[]).contains(" int8_panels (i8x16)"));
+    let int4 = run("inspect", "llama-int4-by-32.bin", &[]);
+    assert!(int4.contains(" int4_by_32 (i4/32),\n               "), "{int4}");
+    assert!(int4.contains(" int4_by_32_minimum (i4m32)\n") && int4.contains(" i4m32 "), "{int4}");
+    assert!(int4.lines().skip(1).all(|line| line.chars().count() <= 80), "{int4}");
 }
 
 #[test]
@@ -1224,7 +1232,7 @@ fn kernels_are_listed() {
     let json: Vec<String> =
         serde_json::from_slice(&torchless(&["kernels", "--list", "--json"]).stdout).unwrap();
     assert_eq!(json, list.lines().collect::<Vec<_>>());
-    for name in ["gemv_i8", "gemm_i8", "attn_scores_f16", "argmax"] {
+    for name in ["gemv_i8", "gemm_i8", "gemv_int4", "gemm_int4", "attn_scores_f16", "argmax"] {
         assert_eq!(list.lines().filter(|line| *line == name).count(), 1, "{list}");
     }
     let help = String::from_utf8(torchless(&["kernels", "--help"]).stdout).unwrap();

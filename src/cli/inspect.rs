@@ -162,7 +162,7 @@ fn to_text(model: &Model, ctx: usize, memory: Memory, all: bool) -> String {
                 if ids.is_empty() { "none".to_owned() } else { ids.join(", ") }
             ),
         ),
-        ("weights", by_dtype.join(", ")),
+        ("weights", lines(&by_dtype)),
         ("a token reads", bytes(model.bytes_a_token())),
         (
             "memory",
@@ -187,6 +187,23 @@ fn to_text(model: &Model, ctx: usize, memory: Memory, all: bool) -> String {
     if !all {
         let n = file.tensors().len();
         let _ = writeln!(text, "\n{}; --tensors shows each", count(n, "tensor"));
+    }
+    text
+}
+
+/// Parts with commas, in lines of 65 characters at the most that begin where the first does.
+fn lines(parts: &[String]) -> String {
+    let mut text = String::new();
+    let mut length = 0;
+    for part in parts {
+        let separator = match length {
+            0 => "",
+            _ if length + part.len() + 2 > 65 => ",\n               ",
+            _ => ", ",
+        };
+        length = if separator.contains('\n') { 0 } else { length + separator.len() } + part.len();
+        text += separator;
+        text += part;
     }
     text
 }
