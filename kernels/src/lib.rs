@@ -27,6 +27,7 @@ mod int4;
 mod int8;
 mod mat;
 mod memory;
+mod outlier;
 mod panels;
 mod portable;
 mod quant;

@@ -265,7 +265,7 @@ mod tests {
         let feedback = Feedback::new(h, n).unwrap();
         let (mut with, mut without) = (Encoded::default(), Encoded::default());
         encode_with_feedback(&weights, &feedback, &mut with);
-        encode_weighted(&weights, n, None, &mut without);
+        encode_weighted(&weights, n, Some(&feedback.weights), &mut without);
         assert_eq!(with.scales, without.scales);
         assert!(with.data == without.data && with.front == without.front);
     }
