@@ -39,7 +39,7 @@ pub struct Args {
     /// Only these instruction sets (comma-separated); the reference is always among them
     #[arg(long, value_delimiter = ',', value_name = "ISA", value_parser = values::kernels)]
     only: Vec<Kernels>,
-    /// Batched products of every matrix, not only of three: takes ten minutes, most of them the reference's
+    /// Batched products of every matrix, not only of three, and all of int4: takes an hour, most of it the reference's
     #[arg(long)]
     all: bool,
     /// Seconds to measure each row for

@@ -63,11 +63,11 @@ type MakeCase = Box<dyn Fn() -> Case>;
 const MATRICES: [(usize, usize); 7] =
     [(576, 576), (1536, 576), (49152, 576), (4096, 4096), (14336, 4096), (4096, 14336), (32000, 4096)];
 
-/// Kernels' names and cases; `all` batched products, or those that take a moment.
+/// Kernels' names and cases; `all` products, or those that take a moment.
 pub fn cases(all: bool) -> Vec<(&'static str, MakeCase)> {
     let mut cases: Vec<(&'static str, MakeCase)> = Vec::new();
     for (rows, cols) in MATRICES {
-        for format in Format::ALL {
+        for format in Format::ALL.into_iter().filter(|format| all || rows * cols <= format.most()) {
             cases.push((format.names().0, Box::new(move || product(format, rows, cols, 1))));
         }
     }
@@ -75,9 +75,8 @@ pub fn cases(all: bool) -> Vec<(&'static str, MakeCase)> {
         MATRICES.into_iter().filter(|&m| all || [(576, 576), (1536, 576), (4096, 4096)].contains(&m));
     for (rows, cols) in batched {
         for tokens in [4, 16, 64, 512] {
-            // Of int4 only what `convert` makes of most weights: the others differ in their scales, and the reference is slow.
-            let formats = if all { &Format::ALL[..] } else { &Format::ALL[..3] };
-            for &format in formats {
+            let fits = |format: &Format| all || rows * cols * tokens <= format.most();
+            for format in Format::ALL.into_iter().filter(fits) {
                 cases.push((format.names().1, Box::new(move || product(format, rows, cols, tokens))));
             }
         }
@@ -153,6 +152,16 @@ impl Format {
             Self::Int4 => ("gemv_int4", "gemm_int4"),
             Self::Int4By32 => ("gemv_int4_by_32", "gemm_int4_by_32"),
             Self::Int4By32Minimum => ("gemv_int4_minimum", "gemm_int4_minimum"),
+        }
+    }
+
+    /// Multiply-adds of a case that takes a moment: int4's reference makes each weight anew for each token. Its kinds differ in
+    /// their scales alone.
+    fn most(self) -> usize {
+        match self {
+            Self::Rows | Self::Panels => usize::MAX,
+            Self::Int4 => 1 << 28,
+            Self::Int4By32 | Self::Int4By32Minimum => 1 << 24,
         }
     }
 }
