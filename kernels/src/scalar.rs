@@ -182,20 +182,18 @@ pub fn matmul_panels(w: &PanelMatrix, rows: Range<usize>, x: &Quantized, mut out
 ///
 /// The sum of a group stays exact in i32: 28672·(60·127 + 4·16256) is below 2³¹. It is rounded once, to f32.
 pub fn matmul_int4(w: &Int4Matrix, rows: Range<usize>, x: &Quantized, mut out: MatMut<f32>) {
-    for t in 0..x.tokens() {
-        let (values, scales) = (x.token_values(t).as_chunks::<GROUP>().0, x.token_scales(t));
-        for (out, row) in out.row(t).iter_mut().zip(rows.clone()) {
-            let mut sum = 0.0;
-            for (g, outlier) in x.token_outliers(t).iter().enumerate() {
-                let product = |k| {
-                    let x = i32::from(values[g][k]) + outlier.extra(k);
-                    w.weight(row, g * GROUP + k).wrapping_mul(x)
-                };
+    for (i, row) in rows.enumerate() {
+        (0..x.tokens()).for_each(|t| out.row(t)[i] = 0.0);
+        for g in 0..x.groups() {
+            let weights: [i32; GROUP] = std::array::from_fn(|k| w.weight(row, g * GROUP + k));
+            for t in 0..x.tokens() {
+                let (values, outlier) = (&x.token_values(t)[g * GROUP..], &x.token_outliers(t)[g]);
+                let product = |k: usize| weights[k].wrapping_mul(i32::from(values[k]) + outlier.extra(k));
                 let dot = (0..GROUP).map(product).fold(0, i32::wrapping_add);
-                sum += dot as f32 * scales[g];
+                out.row(t)[i] += dot as f32 * x.token_scales(t)[g];
             }
-            *out = sum * w.row_scale(row);
         }
+        (0..x.tokens()).for_each(|t| out.row(t)[i] *= w.row_scale(row));
     }
 }
 

@@ -42,7 +42,7 @@ pub struct Args {
     ///
     /// auto: what SRC holds in 4 bits keeps them, and every other matrix becomes int8; int8: every matrix; int4: all but those that
     /// pay most for 8 bits (the values' projections, the embedding, the head), less what SRC holds in 5 to 8; int4:BITS: as many int4
-    /// as it takes for this average (4.55 to 8.25); int8-proj: the MLP's gate and up, which the original readers take; f32: none.
+    /// as it takes for this average (4.5 to 8.25); int8-proj: the MLP's gate and up, which the original readers take; f32: none.
     #[arg(long, value_name = "KIND", default_value = "auto")]
     quant: Quant,
     /// With int4: a text (UTF-8, a few thousand words) that runs through the model; what it is multiplied with decides how each

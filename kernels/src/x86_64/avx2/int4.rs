@@ -20,8 +20,8 @@ pub(in crate::x86_64) fn int4_dots<const N: usize>(
 ) -> [[__m256i; 2]; N] {
     let (low, high) = (dots_of_8_rows(w, 0, x, g, dot_pairs), dots_of_8_rows(w, 1, x, g, dot_pairs));
     let mut dots = isa!([[_mm256_setzero_si256(); 2]; N]);
-    for t in 0..N {
-        dots[t] = [low[t], high[t]];
+    for (dots, (low, high)) in dots.iter_mut().zip(low.into_iter().zip(high)) {
+        *dots = [low, high];
     }
     dots
 }
