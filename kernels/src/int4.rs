@@ -63,7 +63,7 @@ pub(crate) enum PanelScales<'a> {
 /// Nibbles are `[⌈rows/16⌉][cols/64][8 octs][16 rows][4]`. What lies behind the last row is read and not used.
 #[derive(Clone, Copy, Debug)]
 pub struct Int4Matrix<'a> {
-    codes: [i8; 16],
+    codes: Codes,
     nibbles: &'a [NibbleGroup],
     scales: Int4Scales<'a>,
     row_scales: &'a [[f32; PANEL_ROWS]],
@@ -96,7 +96,7 @@ impl<'a> Int4Matrix<'a> {
         assert_eq!(Some(scales.groups()), groups, "scales of panels of {rows}×{cols}");
         let (row_scales, rest) = row_scales.as_chunks::<PANEL_ROWS>();
         assert!(rest.is_empty() && row_scales.len() == panels, "row scales of panels of {rows}×{cols}");
-        Self { codes: *codes, nibbles, scales, row_scales, rows, cols }
+        Self { codes: Codes::new(codes), nibbles, scales, row_scales, rows, cols }
     }
 
     /// Output features.
@@ -127,7 +127,7 @@ impl<'a> Int4Matrix<'a> {
         let byte = panel.nibbles[g][k / OCT][r][k % QUAD];
         let nibble = if k % OCT < QUAD { byte & 15 } else { byte >> 4 };
         let (scales, minimums) = panel.part(g, k / PART);
-        i32::from(scales[r]) * i32::from(self.codes[usize::from(nibble)]) - i32::from(minimums[r])
+        i32::from(scales[r]) * i32::from(self.codes.signed[usize::from(nibble)]) - i32::from(minimums[r])
     }
 
     /// What all weights of a row are multiplied with.
@@ -142,7 +142,7 @@ impl<'a> Int4Matrix<'a> {
         let first = panel * groups;
         let nibbles = &self.nibbles[first..first + groups];
         Int4Panel {
-            codes: Codes::new(&self.codes),
+            codes: self.codes,
             nibbles,
             scales: self.scales,
             first,
@@ -152,7 +152,7 @@ impl<'a> Int4Matrix<'a> {
 }
 
 /// A table of codes, and the same counted from zero.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Codes {
     pub signed: [i8; 16],
     /// `signed[i] + zero`, 0..=63.
@@ -163,7 +163,6 @@ pub(crate) struct Codes {
 }
 
 impl Codes {
-    #[inline(always)]
     fn new(signed: &[i8; 16]) -> Self {
         let zero = -i16::from(signed.iter().fold(0, |least, code| (*code).min(least)));
         Self { signed: *signed, unsigned: signed.map(|code| (i16::from(code) + zero) as u8), zero }
