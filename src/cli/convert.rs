@@ -102,10 +102,10 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let bar = progress::Bytes::new();
     let progress = &mut |at: Progress<'_>| bar.show(at);
     let report = match (&model, args.synthetic.as_deref().and_then(shape)) {
-        (Some(model), _) if let (Some(text), Some(src)) = (&text, &src) => {
-            calibrate::convert(src, model, &dst, storage, text, progress)?
-        }
-        (Some(model), _) => model.write(&dst, storage, progress)?,
+        (Some(model), _) => match text.as_deref().zip(src.as_deref()) {
+            Some((text, src)) => calibrate::convert(src, model, &dst, storage, text, progress)?,
+            None => model.write(&dst, storage, progress)?,
+        },
         (None, Some(config)) => write_synthetic(&config, storage, &dst, progress)?,
         (None, None) => bail!("no source given"),
     };

@@ -282,13 +282,13 @@ fn of_bits(bits: &str) -> BinFile {
 fn greedy(
     asked: f64,
     outer_first: bool,
-    names: &[String],
+    names: &[&str],
     four: &BTreeMap<String, (f64, f64)>,
     eight: &BTreeMap<String, (f64, f64)>,
 ) -> (f64, BTreeSet<String>) {
     let n: f64 = four.values().map(|(_, n)| n).sum();
     let mut left = asked * n / 8.0 - four.values().map(|(bytes, _)| bytes).sum::<f64>();
-    let mut order: Vec<_> = names.iter().rev().collect();
+    let mut order: Vec<_> = names.iter().rev().copied().collect();
     order.sort_by_key(|name| if outer_first && worth(name) == 15.0 { 0 } else { rank(name) + 1 });
     let (mut sum, mut int8) = (0.0, BTreeSet::new());
     for name in order {
@@ -296,7 +296,7 @@ fn greedy(
         if more <= left {
             left -= more;
             sum += worth(name) * four[name].1;
-            int8.insert(name.clone());
+            int8.insert(name.to_owned());
         }
     }
     (sum, int8)
@@ -329,8 +329,11 @@ fn an_average_is_kept_and_spent_on_what_is_worth_most() {
         seen += usize::from(found > before);
         before = found;
         let names = bin.names().into_iter().filter(|name| bin.shape(name).len() == 2).collect::<Vec<_>>();
-        let int8: BTreeSet<_> =
-            names.iter().filter(|name| bin.dtype(name) == "int8_panels").cloned().collect();
+        let int8: BTreeSet<_> = names
+            .iter()
+            .filter(|name| bin.dtype(name) == "int8_panels")
+            .map(|name| (*name).to_owned())
+            .collect();
         // Of two orders, the second with the embedding and the head before all, that which is worth more.
         let [one, other] = [false, true].map(|outer_first| greedy(asked, outer_first, &names, &four, &eight));
         let expected = if other.0 > one.0 { other.1 } else { one.1 };
