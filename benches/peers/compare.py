@@ -27,6 +27,7 @@ def parse_args():
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", default="small,large", help="small, large, or both (default: both)")
+    parser.add_argument("--bits", type=int, choices=[8, 4], default=8, help="a weight, of torchless (default: 8)")
     parser.add_argument("--gguf", type=Path, help="the small model (default: the GGUF of SmolLM2-135M-Instruct)")
     parser.add_argument("--rounds", type=int, default=5, help="turns each engine takes (default: 5)")
     parser.add_argument("--threads", type=int, default=cpus, help="default: the CPUs this process may use")
@@ -91,22 +92,31 @@ def make(path, *command, **options):
 def small_files(args, torchless, python):
     source = args.gguf or default_gguf(args)
     peers = {}
-    for kind in ("Q8_0", "Q4_0"):
+    for kind in ("Q8_0", "Q4_0", "Q4_K_M"):
         path = args.work / f"{source.stem}.{kind}.gguf"
         peers[kind] = make(path, python, HERE / "llama.py", "quantize", source, path, kind)
-    own = args.work / f"{source.stem}.bin"
-    return make(own, torchless, "convert", peers["Q8_0"], own), peers
+    own = args.work / f"{source.stem}.int{args.bits}.bin"
+    make(own, torchless, "convert", peers["Q8_0"], own, "--quant", f"int{args.bits}")
+    del peers["Q4_K_M" if args.bits == 8 else "Q8_0"]
+    return own, peers
 
 
 def large_files(args, torchless, python):
-    own, peer = args.work / f"{LARGE_SHAPE}.bin", args.work / f"{LARGE_SHAPE}.Q8_0.gguf"
-    missing = sum(not path.exists() for path in (own, peer))
+    own, peer = args.work / f"{LARGE_SHAPE}.int{args.bits}.bin", args.work / f"{LARGE_SHAPE}.Q8_0.gguf"
+    missing = sum(not path.exists() for path in (own, peer)) + (args.bits == 4)
     if shutil.disk_usage(args.work).free < (missing + 1) * LARGE_BYTES:
-        sys.exit(f"error: {args.work}: too little room: two files of 8 GB are needed, and as much left free")
-    make(own, torchless, "convert", "--synthetic", LARGE_SHAPE, own)
+        sys.exit(f"error: {args.work}: too little room: {missing} files of 8 GB are needed, and as much left free")
+    make(own, torchless, "convert", "--synthetic", LARGE_SHAPE, own, "--quant", f"int{args.bits}")
     shape = run(torchless, "inspect", "-m", own, "--json")
     make(peer, python, HERE / "synthetic_gguf.py", peer, input=shape)
-    return own, {"Q8_0": peer}
+    if args.bits == 8:
+        return own, {"Q8_0": peer}
+    peers = {}
+    for kind in ("Q4_0", "Q4_K_M"):
+        path = args.work / f"{LARGE_SHAPE}.{kind}.gguf"
+        peers[kind] = make(path, python, HERE / "llama.py", "quantize", peer, path, kind)
+    peer.unlink()
+    return own, peers
 
 
 def time_torchless(args, torchless, model, prompt, generate):

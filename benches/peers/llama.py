@@ -1,6 +1,6 @@
 """llama.cpp through llama-cpp-python: what compare.py runs in its own Python.
 
-    llama.py quantize SRC.gguf DST.gguf Q8_0|Q4_0
+    llama.py quantize SRC.gguf DST.gguf Q8_0|Q4_0|Q4_K_M
     llama.py time MODEL.gguf THREADS PROMPT_TOKENS GEN_TOKENS     prints {"pp": tokens/s, "tg": tokens/s}
 
 Decoding alone is timed, as llama-bench does it: no tokenizing, no sampling, no Python in between but a call a token.
@@ -25,7 +25,7 @@ def silent(level, text, user_data):
 
 def quantize(src, dst, kind):
     params = ll.llama_model_quantize_default_params()
-    params.ftype = {"Q8_0": ll.LLAMA_FTYPE_MOSTLY_Q8_0, "Q4_0": ll.LLAMA_FTYPE_MOSTLY_Q4_0}[kind]
+    params.ftype = getattr(ll, f"LLAMA_FTYPE_MOSTLY_{kind}")
     params.allow_requantize = True
     if ll.llama_model_quantize(src.encode(), dst.encode(), ctypes.byref(params)) != 0:
         sys.exit(f"{src}: llama.cpp cannot make {kind} of it")
