@@ -32,7 +32,8 @@ pub const LEAST_TOKENS: usize = 256;
 /// `4 · cols²` bytes are needed for the widest matrix, and as much as a residual stream of all tokens.
 ///
 /// # Errors
-/// As [`Convertible::write`]; when the text has too few tokens.
+/// As [`Convertible::write`]; when the text has too few tokens, or nothing would be rounded to four bits: what a source holds in 4
+/// bits keeps them.
 pub fn convert(
     src: &Path,
     model: &Convertible,
@@ -41,6 +42,13 @@ pub fn convert(
     text: &str,
     progress: &mut OnProgress,
 ) -> Result<Report, Error> {
+    let storage = storage.into();
+    if !model.rounds_to_int4(storage) {
+        return Err(Error::file(
+            src,
+            "has no matrix that would be rounded to four bits: convert it without a text",
+        ));
+    }
     let mut tokens = model.tokenizer().encode(text, Default::default());
     tokens.truncate(MOST_TOKENS);
     if tokens.len() < LEAST_TOKENS {
@@ -53,7 +61,7 @@ pub fn convert(
     let (path, _folder) = runnable(src, model, dst, progress)?;
     let runnable = Arc::new(Model::open(&path)?);
     let mut calibration = Calibration::new(runnable, &tokens)?;
-    model.write_with(dst, storage.into(), &mut |name| calibration.feedback(name), progress)
+    model.write_with(dst, storage, &mut |name| calibration.feedback(name), progress)
 }
 
 /// A model file to run: the source, if it is one, or one in a folder of its own.

@@ -94,3 +94,15 @@ fn a_text_that_is_too_short_is_refused() {
     assert!(error.contains("256 are needed") && !error.contains('\n'), "{error}");
     assert_eq!(std::fs::read_dir(out.path()).unwrap().count(), 0);
 }
+
+/// What has its four bits already keeps them.
+#[test]
+fn what_is_int4_already_is_not_calibrated() {
+    let (source, out) = (wide_source("qwen3"), tempfile::tempdir().unwrap());
+    let [once, twice] = ["once.bin", "twice.bin"].map(|name| out.path().join(name));
+    plain(source.path(), &once, Quant::Int4);
+    let error = calibrated(&once, &twice, &english()).unwrap_err().to_string();
+    assert!(error.contains("no matrix that would be rounded") && !twice.exists(), "{error}");
+    plain(&once, &twice, Quant::Auto);
+    assert!(std::fs::read(&once).unwrap() == std::fs::read(&twice).unwrap(), "copied as it is");
+}

@@ -127,8 +127,22 @@ impl Convertible {
         self.write_with(dst, storage.into(), &mut |_| Ok(None), progress)
     }
 
-    #[expect(clippy::indexing_slicing, reason = "`write` asks for the tensors it is given")]
+    /// Whether any matrix would be rounded to four bits.
+    pub(crate) fn rounds_to_int4(&self, storage: Storage) -> bool {
+        let mut rounded = self.plan(storage).into_iter().zip(&self.tensors);
+        rounded.any(|(dtype, (_, tensor))| dtype == Dtype::Int4 && tensor.held() != Held::Grid(dtype))
+    }
+
+    /// The format of each tensor.
+    fn plan(&self, storage: Storage) -> Vec<Dtype> {
+        let tensors = self.tensors.iter();
+        let planned =
+            tensors.map(|(name, tensor)| Planned { name, shape: tensor.shape(), held: tensor.held() });
+        storage.plan(&planned.collect::<Vec<_>>())
+    }
+
     /// [`Convertible::write`]; matrices that `feedback` has something for become int4 with it.
+    #[expect(clippy::indexing_slicing, reason = "`write` asks for the tensors it is given")]
     pub(crate) fn write_with(
         &self,
         dst: &Path,
@@ -138,9 +152,7 @@ impl Convertible {
     ) -> Result<Report, Error> {
         let Self { src, source, tensors, .. } = self;
         let Source { config, tokenizer, notes, files, .. } = source;
-        let planned =
-            tensors.iter().map(|(name, tensor)| Planned { name, shape: tensor.shape(), held: tensor.held() });
-        let dtypes = storage.plan(&planned.collect::<Vec<_>>());
+        let dtypes = self.plan(storage);
         let infos = tensors.iter().zip(&dtypes).map(|((name, tensor), dtype)| TensorInfo {
             name: name.clone(),
             shape: tensor.shape().to_vec(),
@@ -161,11 +173,7 @@ impl Convertible {
             if dtype == Dtype::Int4 && weighed.as_ref().is_none_or(|(of, _)| *of != index) {
                 let weights = match feedback(name)? {
                     Some(feedback) => Weights::Feedback(feedback),
-                    None => {
-                        let find =
-                            |name: &str| tensors.iter().find(|(n, _)| n == name).map(|(_, tensor)| tensor);
-                        Weights::Importance(importance::of_columns(config, name, &find).map_err(problem)?)
-                    }
+                    None => Weights::Importance(self.importance(name).map_err(problem)?),
                 };
                 weighed = Some((index, weights));
             }
@@ -184,6 +192,12 @@ impl Convertible {
         };
         let report = write(layout, &infos, file, encode, progress)?;
         Ok(Report { notes: notes.clone(), ..report })
+    }
+
+    /// What the errors of a matrix's columns weigh, as far as other weights tell.
+    fn importance(&self, name: &str) -> Result<Option<Vec<f32>>, Malformed> {
+        let find = |name: &str| self.tensors.iter().find(|(n, _)| n == name).map(|(_, tensor)| tensor);
+        importance::of_columns(&self.source.config, name, &find)
     }
 
     /// Reads some rows of a tensor that is to be stored as `dtype`.
