@@ -9,7 +9,7 @@ use torchless_kernels::{Activations, Allocator, Kernels, MatMut, Strided, add_pr
 
 use crate::format::convert::{Convertible, OnProgress, Quant, Report, Storage};
 use crate::format::encoding::int4::Feedback;
-use crate::format::fs::temporary;
+use crate::format::fs::{folder_of, temporary};
 use crate::kv::{KvCache, KvType};
 use crate::model::forward::{Pass, Site};
 use crate::model::workspace::Workspace;
@@ -74,11 +74,11 @@ fn runnable(
     if model.is_model_file() {
         return Ok((src.to_owned(), None));
     }
-    let parent = dst.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut prefix = OsString::from(".");
     prefix.push(dst.file_name().unwrap_or_default());
     prefix.push(".calibration.");
-    let folder = temporary::Folder::new(parent, &prefix).map_err(Error::io(dst))?;
+    temporary::remove_abandoned(folder_of(dst), &prefix);
+    let folder = temporary::Folder::new(folder_of(dst), &prefix).map_err(Error::io(dst))?;
     let path = folder.path().join("int8.bin");
     model.write(&path, Quant::Int8, progress)?;
     Ok((path, Some(folder)))

@@ -56,11 +56,13 @@ fn a_text_helps_on_another_one() {
     let (calibration, other) = text.split_at(half);
     plain(source.path(), &path("f32.bin"), Quant::F32);
     plain(source.path(), &path("plain.bin"), Quant::Int4);
+    // What a killed one would have left.
+    std::fs::create_dir(path(".calibrated.bin.calibration.abc123.partial")).unwrap();
     calibrated(source.path(), &path("calibrated.bin"), calibration).unwrap();
     let [plain, with] =
         ["plain.bin", "calibrated.bin"].map(|name| divergence(&path(name), &path("f32.bin"), other));
     assert!(with < 0.9 * plain, "{with} calibrated, {plain} without");
-    // The model that ran is gone.
+    // The model that ran is gone, and so is the other.
     let mut left: Vec<_> =
         std::fs::read_dir(out.path()).unwrap().map(|file| file.unwrap().file_name()).collect();
     left.sort();

@@ -196,8 +196,7 @@ impl SourceTensor {
         let mut groups = Vec::with_capacity(rows.len() * in_row);
         for row in rows {
             let Rows::Encoded { bytes, range, encoding, row_bytes } = &self.rows else { continue };
-            let stored = self.interleaved.map_or(row, |head_dim| interleaved_row(row, head_dim));
-            let bytes = &(**bytes).as_ref()[range.clone()][stored * row_bytes..][..*row_bytes];
+            let bytes = &(**bytes).as_ref()[range.clone()][self.stored(row) * row_bytes..][..*row_bytes];
             encoding.grid(bytes, &mut groups);
         }
         let finite = |group: &GridGroup| group.scale.is_finite() && group.offset.is_finite();
@@ -209,6 +208,14 @@ impl SourceTensor {
         }
         encode_grid(&groups, cols, kind, out);
         Ok(())
+    }
+
+    /// Where row `row` lies among those that are stored.
+    fn stored(&self, row: usize) -> usize {
+        match self.interleaved {
+            Some(head_dim) if self.shape.len() == 2 => interleaved_row(row, head_dim),
+            _ => row,
+        }
     }
 
     /// Reads row `row` (0 for a one-dimensional tensor) into `out`, which must be one row long.
@@ -224,10 +231,7 @@ impl SourceTensor {
         reason = "`new` has checked the range"
     )]
     pub fn read_row(&self, row: usize, out: &mut [f32]) -> Result<(), Malformed> {
-        let stored = match self.interleaved {
-            Some(head_dim) if self.shape.len() == 2 => interleaved_row(row, head_dim),
-            _ => row,
-        };
+        let stored = self.stored(row);
         match &self.rows {
             Rows::Encoded { bytes, range, encoding, row_bytes } => {
                 let bytes = &(**bytes).as_ref()[range.clone()][stored * row_bytes..][..*row_bytes];

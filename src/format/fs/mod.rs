@@ -9,5 +9,6 @@ pub(crate) mod temporary;
 pub use atomic::AtomicFile;
 #[cfg(feature = "pull")]
 pub(crate) use atomic::check_inputs;
+pub(crate) use atomic::folder_of;
 pub(crate) use map::{check_len, map_file};
 pub(crate) use pieces::Pieces;
