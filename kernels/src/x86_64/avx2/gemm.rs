@@ -77,14 +77,17 @@ pub(super) fn panel_dots<const N: usize>(
         }
     }
     if any_outlier(x.iter().map(|x| &x.outliers[g])) {
-        for (dots, x) in dots.iter_mut().zip(x) {
-            let outlier = &x.outliers[g];
-            let quad = &w[outlier.quad_index()];
-            for (half, dots) in dots.iter_mut().enumerate() {
-                isa!({
-                    let products = quad_dots(load(quad, half), _mm256_set1_epi32(outlier.high_bits()));
-                    *dots = _mm256_add_epi32(*dots, _mm256_slli_epi32::<7>(products));
-                })
+        // One by one: what is worked out for a token costs more than a branch that was not foreseen.
+        for t in 0..N {
+            let outlier = &x[t].outliers[g];
+            if outlier.high_bits() != 0 {
+                let (quad, high) = (&w[outlier.quad_index()], isa!(_mm256_set1_epi32(outlier.high_bits())));
+                for half in 0..2 {
+                    isa!({
+                        let products = quad_dots(load(quad, half), high);
+                        dots[t][half] = _mm256_add_epi32(dots[t][half], _mm256_slli_epi32::<7>(products));
+                    })
+                }
             }
         }
     }

@@ -18,24 +18,42 @@ pub(in crate::x86_64) fn int4_dots<const N: usize>(
     g: usize,
     dot_pairs: impl Fn(__m256i, __m256i, __m256i) -> __m256i + Copy,
 ) -> [[__m256i; 2]; N] {
-    let (low, high) = (dots_of_8_rows(w, 0, x, g, dot_pairs), dots_of_8_rows(w, 1, x, g, dot_pairs));
-    let mut dots = isa!([[_mm256_setzero_si256(); 2]; N]);
-    for (dots, (low, high)) in dots.iter_mut().zip(low.into_iter().zip(high)) {
-        *dots = [low, high];
+    let (zero, table) = (isa!(_mm256_setzero_si256()), table(w));
+    let mut dots = [[zero; 2]; N];
+    for half in 0..2 {
+        let sums = dots_of_8_rows(w, table, half, x, g, dot_pairs);
+        for (dots, sum) in dots.iter_mut().zip(sums) {
+            dots[half] = sum;
+        }
+    }
+    if any_outlier(x.iter().map(|x| &x.outliers[g])) {
+        let scales = [HalfScales::new(w, g, 0), HalfScales::new(w, g, 1)];
+        // One by one: what is worked out for a token costs more than a branch that was not foreseen.
+        for t in 0..N {
+            let outlier = &x[t].outliers[g];
+            if outlier.high_bits() != 0 {
+                let oct = &w.nibbles[g][outlier.quad_index() / 2];
+                for half in 0..2 {
+                    let products = scales[half].outlier_dots(codes(table, oct, half), outlier);
+                    dots[t][half] = isa!(_mm256_add_epi32(dots[t][half], _mm256_slli_epi32::<7>(products)));
+                }
+            }
+        }
     }
     dots
 }
 
-/// Those of rows 0..8 (`half` 0) or 8..16 (1).
+/// Those of rows 0..8 (`half` 0) or 8..16 (1), without outliers' high parts.
 #[inline(always)]
 fn dots_of_8_rows<const N: usize>(
     w: &Int4Panel,
+    table: __m256i,
     half: usize,
     x: &[TokenGroups; N],
     g: usize,
     dot_pairs: impl Fn(__m256i, __m256i, __m256i) -> __m256i + Copy,
 ) -> [__m256i; N] {
-    let (zero, table) = (isa!(_mm256_setzero_si256()), table(w));
+    let zero = isa!(_mm256_setzero_si256());
     let scales = HalfScales::new(w, g, half);
     let mut sums = [zero; N];
     for t in 0..N {
@@ -53,14 +71,6 @@ fn dots_of_8_rows<const N: usize>(
                 ));
                 sums[t] = dot_pairs(sums[t], products, scales.scales[part]);
             }
-        }
-    }
-    if any_outlier(x.iter().map(|x| &x.outliers[g])) {
-        for t in 0..N {
-            let outlier = &x[t].outliers[g];
-            let oct = &w.nibbles[g][outlier.quad_index() / 2];
-            let products = scales.outlier_dots(codes(table, oct, half), outlier);
-            sums[t] = isa!(_mm256_add_epi32(sums[t], _mm256_slli_epi32::<7>(products)));
         }
     }
     sums
