@@ -7,8 +7,9 @@ use std::sync::LazyLock;
 use arbitrary::Arbitrary;
 use torchless::kernels::half::f16;
 use torchless::kernels::{
-    Allocator, BLOCK, CODE_SPAN, CacheElement, GROUP, INT4_LIMIT, Int4Matrix, Int4Scales, Isa, Kernels, MatMut,
-    PANEL_ROWS, PanelMatrix, QMatrix, QuantizedBuf, QuantizedRow,
+    Allocator, BLOCK, CODE_SPAN, CacheElement, GROUP, INT4_LIMIT, Int4Matrix, Int4Scales, Int8Keys, Int8KeysMut,
+    Int8Span, Int8Values, Int8ValuesMut, Isa, Kernels, MatMut,
+    PANEL_ROWS, PanelMatrix, QMatrix, QuantizedBuf, QuantizedRow, SpanBuffers, SpanQueries, SpanResult,
 };
 
 #[derive(Arbitrary, Debug)]
@@ -162,7 +163,7 @@ fn run(k: Kernels, input: &Input) -> Out {
         }
         Family::Attention(Element::F32) => attention::<f32>(k, input),
         Family::Attention(Element::F16) => attention::<f16>(k, input),
-        Family::Attention(Element::I8) => attention::<i8>(k, input),
+        Family::Attention(Element::I8) => attention_span(k, input),
         Family::MatmulF32 => {
             let (tokens, rows, cols) = matrix(input);
             let (w, x) = (input.floats(rows * cols, 0), input.floats(tokens * cols, 1));
@@ -179,7 +180,7 @@ fn run(k: Kernels, input: &Input) -> Out {
 fn elementwise(k: Kernels, x: &[f32], y: &[f32]) -> Out {
     let (mut half, mut byte) = (vec![f16::ZERO; x.len()], vec![0i8; x.len()]);
     k.narrow(x, &mut half);
-    let scale = k.narrow(x, &mut byte);
+    let scale = k.narrow_i8(x, &mut byte);
     let half: Vec<f32> = half.iter().map(|h| h.to_f32()).collect();
     Out::default()
         .updated(x, |x| k.add(x, y))
@@ -208,6 +209,44 @@ fn attention<T: CacheElement>(k: Kernels, input: &Input) -> Out {
         .floats(scores.as_flattened())
         .updated(&q, |out| k.attn_accumulate(p, first, &narrow, &factors, out))
         .updated(&cache, |out| k.widen(&narrow, out))
+}
+
+/// A few queries, each of which looks at a part of a block of int8 keys and values, behind one whose mean is taken off.
+fn attention_span(k: Kernels, input: &Input) -> Out {
+    let [queries, head_dim, at] = input.shape.map(usize::from);
+    let (queries, head_dim) = (queries % 10 + 1, head_dim % 70 + 1);
+    let (keys, values) = (input.floats(BLOCK * head_dim, 0), input.floats(BLOCK * head_dim, 1));
+    let (mut key_words, mut value_words) =
+        (vec![0.0; Int8Keys::words(head_dim)], vec![0.0; Int8Values::words(head_dim)]);
+    Int8KeysMut::new(&mut key_words, head_dim).set_mean(k, &input.floats(head_dim, 2));
+    let mut narrow = vec![0; head_dim];
+    for (position, (key, value)) in keys.chunks(head_dim).zip(values.chunks(head_dim)).enumerate() {
+        Int8KeysMut::new(&mut key_words, head_dim).store(k, position, key);
+        let scale = k.narrow_i8(value, &mut narrow);
+        Int8ValuesMut::new(&mut value_words, head_dim).store(position, &narrow, scale);
+    }
+    let cols = head_dim.next_multiple_of(GROUP);
+    let mut padded = vec![0.0; queries * cols];
+    let mut quantized = QuantizedBuf::new(&mut Allocator::heap(), queries, cols);
+    for (t, query) in input.floats(queries * head_dim, 3).chunks(head_dim).enumerate() {
+        padded[t * cols..][..head_dim].copy_from_slice(query);
+        k.quantize(&padded[t * cols..][..cols], quantized.view_mut(queries).token(t));
+    }
+    let seen: Vec<_> = (0..queries).map(|t| (at + t) % 20..(at * 7 + 13 * t) % 44 + 20).collect();
+    let (mut output, mut sums) = (vec![0.5; queries * head_dim], vec![[0.5; 2]; queries]);
+    k.attn_span_i8(
+        &SpanQueries { f32: &padded, int8: quantized.view(queries) },
+        &Int8Span {
+            keys: &[Int8Keys::new(&key_words, head_dim)],
+            values: &[Int8Values::new(&value_words, head_dim)],
+        },
+        &seen,
+        &mut SpanBuffers::new(&mut Allocator::heap()),
+        SpanResult { output: &mut output, sums: &mut sums },
+    );
+    let mut mean = vec![0.0; head_dim];
+    Int8Keys::new(&key_words, head_dim).mean_of_keys(&mut mean);
+    Out::default().floats(&output).floats(sums.as_flattened()).floats(&mean)
 }
 
 /// Tokens, rows and columns of a product of no more than 2¹⁵ multiplications.

@@ -43,6 +43,8 @@ mod x86_64;
 pub use activations::{
     ActivationBuf, ActivationFormat, ActivationFormats, ActivationRow, Activations, ActivationsMut,
 };
+pub use attention::block::{Int8Keys, Int8KeysMut, Int8Values, Int8ValuesMut};
+pub use attention::int8::{Int8Span, SpanBuffers, SpanQueries, SpanResult};
 pub use dispatch::{Isa, IsaError, Kernels};
 pub use half;
 pub use int4::{CODE_SPAN, INT4_LIMIT, Int4Matrix, Int4Scales};
@@ -50,7 +52,7 @@ pub use mat::MatMut;
 pub use memory::{Aligned, Allocator};
 pub use panels::{PANEL_ROWS, PanelMatrix};
 pub use quant::{GROUP, Outlier, QMatrix, QUAD, Quantized, QuantizedBuf, QuantizedMut, QuantizedRow};
-pub use scalar::BLOCK;
+pub use scalar::{BLOCK, SPAN, SPAN_BLOCKS};
 pub use sgemm::{Strided, add_product};
 #[doc(hidden)]
 pub use team::Team;
@@ -236,15 +238,44 @@ impl Kernels {
         unsafe { (self.table.scale)(x, factor) }
     }
 
-    /// Stores `x` as cache elements; returns what they have to be multiplied by, which is 1 unless they are int8.
-    ///
-    /// Rounds to nearest, ties to even, where they are narrower. For int8 see [`scalar::narrow_i8`].
-    pub fn narrow<T: CacheElement>(self, x: &[f32], out: &mut [T]) -> f32 {
+    /// Stores `x` as cache elements: rounds to nearest, ties to even, where they are narrower.
+    pub fn narrow<T: CacheElement>(self, x: &[f32], out: &mut [T]) {
         assert_eq!(x.len(), out.len(), "narrowed values");
-        T::narrow(self, x, out)
+        T::narrow(self, x, out);
     }
 
-    /// Cache elements in f32, exactly (int8 without its scale).
+    /// Rounds `x` to int8; returns the scale: see [`scalar::narrow_i8`].
+    pub fn narrow_i8(self, x: &[f32], out: &mut [i8]) -> f32 {
+        assert_eq!(x.len(), out.len(), "narrowed values");
+        // SAFETY: lengths checked; the handle proves the CPU has the instructions.
+        unsafe { (self.table.narrow_i8)(x, out) }
+    }
+
+    /// What a span of int8 keys and values gives some queries, of which query `t` may look at positions `seen[t]` of the
+    /// span: see [`scalar::attn_span_i8`].
+    pub fn attn_span_i8(
+        self,
+        queries: &SpanQueries,
+        span: &Int8Span,
+        seen: &[Range<usize>],
+        buffers: &mut SpanBuffers,
+        result: SpanResult,
+    ) {
+        let (n, blocks, cols) = (seen.len(), span.keys.len(), queries.int8.cols());
+        assert_eq!((queries.int8.tokens(), queries.f32.len()), (n, n * cols), "queries");
+        assert!(cols.is_multiple_of(GROUP), "{cols} columns of a query are no whole groups");
+        assert!(blocks <= SPAN_BLOCKS && span.values.len() == blocks, "blocks of a span");
+        assert!(seen.iter().all(|seen| seen.start <= seen.end && seen.end <= blocks * BLOCK), "positions");
+        let head_dim = result.output.len() / n.max(1);
+        assert_eq!((result.output.len(), result.sums.len()), (n * head_dim, n), "outputs");
+        assert!(span.keys.iter().all(|keys| keys.groups() == cols / GROUP), "head_dim of the keys");
+        let panels = head_dim.div_ceil(PANEL_ROWS);
+        assert!(span.values.iter().all(|values| values.codes.len() == panels), "head_dim of the values");
+        // SAFETY: lengths checked; the handle proves the CPU has the instructions.
+        unsafe { (self.table.attn_span_i8)(queries, span, seen, buffers, result) }
+    }
+
+    /// Cache elements in f32, exactly.
     pub fn widen<T: CacheElement>(self, x: &[T], out: &mut [f32]) {
         assert_eq!(x.len(), out.len(), "widened values");
         T::widen(self, x, out);
@@ -269,8 +300,6 @@ pub const KEY_LANES: usize = 16;
 
 /// A type keys and values can be stored in.
 pub trait CacheElement: sealed::Sealed + Copy + Default + Send + Sync + 'static {
-    /// Whether a key or a value has a scale of its own.
-    const SCALED: bool;
     /// The least finite magnitude that is stored as infinity; infinity where there is none.
     const OVERFLOWS_FROM: f32;
     #[doc(hidden)]
@@ -285,7 +314,7 @@ pub trait CacheElement: sealed::Sealed + Copy + Default + Send + Sync + 'static 
         out: &mut [f32],
     );
     #[doc(hidden)]
-    fn narrow(kernels: Kernels, x: &[f32], out: &mut [Self]) -> f32;
+    fn narrow(kernels: Kernels, x: &[f32], out: &mut [Self]);
     #[doc(hidden)]
     fn widen(kernels: Kernels, x: &[Self], out: &mut [f32]);
 }
@@ -295,14 +324,12 @@ mod sealed {
     pub trait Sealed {}
     impl Sealed for f32 {}
     impl Sealed for super::f16 {}
-    impl Sealed for i8 {}
 }
 
 /// The kernels of the table for one cache element.
 macro_rules! cache_element {
-    ($element:ty, scaled: $scaled:literal, overflows_from: $limit:expr, $scores:ident, $accumulate:ident, $widen:ident, $narrow:expr) => {
+    ($element:ty, overflows_from: $limit:expr, $scores:ident, $accumulate:ident, $widen:ident, $narrow:expr) => {
         impl CacheElement for $element {
-            const SCALED: bool = $scaled;
             const OVERFLOWS_FROM: f32 = $limit;
             fn attn_scores(kernels: Kernels, q: &[f32], keys: &[Self], scores: &mut [[f32; BLOCK]]) {
                 // SAFETY: `Kernels` checked the lengths; the handle proves the CPU has the instructions.
@@ -319,8 +346,8 @@ macro_rules! cache_element {
                 // SAFETY: `Kernels` checked the lengths; the handle proves the CPU has the instructions.
                 unsafe { (kernels.table.$accumulate)(p, first, values, factors, out) }
             }
-            fn narrow(kernels: Kernels, x: &[f32], out: &mut [Self]) -> f32 {
-                let narrow: fn(Kernels, &[f32], &mut [Self]) -> f32 = $narrow;
+            fn narrow(kernels: Kernels, x: &[f32], out: &mut [Self]) {
+                let narrow: fn(Kernels, &[f32], &mut [Self]) = $narrow;
                 narrow(kernels, x, out)
             }
             fn widen(kernels: Kernels, x: &[Self], out: &mut [f32]) {
@@ -331,17 +358,11 @@ macro_rules! cache_element {
     };
 }
 
-cache_element!(f32, scaled: false, overflows_from: f32::INFINITY, attn_scores_f32, attn_accumulate_f32, widen_f32, |_, x, out| {
+cache_element!(f32, overflows_from: f32::INFINITY, attn_scores_f32, attn_accumulate_f32, widen_f32, |_, x, out| {
     out.copy_from_slice(x);
-    1.0
 });
 // Halfway between the largest f16 and what would be the next.
-cache_element!(f16, scaled: false, overflows_from: 65_520.0, attn_scores_f16, attn_accumulate_f16, widen_f16, |kernels, x, out| {
+cache_element!(f16, overflows_from: 65_520.0, attn_scores_f16, attn_accumulate_f16, widen_f16, |kernels, x, out| {
     // SAFETY: `Kernels` checked the lengths; the handle proves the CPU has the instructions.
-    unsafe { (kernels.table.narrow_f16)(x, out) };
-    1.0
-});
-cache_element!(i8, scaled: true, overflows_from: f32::INFINITY, attn_scores_i8, attn_accumulate_i8, widen_i8, |kernels, x, out| {
-    // SAFETY: `Kernels` checked the lengths; the handle proves the CPU has the instructions.
-    unsafe { (kernels.table.narrow_i8)(x, out) }
+    unsafe { (kernels.table.narrow_f16)(x, out) }
 });

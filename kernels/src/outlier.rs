@@ -15,6 +15,9 @@ pub struct Outlier {
 }
 
 impl Outlier {
+    /// That of a group in which nothing stands out.
+    pub(crate) const NONE: Self = Self { high: [0; QUAD], quad: 0 };
+
     /// Splits the values of quad `quad`, −16256..=16256 each, into high parts and `low`, −64..=63 each.
     #[inline(always)]
     pub(crate) fn split(values: impl Iterator<Item = i32>, quad: usize, low: &mut [i8]) -> Self {

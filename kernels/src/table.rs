@@ -1,5 +1,6 @@
 //! One instruction set's kernels as plain function pointers.
 
+use crate::attention::int8::{Int8Span, SpanBuffers, SpanQueries, SpanResult};
 use crate::half::f16;
 use crate::int4::Int4Matrix;
 use crate::mat::MatMut;
@@ -31,14 +32,12 @@ pub(crate) struct Table {
     pub mul: unsafe fn(&mut [f32], &[f32]),
     pub attn_scores_f32: unsafe fn(&[f32], &[f32], &mut [[f32; BLOCK]]),
     pub attn_scores_f16: unsafe fn(&[f32], &[f16], &mut [[f32; BLOCK]]),
-    pub attn_scores_i8: unsafe fn(&[f32], &[i8], &mut [[f32; BLOCK]]),
     pub softmax_block: unsafe fn(&mut [f32]) -> (f32, f32),
     pub attn_accumulate_f32: Accumulate<f32>,
     pub attn_accumulate_f16: Accumulate<f16>,
-    pub attn_accumulate_i8: Accumulate<i8>,
     pub widen_f32: unsafe fn(&[f32], &mut [f32]),
     pub widen_f16: unsafe fn(&[f16], &mut [f32]),
-    pub widen_i8: unsafe fn(&[i8], &mut [f32]),
+    pub attn_span_i8: unsafe fn(&SpanQueries, &Int8Span, &[Range<usize>], &mut SpanBuffers, SpanResult),
     pub attn_merge: unsafe fn(&mut [f32], f32, &[f32], f32),
     pub scale: unsafe fn(&mut [f32], f32),
     pub narrow_f16: unsafe fn(&[f32], &mut [f16]),
@@ -66,14 +65,12 @@ pub(crate) static SCALAR: Table = Table {
     mul: scalar::mul,
     attn_scores_f32: scalar::attn_scores::<f32>,
     attn_scores_f16: scalar::attn_scores::<f16>,
-    attn_scores_i8: scalar::attn_scores::<i8>,
     softmax_block: scalar::softmax_block,
     attn_accumulate_f32: scalar::attn_accumulate::<f32>,
     attn_accumulate_f16: scalar::attn_accumulate::<f16>,
-    attn_accumulate_i8: scalar::attn_accumulate::<i8>,
     widen_f32: scalar::widen::<f32>,
     widen_f16: scalar::widen::<f16>,
-    widen_i8: scalar::widen::<i8>,
+    attn_span_i8: |queries, span, seen, _, result| scalar::attn_span_i8(queries, span, seen, result),
     attn_merge: scalar::attn_merge,
     scale: scalar::scale,
     narrow_f16: scalar::narrow_f16,
@@ -87,8 +84,12 @@ macro_rules! table {
     ($token:ty, $attribute:tt) => {
         pub(crate) static TABLE: $crate::table::Table = {
             use $crate::{
-                BLOCK, Int4Matrix, MatMut, PanelMatrix, QMatrix, Quantized, QuantizedRow, attention, float,
-                half::f16, int8,
+                BLOCK, Int4Matrix, Int8Span, MatMut, PanelMatrix, QMatrix, Quantized, QuantizedRow,
+                SpanBuffers, SpanQueries, SpanResult,
+                attention::{float as attention_f32, int8 as attention_i8},
+                float,
+                half::f16,
+                int8,
             };
 
             $crate::table::kernels! { [$token] $attribute
@@ -104,24 +105,26 @@ macro_rules! table {
                 float::rope(x: &mut [f32], cos: &[f32], sin: &[f32]);
                 float::add(x: &mut [f32], y: &[f32]);
                 float::mul(x: &mut [f32], y: &[f32]);
-                attention::attn_scores_f32(q: &[f32], keys: &[f32], scores: &mut [[f32; BLOCK]]);
-                attention::attn_scores_f16(q: &[f32], keys: &[f16], scores: &mut [[f32; BLOCK]]);
-                attention::attn_scores_i8(q: &[f32], keys: &[i8], scores: &mut [[f32; BLOCK]]);
-                attention::softmax_block(scores: &mut [f32]) -> (f32, f32);
-                attention::attn_accumulate_f32(
+                attention_f32::attn_scores_f32(q: &[f32], keys: &[f32], scores: &mut [[f32; BLOCK]]);
+                attention_f32::attn_scores_f16(q: &[f32], keys: &[f16], scores: &mut [[f32; BLOCK]]);
+                attention_f32::softmax_block(scores: &mut [f32]) -> (f32, f32);
+                attention_f32::attn_accumulate_f32(
                     p: &[[f32; BLOCK]], first: usize, values: &[f32], factors: &[[f32; 2]], out: &mut [f32]
                 );
-                attention::attn_accumulate_f16(
+                attention_f32::attn_accumulate_f16(
                     p: &[[f32; BLOCK]], first: usize, values: &[f16], factors: &[[f32; 2]], out: &mut [f32]
                 );
-                attention::attn_accumulate_i8(
-                    p: &[[f32; BLOCK]], first: usize, values: &[i8], factors: &[[f32; 2]], out: &mut [f32]
+                attention_f32::attn_merge(a: &mut [f32], a_factor: f32, b: &[f32], b_factor: f32);
+                attention_f32::widen_f32(x: &[f32], out: &mut [f32]);
+                attention_f32::widen_f16(x: &[f16], out: &mut [f32]);
+                attention_i8::attn_span_i8(
+                    queries: &SpanQueries,
+                    span: &Int8Span,
+                    seen: &[std::ops::Range<usize>],
+                    buffers: &mut SpanBuffers,
+                    result: SpanResult
                 );
-                attention::attn_merge(a: &mut [f32], a_factor: f32, b: &[f32], b_factor: f32);
-                attention::widen_f32(x: &[f32], out: &mut [f32]);
-                attention::widen_f16(x: &[f16], out: &mut [f32]);
-                attention::widen_i8(x: &[i8], out: &mut [f32]);
-                attention::narrow_i8(x: &[f32], out: &mut [i8]) -> f32;
+                attention_f32::narrow_i8(x: &[f32], out: &mut [i8]) -> f32;
                 float::scale(x: &mut [f32], factor: f32);
                 float::narrow_f16(x: &[f32], out: &mut [f16]);
                 float::argmax(x: &[f32]) -> usize;

@@ -3,8 +3,9 @@
 use approx::assert_abs_diff_eq;
 use torchless_kernels::half::f16;
 use torchless_kernels::{
-    Allocator, BLOCK, GROUP, Int4Matrix, Int4Scales, Isa, Kernels, MatMut, Outlier, PANEL_ROWS, QMatrix,
-    QUAD, QuantizedBuf, scalar,
+    Allocator, BLOCK, GROUP, Int4Matrix, Int4Scales, Int8Keys, Int8KeysMut, Int8Span, Int8Values,
+    Int8ValuesMut, Isa, Kernels, MatMut, Outlier, PANEL_ROWS, QMatrix, QUAD, QuantizedBuf, SpanBuffers,
+    SpanQueries, SpanResult, scalar,
 };
 
 fn reference() -> Kernels {
@@ -258,7 +259,7 @@ fn float_kernels_do_what_their_names_say() {
 
     let mut out = [1.0f32; 16];
     let mut values = [f16::ZERO; 48];
-    assert_eq!(k.narrow(&x, &mut values), 1.0);
+    k.narrow(&x, &mut values);
     k.attn_accumulate(&scores, 5, &values, &[[0.5, 2.0]], &mut out);
     for (d, &o) in out.iter().enumerate() {
         close(
@@ -269,7 +270,7 @@ fn float_kernels_do_what_their_names_say() {
     }
 
     let mut bytes = [0i8; 48];
-    let scale = k.narrow(&x, &mut bytes);
+    let scale = k.narrow_i8(&x, &mut bytes);
     let largest = x.iter().fold(0f32, |a, x| a.max(x.abs()));
     assert_eq!(scale, largest / 127.0);
     for (&b, &x) in bytes.iter().zip(&x) {
@@ -277,4 +278,86 @@ fn float_kernels_do_what_their_names_say() {
     }
     assert_eq!(k.argmax(&[1.0, f32::NAN, 3.0, 3.0, -1.0]), 2);
     assert_eq!(k.argmax(&[f32::NAN, f32::NEG_INFINITY]), 0);
+}
+
+/// `e^x` of what is not above 0, against f64.
+#[test]
+fn the_short_exponential_is_within_2_to_the_minus_18() {
+    for i in 0..1_000_000 {
+        let x = -87.0 * (i as f32 / 1e6);
+        let (got, exact) = (f64::from(scalar::exp_short(x)), f64::from(x).exp());
+        assert!((got / exact - 1.0).abs() < 2f64.powi(-18), "e^{x}: {got}, not {exact}");
+    }
+    assert_eq!([0.0, -88.0, f32::NEG_INFINITY, f32::NAN].map(scalar::exp_short), [1.0, 0.0, 0.0, 0.0]);
+}
+
+/// Two blocks of keys that have much in common, and values, against attention in f64: with all 8 bits for what differs, it is near.
+#[test]
+fn attention_in_int8_is_near_that_of_the_same_vectors() {
+    const HEAD_DIM: usize = 80;
+    let k = Kernels::new(Isa::Scalar).unwrap();
+    let wave = |i: usize| (i as f32 * 0.7 + (i / HEAD_DIM) as f32 * 1.3).sin();
+    let keys: Vec<f32> = (0..128 * HEAD_DIM).map(|i| wave(i) + 50.0 * wave(i % HEAD_DIM)).collect();
+    let values: Vec<f32> = (0..128 * HEAD_DIM).map(|i| wave(3 * i + 1)).collect();
+    let query: Vec<f32> = (0..HEAD_DIM).map(|i| 0.2 * wave(5 * i)).collect();
+
+    let (mut words, mut value_words) =
+        (vec![0.0; 2 * Int8Keys::words(HEAD_DIM)], vec![0.0; 2 * Int8Values::words(HEAD_DIM)]);
+    let (first, second) = words.split_at_mut(Int8Keys::words(HEAD_DIM));
+    let mut narrow = [0; HEAD_DIM];
+    for (block, (words, value_words)) in
+        [first, second].into_iter().zip(value_words.chunks_mut(Int8Values::words(HEAD_DIM))).enumerate()
+    {
+        // Of the first block too, so that what they have in common costs none of them.
+        let mean: Vec<f32> = (0..HEAD_DIM).map(|d| 50.0 * wave(d)).collect();
+        Int8KeysMut::new(words, HEAD_DIM).set_mean(k, &mean);
+        for at in 0..64 {
+            let row = (64 * block + at) * HEAD_DIM..(64 * block + at + 1) * HEAD_DIM;
+            Int8KeysMut::new(words, HEAD_DIM).store(k, at, &keys[row.clone()]);
+            let scale = k.narrow_i8(&values[row], &mut narrow);
+            Int8ValuesMut::new(value_words, HEAD_DIM).store(at, &narrow, scale);
+        }
+    }
+    let keys_of = [0, 1].map(|b| {
+        Int8Keys::new(&words[b * Int8Keys::words(HEAD_DIM)..][..Int8Keys::words(HEAD_DIM)], HEAD_DIM)
+    });
+    let values_of = [0, 1].map(|b| {
+        Int8Values::new(
+            &value_words[b * Int8Values::words(HEAD_DIM)..][..Int8Values::words(HEAD_DIM)],
+            HEAD_DIM,
+        )
+    });
+    let mut mean = [0.0; HEAD_DIM];
+    keys_of[0].mean_of_keys(&mut mean);
+    for (d, mean) in mean.into_iter().enumerate() {
+        let exact: f64 = (0..64).map(|at| f64::from(keys[at * HEAD_DIM + d])).sum::<f64>() / 64.0;
+        assert_abs_diff_eq!(f64::from(mean), exact, epsilon = 0.01);
+    }
+
+    let cols = HEAD_DIM.next_multiple_of(GROUP);
+    let mut padded = vec![0.0; cols];
+    padded[..HEAD_DIM].copy_from_slice(&query);
+    let mut quantized = QuantizedBuf::new(&mut Allocator::heap(), 1, cols);
+    k.quantize(&padded, quantized.view_mut(1).token(0));
+    let (mut output, mut sums) = ([0.0; HEAD_DIM], [[0.0; 2]]);
+    k.attn_span_i8(
+        &SpanQueries { f32: &padded, int8: quantized.view(1) },
+        &Int8Span { keys: &keys_of, values: &values_of },
+        &[10..120],
+        &mut SpanBuffers::new(&mut Allocator::heap()),
+        SpanResult { output: &mut output, sums: &mut sums },
+    );
+    let scores: Vec<f64> = (10..120)
+        .map(|at| (0..HEAD_DIM).map(|d| f64::from(query[d]) * f64::from(keys[at * HEAD_DIM + d])).sum())
+        .collect();
+    let max = scores.iter().copied().fold(f64::MIN, f64::max);
+    let weights: Vec<f64> = scores.iter().map(|score| (score - max).exp()).collect();
+    assert_abs_diff_eq!(f64::from(sums[0][0]), max, epsilon = 0.02);
+    assert_abs_diff_eq!(f64::from(sums[0][1]), weights.iter().sum::<f64>(), epsilon = 0.3);
+    for (d, output) in output.into_iter().enumerate() {
+        let exact: f64 =
+            weights.iter().enumerate().map(|(i, w)| w * f64::from(values[(10 + i) * HEAD_DIM + d])).sum();
+        let total: f64 = weights.iter().sum();
+        assert_abs_diff_eq!(f64::from(output) / f64::from(sums[0][1]), exact / total, epsilon = 0.01);
+    }
 }

@@ -124,8 +124,7 @@ fn compare(
         Session::on_threads(model, options, &threads)
             .with_context(|| model.file().path().display().to_string())
     };
-    let kv = args.run.kv.map_or(SessionOptions::new(&reference).kv, KvType::from);
-    let mut against = session(&reference, &SessionOptions { kv, ..options.clone() })?;
+    let mut against = session(&reference, &SessionOptions { kv: KvType::F32, ..options.clone() })?;
     let mut session = session(model, &options)?;
     let bar = progress::tokens(2 * (tokens.len() - tokens.len() % options.ctx));
     let found =

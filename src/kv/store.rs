@@ -12,9 +12,6 @@ pub(crate) struct HeadsMut<'a, T> {
     pub keys: &'a mut [T],
     /// `[heads][capacity][head_dim]`
     pub values: &'a mut [T],
-    /// `[heads][capacity]`, or none where the elements have no scales.
-    pub key_scales: &'a mut [f32],
-    pub value_scales: &'a mut [f32],
     pub capacity: usize,
     pub head_dim: usize,
     /// Set where a finite key or value is stored as infinite.
@@ -25,28 +22,21 @@ impl<'a, T: CacheElement> HeadsMut<'a, T> {
     /// Splits off the first `heads` heads.
     pub fn split(self, heads: usize) -> (Self, Self) {
         let Self { capacity, head_dim, overflowed, .. } = self;
-        let vectors = heads * capacity;
-        let (k0, k1) = self.keys.split_at_mut(vectors * head_dim);
-        let (v0, v1) = self.values.split_at_mut(vectors * head_dim);
-        let scales = if T::SCALED { vectors } else { 0 };
-        let (s0, s1) = self.key_scales.split_at_mut(scales);
-        let (t0, t1) = self.value_scales.split_at_mut(scales);
-        let first =
-            Self { keys: k0, values: v0, key_scales: s0, value_scales: t0, capacity, head_dim, overflowed };
-        (
-            first,
-            Self { keys: k1, values: v1, key_scales: s1, value_scales: t1, capacity, head_dim, overflowed },
-        )
+        let elements = heads * capacity * head_dim;
+        let (k0, k1) = self.keys.split_at_mut(elements);
+        let (v0, v1) = self.values.split_at_mut(elements);
+        let first = Self { keys: k0, values: v0, capacity, head_dim, overflowed };
+        (first, Self { keys: k1, values: v1, capacity, head_dim, overflowed })
     }
 
     /// Stores the key and the value, `head_dim` values each, that head `head` of these has at `position`.
     pub fn store(&mut self, kernels: Kernels, head: usize, position: usize, key: &[f32], value: &[f32]) {
         let head_dim = self.head_dim;
         let at = head * self.capacity + position % self.capacity;
-        let value_scale = kernels.narrow(value, &mut self.values[at * head_dim..][..head_dim]);
+        kernels.narrow(value, &mut self.values[at * head_dim..][..head_dim]);
         let mut narrow = [T::default(); MAX_HEAD_DIM];
         let narrow = &mut narrow[..head_dim];
-        let key_scale = kernels.narrow(key, narrow);
+        kernels.narrow(key, narrow);
         let (run, lane) = (at / KEY_LANES, at % KEY_LANES);
         let keys = &mut self.keys[run * KEY_LANES * head_dim..][..KEY_LANES * head_dim];
         for (k, lanes) in narrow.iter().zip(keys.as_chunks_mut::<KEY_LANES>().0) {
@@ -54,9 +44,6 @@ impl<'a, T: CacheElement> HeadsMut<'a, T> {
         }
         if T::OVERFLOWS_FROM.is_finite() && (overflows::<T>(key) || overflows::<T>(value)) {
             self.overflowed.store(true, Relaxed);
-        }
-        if T::SCALED {
-            (self.key_scales[at], self.value_scales[at]) = (key_scale, value_scale);
         }
     }
 }

@@ -2,15 +2,12 @@
 
 use std::ops::ControlFlow;
 
-use bytemuck::Pod;
-use torchless_kernels::{
-    ActivationRow, Activations, ActivationsMut, CacheElement, Kernels, MatMut, Team, Weight,
-};
+use torchless_kernels::{ActivationRow, Activations, ActivationsMut, Kernels, MatMut, Team, Weight};
 
 use super::Model;
+use super::attention::LayerCache;
 use super::workspace::{LOGIT_ROWS, Workspace};
 use crate::format::bin::Tensor;
-use crate::kv::Cache;
 use crate::parallel::fork::{fork, grain};
 
 /// One model's pass with one set of kernels, on the threads of one team.
@@ -43,9 +40,9 @@ impl<'a> Pass<'a> {
     /// may break it off: then `workspace.x` is of no use.
     ///
     /// There must be at least one token and no more than `workspace.chunk`, all in the vocabulary.
-    pub fn layers<T: CacheElement + Pod>(
+    pub fn layers<C: LayerCache>(
         &self,
-        cache: &mut Cache<T>,
+        cache: &mut C,
         workspace: &mut Workspace,
         tokens: &[u32],
         start: usize,
@@ -71,10 +68,10 @@ impl<'a> Pass<'a> {
     }
 
     /// Takes the first `tokens` tokens of the workspace, which are [placed](Self::place), through one layer.
-    pub fn layer<T: CacheElement + Pod>(
+    pub fn layer<C: LayerCache>(
         &self,
         i: usize,
-        cache: &mut Cache<T>,
+        cache: &mut C,
         workspace: &mut Workspace,
         tokens: usize,
         start: usize,

@@ -224,7 +224,7 @@ impl Session {
     /// overwritten, which happens in models with a sliding window only. Nothing is forgotten then.
     pub fn truncate(&mut self, position: usize) -> Result<(), Error> {
         let window = self.model.config().sliding_window.unwrap_or(self.ctx);
-        let overwritten = self.furthest.saturating_sub(self.cache.capacity());
+        let overwritten = self.cache.overwritten(self.furthest);
         if position > self.position {
             return Err(Error::Request(format!(
                 "position {position}: only {} tokens were fed",

@@ -18,8 +18,9 @@ pub(crate) use gemv::{GroupsX16, Run, multiply_run};
 pub(crate) use panels::{matmul_int4, matmul_panels};
 #[cfg(target_arch = "x86_64")]
 pub(crate) use tile::RowScales;
-pub(crate) use tile::{Ahead, TilePanel, multiply_tile};
+pub(crate) use tile::{Ahead, TilePanel, multiply_tile, tokens};
 
+use crate::attention::int8::{self as attention, SpanQueries, TileOfSpan};
 use crate::int4::Int4Panel;
 use crate::mat::MatMut;
 use crate::panels::{PANEL_ROWS, PanelGroup};
@@ -88,6 +89,30 @@ pub(crate) unsafe trait Int8: Copy {
         multiply_tile(self, panel, ahead, x, acc);
     }
 
+    /// [`attention::scores`], in a function of its own for each number of queries.
+    #[inline(always)]
+    fn span_scores<const N: usize>(
+        self,
+        tile: &TileOfSpan,
+        queries: &SpanQueries,
+        panels: Range<usize>,
+        scores: &mut [f32],
+    ) {
+        attention::scores::<Self, N>(self, tile, queries, panels, scores);
+    }
+
+    /// [`attention::values`], in a function of its own for each number of queries.
+    #[inline(always)]
+    fn span_values<const N: usize>(
+        self,
+        tile: &TileOfSpan,
+        weights: &[i8],
+        scales: &[f32],
+        output: &mut [f32],
+    ) {
+        attention::values::<Self, N>(self, tile, weights, scales, output);
+    }
+
     /// Packs one group of each of 16 rows: initialises `packed`.
     fn pack(self, rows: &[&Group; PANEL_ROWS], packed: &mut MaybeUninit<PanelGroup>);
 
@@ -98,6 +123,17 @@ pub(crate) unsafe trait Int8: Copy {
         x: &[TokenGroups; N],
         g: usize,
     ) -> [<Self::Lanes as Simd>::I32; N];
+
+    /// [`Int8::panel_dots`] with values of 0..=127 that have no outliers, whose sums need not be there.
+    #[inline(always)]
+    fn nonnegative_dots<const N: usize>(
+        self,
+        w: &PanelGroup,
+        x: &[TokenGroups; N],
+        g: usize,
+    ) -> [<Self::Lanes as Simd>::I32; N] {
+        self.panel_dots(w, x, g)
+    }
 
     /// The exact dot products of an int4 panel's group `g` with that of each token, a row a lane, before the rows' scales.
     fn int4_dots<const N: usize>(
@@ -232,6 +268,50 @@ macro_rules! own_functions {
                 $crate::int8::multiply_tile(k, panel, ahead, x, acc);
             }
             $crate::simd::isa!(tile(self, panel, ahead, x, acc))
+        }
+
+        #[inline(always)]
+        fn span_scores<const N: usize>(
+            self,
+            tile: &$crate::attention::int8::TileOfSpan,
+            queries: &$crate::SpanQueries,
+            panels: std::ops::Range<usize>,
+            scores: &mut [f32],
+        ) {
+            #[inline(never)]
+            #$attribute
+            fn span_scores<const N: usize>(
+                k: $token,
+                tile: &$crate::attention::int8::TileOfSpan,
+                queries: &$crate::SpanQueries,
+                panels: std::ops::Range<usize>,
+                scores: &mut [f32],
+            ) {
+                $crate::attention::int8::scores::<_, N>(k, tile, queries, panels, scores);
+            }
+            $crate::simd::isa!(span_scores::<N>(self, tile, queries, panels, scores))
+        }
+
+        #[inline(always)]
+        fn span_values<const N: usize>(
+            self,
+            tile: &$crate::attention::int8::TileOfSpan,
+            weights: &[i8],
+            scales: &[f32],
+            output: &mut [f32],
+        ) {
+            #[inline(never)]
+            #$attribute
+            fn span_values<const N: usize>(
+                k: $token,
+                tile: &$crate::attention::int8::TileOfSpan,
+                weights: &[i8],
+                scales: &[f32],
+                output: &mut [f32],
+            ) {
+                $crate::attention::int8::values::<_, N>(k, tile, weights, scales, output);
+            }
+            $crate::simd::isa!(span_values::<N>(self, tile, weights, scales, output))
         }
     };
 }

@@ -209,7 +209,7 @@ pub(super) fn multiply_panels<K: Int8, P: TilePanel<K>>(
 
 /// Some groups of tokens `first..first + N`.
 #[inline(always)]
-fn tokens<'x, const N: usize>(
+pub(crate) fn tokens<'x, const N: usize>(
     x: &Quantized<'x>,
     first: usize,
     groups: &Range<usize>,

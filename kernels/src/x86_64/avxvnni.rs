@@ -4,6 +4,8 @@
 //! vectors of 256 bits. A CPU that has only the latter runs these kernels as well, which is how they are tested on it.
 
 use super::avx2::{self, Avx2, halves_of, sum_each};
+use crate::attention;
+use crate::attention::int8::{Int8Span, SpanBuffers, SpanQueries, SpanResult};
 use crate::int4::{Int4Matrix, Int4Panel};
 use crate::int8::{
     self, Ahead, Group, GroupsX16, Int8, PREFETCH_BYTES, Run, TilePanel, TokenGroups, any_outlier,
@@ -108,7 +110,19 @@ macro_rules! encoding {
                 }
             }
 
-            pub(super) static TABLE: Table = Table { matmul_i8, matmul_panels, matmul_int4, ..avx2::TABLE };
+            pub(super) static TABLE: Table =
+                Table { matmul_i8, matmul_panels, matmul_int4, attn_span_i8, ..avx2::TABLE };
+
+            #[target_feature(enable = $features)]
+            fn attn_span_i8(
+                queries: &SpanQueries,
+                span: &Int8Span,
+                seen: &[Range<usize>],
+                buffers: &mut SpanBuffers,
+                result: SpanResult,
+            ) {
+                attention::int8::attn_span_i8(Vnni($token::new()), queries, span, seen, buffers, result);
+            }
 
             #[target_feature(enable = $features)]
             fn matmul_i8(w: &QMatrix, rows: Range<usize>, x: &Quantized, out: MatMut<f32>) {
@@ -249,6 +263,26 @@ unsafe impl<E: Encoding> Int8 for Vnni<E> {
                 for (dots, w) in dots.iter_mut().zip(w) {
                     *dots = self.0.dot(*dots, w, x);
                 }
+            }
+        }
+        dots
+    }
+
+    #[inline(always)]
+    fn nonnegative_dots<const N: usize>(
+        self,
+        w: &PanelGroup,
+        x: &[TokenGroups; N],
+        g: usize,
+    ) -> [[__m256i; 2]; N] {
+        let mut dots = isa!([[_mm256_setzero_si256(); 2]; N]);
+        for (q, w) in w.iter().enumerate() {
+            let at = w.as_ptr().cast::<__m256i>();
+            let w = isa!([_mm256_loadu_si256(at), _mm256_loadu_si256(at.add(1))]);
+            for t in 0..N {
+                let quad = x[t].values[g].as_chunks::<4>().0[q];
+                let x = isa!(_mm256_set1_epi32(i32::from_ne_bytes(quad.map(|x| x as u8))));
+                dots[t] = [self.0.dot(dots[t][0], x, w[0]), self.0.dot(dots[t][1], x, w[1])];
             }
         }
         dots

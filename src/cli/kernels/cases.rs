@@ -1,10 +1,14 @@
 //! What is measured: each kernel on fixed inputs of the shapes that models have.
 
+// Whoever includes this file by its path finds that one too.
+#[path = "attention.rs"]
+mod attention;
+
 use half::f16;
 use torchless::bench::bandwidth::read;
 use torchless_kernels::{
-    Aligned, Allocator, BLOCK, CacheElement, GROUP, Int4Matrix, Int4Scales, Kernels, MatMut, PanelMatrix,
-    QMatrix, QuantizedBuf, Weight,
+    Aligned, Allocator, GROUP, Int4Matrix, Int4Scales, Kernels, MatMut, PanelMatrix, QMatrix, QuantizedBuf,
+    Weight,
 };
 
 /// A kernel on fixed inputs.
@@ -57,7 +61,7 @@ pub trait Task {
 }
 
 /// Makes a case when its turn comes: they take memory.
-type MakeCase = Box<dyn Fn() -> Case>;
+pub type MakeCase = Box<dyn Fn() -> Case>;
 
 /// Shapes of a 135M model and of a 7B one, rows × columns.
 const MATRICES: [(usize, usize); 7] =
@@ -86,20 +90,7 @@ pub fn cases(all: bool) -> Vec<(&'static str, MakeCase)> {
         vector_cases(n, &mut cases);
     }
     cases.push(("attn_softmax", Box::new(|| updating(256, 16, |k, _, x| _ = k.softmax_block(x)))));
-    // The heads that share keys in decode; a tile of tokens in prefill, which widens the cache first.
-    for (queries, head_dim) in [(1, 64), (3, 64), (4, 128), (48, 64)] {
-        macro_rules! attn {
-            ($name:literal, $element:ty, $kernel:ident) => {
-                cases.push(($name, Box::new(move || attention::<$element>(queries, head_dim, $kernel))))
-            };
-        }
-        attn!("attn_scores_f32", f32, scores);
-        attn!("attn_scores_f16", f16, scores);
-        attn!("attn_scores_i8", i8, scores);
-        attn!("attn_accumulate_f32", f32, accumulate);
-        attn!("attn_accumulate_f16", f16, accumulate);
-        attn!("attn_accumulate_i8", i8, accumulate);
-    }
+    attention::cases(&mut cases);
     cases.push(("argmax", Box::new(|| updating(49152, 12, |k, s, x| x[0] = k.argmax(&s[0]) as f32))));
     cases
 }
@@ -122,7 +113,7 @@ fn vector_cases(n: usize, cases: &mut Vec<(&'static str, MakeCase)>) {
 }
 
 /// A fixed sequence of values in −1..1.
-fn floats(n: usize, seed: u32) -> Vec<f32> {
+pub fn floats(n: usize, seed: u32) -> Vec<f32> {
     let mut state = seed;
     let mut next = || {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -384,51 +375,5 @@ impl Task for UpdatingTask {
 
     fn results(&self) -> Vec<f32> {
         self.x.clone()
-    }
-}
-
-/// Some queries of one head, and one block of its keys or values.
-struct AttentionTask<T> {
-    cache: Vec<T>,
-    queries: Vec<f32>,
-    scores: Vec<[f32; BLOCK]>,
-    out: Vec<f32>,
-    kernel: fn(Kernels, &mut AttentionTask<T>),
-}
-
-fn attention<T: CacheElement>(
-    queries: usize,
-    head_dim: usize,
-    kernel: fn(Kernels, &mut AttentionTask<T>),
-) -> Case {
-    let mut cache = vec![T::default(); BLOCK * head_dim];
-    Kernels::detect().narrow(&floats(cache.len(), 1), &mut cache);
-    let operations = (queries * cache.len()) as f64;
-    // Keys or values, and of each query a vector and its scores.
-    let bytes = (size_of_val(&cache[..]) + 4 * queries * (head_dim + BLOCK)) as f64;
-    let scores = floats(queries * BLOCK, 2).as_chunks().0.to_vec();
-    let (queries_of, out) = (floats(queries * head_dim, 3), vec![0.0; queries * head_dim]);
-    let shape = format!("{queries}×{head_dim}×{BLOCK}");
-    let task = AttentionTask { cache, queries: queries_of, scores, out, kernel };
-    Case { shape, operations, bytes, unit: Unit::MultiplyAdds, task: Box::new(task) }
-}
-
-fn scores<T: CacheElement>(kernels: Kernels, task: &mut AttentionTask<T>) {
-    kernels.attn_scores(&task.queries, &task.cache, &mut task.scores);
-}
-
-fn accumulate<T: CacheElement>(kernels: Kernels, task: &mut AttentionTask<T>) {
-    let factors = [[0.5; 2]; 64];
-    task.out.fill(0.25);
-    kernels.attn_accumulate(&task.scores, 0, &task.cache, &factors[..task.scores.len()], &mut task.out);
-}
-
-impl<T: CacheElement> Task for AttentionTask<T> {
-    fn run(&mut self, kernels: Kernels) {
-        (self.kernel)(kernels, self);
-    }
-
-    fn results(&self) -> Vec<f32> {
-        self.scores.iter().flatten().chain(&self.out).copied().collect()
     }
 }

@@ -1,28 +1,34 @@
 //! The attention half of a layer: `x += o · attention(rotated queries, keys, values of norm(x))`.
 
+mod float;
+mod int8;
 mod over_cache;
+mod store;
 
-use bytemuck::Pod;
-use torchless_kernels::{CacheElement, MatMut};
+use torchless_kernels::MatMut;
 
 pub(crate) use over_cache::AttentionBuffers;
-use over_cache::OverCache;
+use over_cache::{OverCache, Spans};
+use store::{Store, Stored};
 
-use super::forward::{LEAST_TOKENS, Pass, Site};
+use super::forward::{Pass, Site};
 use super::weights::Layer;
 use super::workspace::Workspace;
 use crate::arch::MAX_HEAD_DIM;
-use crate::kv::{Cache, HeadsMut};
-use crate::parallel::fork::fork;
+
+/// A cache that a layer's attention can store to and look at.
+pub(crate) trait LayerCache: Store + Spans {}
+
+impl<C: Store + Spans> LayerCache for C {}
 
 impl Pass<'_> {
     /// The attention half of the `i`-th layer, for the first `tokens` tokens of the workspace; the first is at position
     /// `start`.
-    pub(super) fn attention<T: CacheElement + Pod>(
+    pub(super) fn attention<C: LayerCache>(
         &self,
         i: usize,
         layer: &Layer,
-        cache: &mut Cache<T>,
+        cache: &mut C,
         workspace: &mut Workspace,
         tokens: usize,
         start: usize,
@@ -43,7 +49,7 @@ impl Pass<'_> {
             let angles = t * half..(t + 1) * half;
             self.finish_qkv(layer, qkv, &cos[angles.clone()], &sin[angles]);
         });
-        self.store(cache.layer_mut(i), &qkv[q_dim..], stride, tokens, start);
+        cache.store(self, i, &Stored { kv: &qkv[q_dim..], stride, tokens, start });
         let attention = OverCache {
             kernels: self.kernels,
             team: self.team,
@@ -95,29 +101,5 @@ impl Pass<'_> {
             }
         }
         self.kernels.rope(queries_keys, cos, sin);
-    }
-
-    /// Puts the keys and values of `tokens` tokens, the first at `start`, into the cache; token `t`'s begin at
-    /// `kv[t·stride]`, first the keys of all heads.
-    fn store<T: CacheElement + Pod>(
-        &self,
-        heads: HeadsMut<T>,
-        kv: &[f32],
-        stride: usize,
-        tokens: usize,
-        start: usize,
-    ) {
-        let (head_dim, kv_dim) = (self.model.config().head_dim, self.model.config().kv_dim());
-        let all = 0..self.model.config().n_kv_heads;
-        let grain = if tokens < LEAST_TOKENS { all.len() } else { 1 };
-        fork(self.team, heads, all, grain, &HeadsMut::split, &|mut heads, range| {
-            for t in 0..tokens {
-                for (i, head) in range.clone().enumerate() {
-                    let key = t * stride + head * head_dim;
-                    let (key, value) = (&kv[key..][..head_dim], &kv[key + kv_dim..][..head_dim]);
-                    heads.store(self.kernels, i, start + t, key, value);
-                }
-            }
-        });
     }
 }

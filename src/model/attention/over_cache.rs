@@ -1,9 +1,8 @@
 //! Attention of a chunk of tokens over the cache, which holds the chunk's own keys and values already.
 //!
-//! The keys a query may look at are walked in blocks of 64 *absolute* positions. Each block is worked out by itself (its
-//! maximum, its sum, its weighted values) and joined to what the blocks before it gave, in ascending order (online
-//! softmax: Milakov & Gimelshein 2018); so are the four blocks of a span, and then the spans. Neither the threads nor
-//! where a chunk begins change a bit.
+//! The keys a query may look at are walked in spans of 256 *absolute* positions. Each span is worked out by itself (its
+//! maximum, its sum, its weighted values: how, depends on the cache) and joined to what the spans before it gave, in ascending
+//! order (online softmax: Milakov & Gimelshein 2018). Neither the threads nor where a chunk begins change a bit.
 //!
 //! Work is done in tiles: a few tokens, all the heads that share a head of keys. A single token (decode) has few tiles,
 //! so there the spans are worked out in parallel too.
@@ -11,16 +10,13 @@
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
-use bytemuck::Pod;
-use torchless_kernels::{Aligned, Allocator, BLOCK, CacheElement, Kernels, MatMut, Team, scalar};
+use torchless_kernels::{Aligned, Allocator, GROUP, Kernels, MatMut, QuantizedBuf, SPAN, Team, scalar};
 
+use super::float::FloatTile;
+use super::int8::Int8Tile;
 use crate::arch::Config;
-use crate::kv::{Cache, KvBlock};
 use crate::parallel::fork::{Split, fork, fork2, grain};
 use crate::parallel::threads::PerThread;
-
-/// Positions of four blocks.
-const SPAN: usize = 4 * BLOCK;
 
 /// Queries of a full tile.
 const TILE_QUERIES: usize = 64;
@@ -28,15 +24,12 @@ const TILE_QUERIES: usize = 64;
 /// Tiles for each thread at the least, smaller ones if need be: the later ones look at more than the earlier ones.
 const TILES_A_THREAD: usize = 4;
 
-/// Fewest queries for which a block's keys and values are widened once instead of by every four of them.
-const MIN_QUERIES_TO_WIDEN: usize = 5;
-
 /// The attention of one layer's heads over one chunk.
-pub(super) struct OverCache<'a, T> {
+pub(crate) struct OverCache<'a, C> {
     pub kernels: Kernels,
     pub team: &'a Team,
     pub config: &'a Config,
-    pub cache: &'a Cache<T>,
+    pub cache: &'a C,
     pub layer: usize,
     /// The position of the chunk's first token.
     pub start: usize,
@@ -48,12 +41,39 @@ pub(super) struct OverCache<'a, T> {
 
 /// What attention writes to beside its output.
 pub(crate) struct AttentionBuffers {
-    tiles: PerThread<Tile>,
+    threads: PerThread<Buffers>,
     one_token: Mutex<SpanResults>,
+}
+
+/// Some queries.
+pub(crate) struct Queries {
+    /// `[n][query_cols]`: multiplied by `1/√head_dim`.
+    pub f32: Aligned<f32>,
+    /// The same.
+    pub int8: QuantizedBuf,
+}
+
+impl Queries {
+    /// Room for `n`.
+    fn new(memory: &mut Allocator, n: usize, head_dim: usize) -> Self {
+        let cols = head_dim.next_multiple_of(GROUP);
+        Self { f32: memory.aligned(n * cols), int8: QuantizedBuf::new(memory, n, cols) }
+    }
+}
+
+/// Some tokens' queries of the heads of one head of keys.
+pub(crate) struct TileQueries<'a> {
+    pub kv_head: usize,
+    pub tokens: Range<usize>,
+    /// Token after token, the first of which is the `first`-th.
+    pub queries: &'a Queries,
+    pub first: usize,
 }
 
 /// What each span of a context gives a single token.
 struct SpanResults {
+    /// `[n_kv_heads][queries_per_kv_head]`
+    queries: Queries,
     /// `[n_kv_heads][spans][queries_per_kv_head][head_dim]`
     outputs: Aligned<f32>,
     /// `[n_kv_heads][spans][queries_per_kv_head]`
@@ -62,16 +82,16 @@ struct SpanResults {
 
 /// The running maximum and sum of a softmax.
 #[derive(Clone, Copy)]
-struct Softmax {
-    max: f32,
-    sum: f32,
+pub(crate) struct Softmax {
+    pub max: f32,
+    pub sum: f32,
 }
 
 impl Softmax {
-    const EMPTY: Self = Self { max: f32::NEG_INFINITY, sum: 0.0 };
+    pub const EMPTY: Self = Self { max: f32::NEG_INFINITY, sum: 0.0 };
 
     /// Joins what comes next; returns what the two outputs are to be multiplied by.
-    fn join(&mut self, next: Self) -> [f32; 2] {
+    pub fn join(&mut self, next: Self) -> [f32; 2] {
         let (max, factors) = match next.max > self.max {
             true => (next.max, [scalar::exp(self.max - next.max), 1.0]),
             false => (self.max, [1.0, scalar::exp(next.max - self.max)]),
@@ -87,26 +107,24 @@ impl Default for Softmax {
     }
 }
 
-/// A thread's buffers; `n` is [`tile_queries`].
-struct Tile {
-    /// `[n][head_dim]`: multiplied by `1/√head_dim`.
-    queries: Aligned<f32>,
+/// A thread's buffers for up to `n` queries: [`tile_queries`].
+struct Buffers {
+    queries: Queries,
+    tile: Tile,
+}
+
+/// What is worked out for some queries.
+pub(crate) struct Tile {
     /// `[n][head_dim]`
     output: Aligned<f32>,
     /// `[n]`
     sums: Aligned<Softmax>,
     /// `[n][head_dim]`: of one span.
-    span_output: Aligned<f32>,
+    pub span_output: Aligned<f32>,
     /// `[n]`: of one span.
-    span_sums: Aligned<Softmax>,
-    /// `[n][BLOCK]`
-    scores: Aligned<f32>,
-    /// `[n]`
-    factors: Aligned<[f32; 2]>,
-    /// `[BLOCK / 16][head_dim][16]`: a block's keys in f32.
-    keys: Aligned<f32>,
-    /// `[BLOCK][head_dim]`: a block's values in f32.
-    values: Aligned<f32>,
+    pub span_sums: Aligned<Softmax>,
+    pub float: FloatTile,
+    pub int8: Int8Tile,
 }
 
 /// Queries that a tile has room for: whole tokens.
@@ -120,29 +138,44 @@ impl AttentionBuffers {
     pub fn new(memory: &mut Allocator, config: &Config, ctx: usize, threads: usize) -> Self {
         let most_spans = ctx.div_ceil(SPAN) + 1;
         let outputs = memory.aligned(config.n_heads * most_spans * config.head_dim);
-        let one_token = SpanResults { outputs, sums: memory.aligned(config.n_heads * most_spans) };
-        Self { tiles: PerThread::new(threads, || Tile::new(memory, config)), one_token: one_token.into() }
+        let queries = Queries::new(memory, config.n_heads, config.head_dim);
+        let one_token = SpanResults { queries, outputs, sums: memory.aligned(config.n_heads * most_spans) };
+        let n = tile_queries(config);
+        let threads = PerThread::new(threads, || Buffers {
+            queries: Queries::new(memory, n, config.head_dim),
+            tile: Tile::new(memory, n, config.head_dim),
+        });
+        Self { threads, one_token: one_token.into() }
     }
 }
 
 impl Tile {
-    fn new(memory: &mut Allocator, config: &Config) -> Self {
-        let (n, head_dim) = (tile_queries(config), config.head_dim);
+    fn new(memory: &mut Allocator, n: usize, head_dim: usize) -> Self {
         Self {
-            queries: memory.aligned(n * head_dim),
             output: memory.aligned(n * head_dim),
             sums: memory.aligned(n),
             span_output: memory.aligned(n * head_dim),
             span_sums: memory.aligned(n),
-            scores: memory.aligned(n * BLOCK),
-            factors: memory.aligned(n),
-            keys: memory.aligned(BLOCK * head_dim),
-            values: memory.aligned(BLOCK * head_dim),
+            float: FloatTile::new(memory, n, head_dim),
+            int8: Int8Tile::new(memory, n),
         }
     }
 }
 
-impl<T: CacheElement + Pod> OverCache<'_, T> {
+/// A cache whose keys and values can meet the queries of a tile, a span at a time.
+pub(crate) trait Spans: Sized + Sync {
+    /// Values from one query's start to the next one's.
+    fn query_cols(head_dim: usize) -> usize;
+
+    /// Puts queries that are loaded into other forms, if there are any.
+    fn convert_queries(over: &OverCache<Self>, queries: &mut Queries, n: usize);
+
+    /// What the blocks of one span give some tokens and the heads of one head of keys, whose queries are those from `first` on:
+    /// puts it into the tile's `span_output` and `span_sums`.
+    fn attend_span(over: &OverCache<Self>, of: &TileQueries, span: usize, tile: &mut Tile);
+}
+
+impl<C: Spans> OverCache<'_, C> {
     /// Fills `out`, `[tokens][n_heads·head_dim]`.
     pub fn run(&self, mut out: MatMut<f32>) {
         let spans = self.spans_of(0..1);
@@ -164,7 +197,7 @@ impl<T: CacheElement + Pod> OverCache<'_, T> {
     }
 
     /// The positions that token `token` of the chunk may look at.
-    fn visible(&self, token: usize) -> Range<usize> {
+    pub fn visible(&self, token: usize) -> Range<usize> {
         let end = self.start + token + 1;
         end.saturating_sub(self.config.sliding_window.unwrap_or(end))..end
     }
@@ -178,13 +211,14 @@ impl<T: CacheElement + Pod> OverCache<'_, T> {
     /// Some tokens and the heads of one head of keys; calls `write(token, heads)` with each token's result.
     fn attend_tile(&self, kv_head: usize, tokens: Range<usize>, mut write: impl FnMut(usize, &[f32])) {
         let (head_dim, per_token) = (self.config.head_dim, self.config.queries_per_kv_head());
-        let mut guard = self.buffers.tiles.mine();
-        let tile = &mut *guard;
-        self.load_queries(kv_head, tokens.clone(), tile);
+        let mut guard = self.buffers.threads.mine();
+        let Buffers { queries, tile } = &mut *guard;
+        self.load(kv_head..kv_head + 1, tokens.clone(), queries);
         tile.output.fill(0.0);
         tile.sums.fill(Softmax::EMPTY);
         for span in self.spans_of(tokens.clone()) {
-            self.attend_span(kv_head, tokens.clone(), span, tile);
+            let of = TileQueries { kv_head, tokens: tokens.clone(), queries, first: 0 };
+            C::attend_span(self, &of, span, tile);
             for (i, token) in tokens.clone().enumerate() {
                 if !overlap(&self.visible(token), span * SPAN, SPAN).is_empty() {
                     for query in i * per_token..(i + 1) * per_token {
@@ -208,20 +242,22 @@ impl<T: CacheElement + Pod> OverCache<'_, T> {
         let (head_dim, per_token) = (self.config.head_dim, self.config.queries_per_kv_head());
         let units = self.config.n_kv_heads * spans.len();
         let mut guard = self.buffers.one_token.lock().unwrap_or_else(PoisonError::into_inner);
-        let SpanResults { outputs, sums } = &mut *guard;
+        let SpanResults { queries, outputs, sums } = &mut *guard;
+        self.load(0..self.config.n_kv_heads, 0..1, queries);
+        let queries = &*queries;
         let outputs = MatMut::new(&mut outputs[..units * per_token * head_dim], units, per_token * head_dim);
         let whole = (outputs, MatMut::new(&mut sums[..units * per_token], units, per_token));
         fork(self.team, whole, 0..units, grain(units, 1), &split_rows, &|(mut outputs, mut sums), units| {
-            let mut tile = self.buffers.tiles.mine();
+            let tile = &mut self.buffers.threads.mine().tile;
             for (row, unit) in units.enumerate() {
                 let (kv_head, span) = (unit / spans.len(), spans.start + unit % spans.len());
-                self.load_queries(kv_head, 0..1, &mut tile);
-                self.attend_span(kv_head, 0..1, span, &mut tile);
+                let of = TileQueries { kv_head, tokens: 0..1, queries, first: kv_head * per_token };
+                C::attend_span(self, &of, span, tile);
                 outputs.row(row).copy_from_slice(&tile.span_output[..per_token * head_dim]);
                 sums.row(row).copy_from_slice(&tile.span_sums[..per_token]);
             }
         });
-        let SpanResults { outputs, sums } = &*guard;
+        let SpanResults { outputs, sums, .. } = &*guard;
         for (head, out) in out.chunks_exact_mut(head_dim).enumerate() {
             out.fill(0.0);
             let mut softmax = Softmax::EMPTY;
@@ -234,101 +270,33 @@ impl<T: CacheElement + Pod> OverCache<'_, T> {
         }
     }
 
-    fn load_queries(&self, kv_head: usize, tokens: Range<usize>, tile: &mut Tile) {
-        let width = self.config.queries_per_kv_head() * self.config.head_dim;
-        let scale = 1.0 / (self.config.head_dim as f32).sqrt();
-        for (token, queries) in tokens.zip(tile.queries.chunks_exact_mut(width)) {
-            queries.copy_from_slice(&self.queries[token * self.stride + kv_head * width..][..width]);
-            self.kernels.scale(queries, scale);
-        }
-    }
-
-    /// What the blocks of one span give the queries of a tile.
-    fn attend_span(&self, kv_head: usize, tokens: Range<usize>, span: usize, tile: &mut Tile) {
-        let n = tokens.len() * self.config.queries_per_kv_head();
-        tile.span_output[..n * self.config.head_dim].fill(0.0);
-        tile.span_sums[..n].fill(Softmax::EMPTY);
-        let (first, last) = (self.visible(tokens.start), self.visible(tokens.end - 1));
-        let positions = overlap(&(first.start..last.end), span * SPAN, SPAN);
-        for block in positions.start / BLOCK..positions.end.div_ceil(BLOCK) {
-            // The tokens that may look into this block are neighbours.
-            let from = (block * BLOCK).saturating_sub(self.start).max(tokens.start);
-            let window = self.config.sliding_window.unwrap_or(usize::MAX);
-            let beyond = ((block + 1) * BLOCK - 1).saturating_add(window).saturating_sub(self.start);
-            let to = beyond.min(tokens.end);
-            if from >= to {
-                continue;
-            }
-            let cached = self.cache.block(self.layer, kv_head, block);
-            self.attend_block(&cached, block, from - tokens.start, from..to, tile);
-        }
-    }
-
-    /// What one block gives `tokens`, the first of which is the `at`-th of the tile.
-    fn attend_block(
-        &self,
-        cached: &KvBlock<T>,
-        block: usize,
-        at: usize,
-        tokens: Range<usize>,
-        tile: &mut Tile,
-    ) {
+    /// Loads the queries of some tokens, of the heads of some heads of keys: head after head, and of each token after token.
+    fn load(&self, kv_heads: Range<usize>, tokens: Range<usize>, queries: &mut Queries) {
         let (head_dim, per_token) = (self.config.head_dim, self.config.queries_per_kv_head());
-        let Tile { queries, span_output, span_sums, scores, factors, keys, values, .. } = tile;
-        let n = tokens.len() * per_token;
-        let queries = &queries[at * per_token * head_dim..][..n * head_dim];
-        let output = &mut span_output[at * per_token * head_dim..][..n * head_dim];
-        let sums = &mut span_sums[at * per_token..][..n];
-        let (scores, factors) = (&mut scores.as_chunks_mut().0[..n], &mut factors[..n]);
-        let seen = |token| {
-            let seen = overlap(&self.visible(token), block * BLOCK, BLOCK);
-            seen.start - block * BLOCK..seen.end - block * BLOCK
-        };
-        let (first, last) = (seen(tokens.start), seen(tokens.end - 1));
+        let scale = 1.0 / (head_dim as f32).sqrt();
+        let mut rows = queries.f32.chunks_exact_mut(C::query_cols(head_dim));
+        let n = kv_heads.len() * tokens.len() * per_token;
+        for kv_head in kv_heads {
+            for token in tokens.clone() {
+                let heads = &self.queries[token * self.stride + kv_head * per_token * head_dim..];
+                for (head, row) in heads.chunks_exact(head_dim).take(per_token).zip(&mut rows) {
+                    row[..head_dim].copy_from_slice(head);
+                    self.kernels.scale(&mut row[..head_dim], scale);
+                }
+            }
+        }
+        C::convert_queries(self, queries, n);
+    }
 
-        let seen_keys = cached.keys_before(last.end);
-        if n >= MIN_QUERIES_TO_WIDEN {
-            let keys = &mut keys[..seen_keys.len()];
-            self.kernels.widen(seen_keys, keys);
-            self.kernels.attn_scores(queries, keys, scores);
-        } else {
-            self.kernels.attn_scores(queries, seen_keys, scores);
-        }
-        for (i, scores) in scores.iter_mut().enumerate() {
-            let seen = seen(tokens.start + i / per_token);
-            let scores = &mut scores[seen.clone()];
-            if T::SCALED {
-                self.kernels.mul(scores, &cached.key_scales[seen.clone()]);
-            }
-            let (max, sum) = self.kernels.softmax_block(scores);
-            if T::SCALED {
-                self.kernels.mul(scores, &cached.value_scales[seen]);
-            }
-            factors[i] = sums[i].join(Softmax { max, sum });
-        }
-        if n >= MIN_QUERIES_TO_WIDEN {
-            let used = first.start * head_dim..last.end * head_dim;
-            self.kernels.widen(&cached.values[used.clone()], &mut values[used]);
-        }
-        // Queries that look at the same positions go together; what a query may not look at must not touch it even
-        // as a product with 0, which a value that is not finite would spoil.
-        let together = if first == last { tokens.len() } else { 1 };
-        let queries = scores.chunks(together * per_token).zip(factors.chunks(together * per_token));
-        let outputs = output.chunks_mut(together * per_token * head_dim);
-        for (i, ((scores, factors), output)) in queries.zip(outputs).enumerate() {
-            let seen = seen(tokens.start + i * together);
-            let used = seen.start * head_dim..seen.end * head_dim;
-            if n >= MIN_QUERIES_TO_WIDEN {
-                self.kernels.attn_accumulate(scores, seen.start, &values[used], factors, output);
-            } else {
-                self.kernels.attn_accumulate(scores, seen.start, &cached.values[used], factors, output);
-            }
-        }
+    /// The positions, within the span, that some tokens may look at.
+    pub fn seen_by(&self, tokens: Range<usize>, span: usize) -> Range<usize> {
+        let (first, last) = (self.visible(tokens.start), self.visible(tokens.end - 1));
+        overlap(&(first.start..last.end), span * SPAN, SPAN)
     }
 }
 
 /// The part of `positions` that lies in the `len` positions from `start` on.
-fn overlap(positions: &Range<usize>, start: usize, len: usize) -> Range<usize> {
+pub(super) fn overlap(positions: &Range<usize>, start: usize, len: usize) -> Range<usize> {
     positions.start.max(start)..positions.end.min(start + len).max(positions.start.max(start))
 }
 

@@ -82,13 +82,44 @@ pub(super) fn panel_dots<const N: usize>(
             let outlier = &x[t].outliers[g];
             if outlier.high_bits() != 0 {
                 let (quad, high) = (&w[outlier.quad_index()], isa!(_mm256_set1_epi32(outlier.high_bits())));
-                for half in 0..2 {
+                for (half, dots) in dots[t].iter_mut().enumerate() {
                     isa!({
                         let products = quad_dots(load(quad, half), high);
-                        dots[t][half] = _mm256_add_epi32(dots[t][half], _mm256_slli_epi32::<7>(products));
+                        *dots = _mm256_add_epi32(*dots, _mm256_slli_epi32::<7>(products));
                     })
                 }
             }
+        }
+    }
+    dots
+}
+
+/// See [`Int8::nonnegative_dots`](crate::int8::Int8::nonnegative_dots): these are unsigned bytes as they are, no sign need be moved.
+#[inline(always)]
+pub(super) fn nonnegative_dots<const N: usize>(
+    _: Avx2,
+    w: &PanelGroup,
+    x: &[TokenGroups; N],
+    g: usize,
+) -> [[__m256i; 2]; N] {
+    let zero = isa!(_mm256_setzero_si256());
+    let mut dots = [[zero; 2]; N];
+    for half in 0..2 {
+        let mut sums = [zero; N];
+        for (q, quads) in w.as_chunks::<2>().0.iter().enumerate() {
+            for (i, quad) in quads.iter().enumerate() {
+                let w = load(quad, half);
+                for t in 0..N {
+                    let quad = x[t].values[g].as_chunks::<4>().0[2 * q + i];
+                    isa!({
+                        let x = _mm256_set1_epi32(i32::from_ne_bytes(quad.map(|x| x as u8)));
+                        sums[t] = _mm256_add_epi32(sums[t], add_pairs(_mm256_maddubs_epi16(x, w)));
+                    })
+                }
+            }
+        }
+        for (dots, sum) in dots.iter_mut().zip(sums) {
+            dots[half] = sum;
         }
     }
     dots

@@ -75,6 +75,16 @@ unsafe impl Int8 for Avx2 {
     }
 
     #[inline(always)]
+    fn nonnegative_dots<const N: usize>(
+        self,
+        w: &PanelGroup,
+        x: &[TokenGroups; N],
+        g: usize,
+    ) -> [[__m256i; 2]; N] {
+        gemm::nonnegative_dots(self, w, x, g)
+    }
+
+    #[inline(always)]
     fn int4_dots<const N: usize>(self, w: &Int4Panel, x: &[TokenGroups; N], g: usize) -> [[__m256i; 2]; N] {
         int4_dots(
             w,

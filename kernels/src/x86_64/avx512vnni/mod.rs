@@ -204,6 +204,24 @@ unsafe impl Int8 for Avx512Vnni {
     }
 
     #[inline(always)]
+    fn nonnegative_dots<const N: usize>(
+        self,
+        w: &PanelGroup,
+        x: &[TokenGroups; N],
+        g: usize,
+    ) -> [__m512i; N] {
+        let mut dots = [isa!(_mm512_setzero_si512()); N];
+        for (q, quad) in w.iter().enumerate() {
+            let w = isa!(_mm512_loadu_si512(quad.as_ptr().cast()));
+            for t in 0..N {
+                let x = i32::from_ne_bytes(x[t].values[g].as_chunks::<4>().0[q].map(|x| x as u8));
+                dots[t] = isa!(_mm512_dpbusd_epi32(dots[t], _mm512_set1_epi32(x), w));
+            }
+        }
+        dots
+    }
+
+    #[inline(always)]
     fn int4_dots<const N: usize>(self, w: &Int4Panel, x: &[TokenGroups; N], g: usize) -> [__m512i; N] {
         int4::int4_dots(self, w, x, g)
     }

@@ -4,6 +4,10 @@
 //! of a group is exact in any order, groups are added in ascending order, and a float reduction keeps
 //! [`LANES`] running values, element `i` going to lane `i % 16`, which are then folded 16 → 8 → 4 → 2 → 1.
 
+mod attention;
+
+pub use attention::*;
+
 use crate::half::f16;
 use crate::int4::Int4Matrix;
 use crate::mat::MatMut;
@@ -307,91 +311,6 @@ pub fn mul(x: &mut [f32], y: &[f32]) {
 pub fn add(x: &mut [f32], y: &[f32]) {
     for (x, y) in x.iter_mut().zip(y) {
         *x += y;
-    }
-}
-
-/// Positions in a block of attention: blocks begin at multiples of 64 of the absolute position.
-pub const BLOCK: usize = 64;
-
-/// A cache element: exact in f32.
-pub(crate) trait Element: Copy {
-    /// The value in f32.
-    fn widen(self) -> f32;
-}
-
-impl Element for f32 {
-    fn widen(self) -> f32 {
-        self
-    }
-}
-
-impl Element for f16 {
-    fn widen(self) -> f32 {
-        self.to_f32()
-    }
-}
-
-impl Element for i8 {
-    fn widen(self) -> f32 {
-        self.into()
-    }
-}
-
-/// `scores[i][j] = Σ_d q[i][d]·keys[j / 16][d][j % 16]`, `d` in ascending order.
-pub(crate) fn attn_scores<T: Element>(q: &[f32], keys: &[T], scores: &mut [[f32; BLOCK]]) {
-    let width = q.len() / scores.len().max(1);
-    for (scores, q) in scores.iter_mut().zip(q.chunks_exact(width.max(1))) {
-        for (scores, keys) in scores.chunks_mut(LANES).zip(keys.chunks_exact(LANES * width)) {
-            for (lane, score) in scores.iter_mut().enumerate() {
-                *score =
-                    q.iter().enumerate().fold(0.0, |sum, (d, q)| sum + q * keys[d * LANES + lane].widen());
-            }
-        }
-    }
-}
-
-/// Replaces each score by `e^(score − max)`; returns the maximum, NaN not counted, and the sum of the results, 16 lanes.
-pub fn softmax_block(scores: &mut [f32]) -> (f32, f32) {
-    let mut lanes = [f32::NEG_INFINITY; LANES];
-    for (i, &s) in scores.iter().enumerate() {
-        lanes[i % LANES] = max(s, lanes[i % LANES]);
-    }
-    let max = fold(lanes, max);
-    for s in scores.iter_mut() {
-        *s = exp(*s - max);
-    }
-    (max, sum(scores.len(), |i| scores[i]))
-}
-
-/// `out[i][d] = out[i][d]·factors[i][0] + (Σ_j p[i][first + j]·values[j][d])·factors[i][1]`, `j` in ascending order.
-pub(crate) fn attn_accumulate<T: Element>(
-    p: &[[f32; BLOCK]],
-    first: usize,
-    values: &[T],
-    factors: &[[f32; 2]],
-    out: &mut [f32],
-) {
-    let width = out.len() / p.len().max(1);
-    for ((out, p), factors) in out.chunks_exact_mut(width.max(1)).zip(p).zip(factors) {
-        for (d, out) in out.iter_mut().enumerate() {
-            let values = values.iter().skip(d).step_by(width);
-            let sum = p[first..].iter().zip(values).fold(0.0, |sum, (p, v)| sum + p * v.widen());
-            *out = *out * factors[0] + sum * factors[1];
-        }
-    }
-}
-
-/// `out = x`, exactly.
-pub(crate) fn widen<T: Element>(x: &[T], out: &mut [f32]) {
-    for (out, x) in out.iter_mut().zip(x) {
-        *out = x.widen();
-    }
-}
-
-/// `a = a·a_factor + b·b_factor`: joins the outputs of two attention blocks.
-pub fn attn_merge(a: &mut [f32], a_factor: f32, b: &[f32], b_factor: f32) {
-    for (a, b) in a.iter_mut().zip(b) {
-        *a = *a * a_factor + b * b_factor;
     }
 }
 

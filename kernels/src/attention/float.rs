@@ -29,13 +29,6 @@ impl Load for f16 {
     }
 }
 
-impl Load for i8 {
-    #[inline(always)]
-    fn load<S: Simd>(s: S, x: &[i8; LANES]) -> S::F32 {
-        s.load_i8(x)
-    }
-}
-
 /// Defines the kernels of one cache element by name, as the table wants them.
 macro_rules! for_element {
     ($element:ty, $scores:ident, $accumulate:ident, $widen:ident) => {
@@ -69,7 +62,6 @@ macro_rules! for_element {
 
 for_element!(f32, attn_scores_f32, attn_accumulate_f32, widen_f32);
 for_element!(f16, attn_scores_f16, attn_accumulate_f16, widen_f16);
-for_element!(i8, attn_scores_i8, attn_accumulate_i8, widen_i8);
 
 /// Queries in a full tile.
 const ATTENTION_TILE_QUERIES: usize = 4;
@@ -322,7 +314,7 @@ pub(crate) fn softmax_block<S: Simd>(s: S, scores: &mut [f32]) -> (f32, f32) {
 
 /// The largest of some values, NaN not counted; −∞ where there are none.
 #[inline(always)]
-fn largest<S: Simd>(s: S, x: &[f32]) -> f32 {
+pub(super) fn largest<S: Simd>(s: S, x: &[f32]) -> f32 {
     let (vectors, tail) = x.as_chunks();
     let mut acc = s.splat(f32::NEG_INFINITY);
     for x in vectors {

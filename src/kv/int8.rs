@@ -1,0 +1,127 @@
+//! The int8 cache: keys and values in blocks of 64 positions, as the kernels read them.
+
+use torchless_kernels::{BLOCK, Int8Keys, Int8KeysMut, Int8Values, Int8ValuesMut, Kernels};
+
+use super::cache::{capacity, zeroed};
+use super::huge_pages::HugePages;
+use crate::Error;
+use crate::arch::{Config, MAX_HEAD_DIM};
+
+/// Keys and values in int8; the block `b` of a head is at `b % blocks`.
+pub(crate) struct Int8Cache {
+    /// `[n_layers][n_kv_heads][blocks][Int8Keys::words]`
+    keys: HugePages<f32>,
+    /// `[n_layers][n_kv_heads][blocks][Int8Values::words]`
+    values: HugePages<f32>,
+    /// Of a head.
+    blocks: usize,
+    n_kv_heads: usize,
+    head_dim: usize,
+}
+
+impl Int8Cache {
+    /// Bytes that a head's key and value take.
+    pub fn bytes_a_position(head_dim: usize) -> usize {
+        (Int8Keys::words(head_dim) + Int8Values::words(head_dim)) * size_of::<f32>() / BLOCK
+    }
+
+    /// Room for contexts of up to `ctx` positions, fed in chunks of up to `chunk` tokens.
+    ///
+    /// Where a window makes it a ring, it holds one block more than a cache in which positions are by themselves: what a block's
+    /// keys have in common changes for all 64 when the first is overwritten.
+    pub fn new(config: &Config, ctx: usize, chunk: usize) -> Result<Self, Error> {
+        let blocks = capacity(config, ctx, chunk.saturating_add(BLOCK)) / BLOCK;
+        let all = config.n_layers.checked_mul(config.n_kv_heads).and_then(|n| n.checked_mul(blocks));
+        Ok(Self {
+            keys: zeroed(all.and_then(|n| n.checked_mul(Int8Keys::words(config.head_dim))), ctx)?,
+            values: zeroed(all.and_then(|n| n.checked_mul(Int8Values::words(config.head_dim))), ctx)?,
+            blocks,
+            n_kv_heads: config.n_kv_heads,
+            head_dim: config.head_dim,
+        })
+    }
+
+    /// How many positions have been overwritten by the first `stored`: whole blocks.
+    pub fn overwritten(&self, stored: usize) -> usize {
+        stored.div_ceil(BLOCK).saturating_sub(self.blocks) * BLOCK
+    }
+
+    #[cfg(test)]
+    pub fn bytes(&self) -> usize {
+        size_of_val(&*self.keys) + size_of_val(&*self.values)
+    }
+
+    /// Block `block` (of absolute positions, `64·block` the first) of a layer's head.
+    pub fn block(&self, layer: usize, kv_head: usize, block: usize) -> (Int8Keys<'_>, Int8Values<'_>) {
+        let at = (layer * self.n_kv_heads + kv_head) * self.blocks + block % self.blocks;
+        let (key_words, value_words) = (Int8Keys::words(self.head_dim), Int8Values::words(self.head_dim));
+        (
+            Int8Keys::new(&self.keys[at * key_words..][..key_words], self.head_dim),
+            Int8Values::new(&self.values[at * value_words..][..value_words], self.head_dim),
+        )
+    }
+
+    /// The heads of one layer, for writing.
+    pub fn layer_mut(&mut self, layer: usize) -> Int8HeadsMut<'_> {
+        let blocks = self.n_kv_heads * self.blocks;
+        let (keys, values) =
+            (blocks * Int8Keys::words(self.head_dim), blocks * Int8Values::words(self.head_dim));
+        Int8HeadsMut {
+            keys: &mut self.keys[layer * keys..][..keys],
+            values: &mut self.values[layer * values..][..values],
+            blocks: self.blocks,
+            head_dim: self.head_dim,
+        }
+    }
+}
+
+/// The keys of some heads of one layer, and the values of some, for writing.
+pub(crate) struct Int8HeadsMut<'a> {
+    /// `[heads][blocks][Int8Keys::words]`
+    keys: &'a mut [f32],
+    /// `[heads][blocks][Int8Values::words]`
+    values: &'a mut [f32],
+    blocks: usize,
+    head_dim: usize,
+}
+
+impl Int8HeadsMut<'_> {
+    /// Splits off the first `n`: the heads' keys are counted first, then the heads' values.
+    pub fn split(self, n: usize) -> (Self, Self) {
+        let Self { blocks, head_dim, .. } = self;
+        let (key_words, value_words) =
+            (blocks * Int8Keys::words(head_dim), blocks * Int8Values::words(head_dim));
+        let of_keys = n.min(self.keys.len() / key_words);
+        let (k0, k1) = self.keys.split_at_mut(of_keys * key_words);
+        let (v0, v1) = self.values.split_at_mut((n - of_keys) * value_words);
+        (Self { keys: k0, values: v0, blocks, head_dim }, Self { keys: k1, values: v1, blocks, head_dim })
+    }
+
+    /// Stores the key that the first of these heads has at `position`. Those before must have been stored.
+    pub fn store_key(&mut self, kernels: Kernels, position: usize, key: &[f32]) {
+        let words = Int8Keys::words(self.head_dim);
+        let at = |block: usize| block % self.blocks * words;
+        let block = position / BLOCK;
+        if position.is_multiple_of(BLOCK) {
+            let mut mean = [0.0; MAX_HEAD_DIM];
+            let mean = &mut mean[..self.head_dim];
+            if let Some(before) = block.checked_sub(1) {
+                Int8Keys::new(&self.keys[at(before)..][..words], self.head_dim).mean_of_keys(mean);
+            }
+            Int8KeysMut::new(&mut self.keys[at(block)..][..words], self.head_dim).set_mean(kernels, mean);
+        }
+        let mut keys = Int8KeysMut::new(&mut self.keys[at(block)..][..words], self.head_dim);
+        keys.store(kernels, position % BLOCK, key);
+    }
+
+    /// Stores the value that the first of these heads whose values these are has at `position`.
+    pub fn store_value(&mut self, kernels: Kernels, position: usize, value: &[f32]) {
+        let words = Int8Values::words(self.head_dim);
+        let mut narrow = [0; MAX_HEAD_DIM];
+        let narrow = &mut narrow[..self.head_dim];
+        let scale = kernels.narrow_i8(value, narrow);
+        let at = position / BLOCK % self.blocks * words;
+        let mut values = Int8ValuesMut::new(&mut self.values[at..][..words], self.head_dim);
+        values.store(position % BLOCK, narrow, scale);
+    }
+}
