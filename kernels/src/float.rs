@@ -10,7 +10,7 @@ use crate::mat::MatMut;
 use crate::panels::PanelMatrix;
 use crate::quant::{GROUP, Outlier, PARTS, QMatrix, QUAD, QuantizedGroup, QuantizedRow, TINY};
 use crate::scalar::{
-    self, EXP_LN2_HI, EXP_LN2_LO, EXP_MAX, EXP_MIN, EXP_POLY, EXP_ROUND, EXP_SHORT_POLY, LANES, OUTLIER_RATIO,
+    self, EXP_LN2_HI, EXP_LN2_LO, EXP_MAX, EXP_MIN, EXP_POLY, EXP_ROUND, LANES, OUTLIER_RATIO,
 };
 use crate::simd::Simd;
 
@@ -93,20 +93,6 @@ pub(crate) fn exp<S: Simd>(s: S, x: S::F32) -> S::F32 {
     }
     let p = s.mul(p, s.mul(r, r));
     let p = s.add(s.add(p, r), s.splat(1.0));
-    let scale = s.exponent(shifted, 127i32.wrapping_sub(EXP_ROUND.to_bits() as i32));
-    s.keep_where_ge(s.mul(p, scale), x, s.splat(EXP_MIN))
-}
-
-/// See [`scalar::exp_short`](crate::scalar::exp_short).
-#[inline(always)]
-pub(crate) fn exp_short<S: Simd>(s: S, x: S::F32) -> S::F32 {
-    let power = s.mul(x, s.splat(std::f32::consts::LOG2_E));
-    let shifted = s.add(power, s.splat(EXP_ROUND));
-    let fraction = s.sub(power, s.sub(shifted, s.splat(EXP_ROUND)));
-    let mut p = s.splat(EXP_SHORT_POLY[0]);
-    for &c in &EXP_SHORT_POLY[1..] {
-        p = s.add(s.mul(p, fraction), s.splat(c));
-    }
     let scale = s.exponent(shifted, 127i32.wrapping_sub(EXP_ROUND.to_bits() as i32));
     s.keep_where_ge(s.mul(p, scale), x, s.splat(EXP_MIN))
 }

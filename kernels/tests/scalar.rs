@@ -343,7 +343,7 @@ fn attention_in_int8_is_near_that_of_the_same_vectors() {
     k.attn_span_i8(
         &SpanQueries { f32: &padded, int8: quantized.view(1) },
         &Int8Span { keys: &keys_of, values: &values_of },
-        &[10..120],
+        std::slice::from_ref(&(10..120)),
         &mut SpanBuffers::new(&mut Allocator::heap()),
         SpanResult { output: &mut output, sums: &mut sums },
     );

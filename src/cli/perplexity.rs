@@ -12,7 +12,7 @@ use torchless::perplexity::{Divergence, Perplexity};
 use torchless::runtime::{Session, SessionOptions, Threads};
 
 use super::input::{is_piped, read_text};
-use super::model::{ModelArgs, RunArgs};
+use super::model::{Kv, ModelArgs, RunArgs};
 use super::output::{count, emit, emit_json, emit_line};
 use super::progress;
 use super::wrong_usage;
@@ -50,6 +50,9 @@ pub struct Args {
     /// in chunks of --ctx tokens [there 512 by default]
     #[arg(long, value_name = "MODEL")]
     against: Option<PathBuf>,
+    /// What the reference's keys and values are kept as [default: as --kv has it]
+    #[arg(long, value_name = "TYPE", requires = "against")]
+    against_kv: Option<Kv>,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -124,7 +127,8 @@ fn compare(
         Session::on_threads(model, options, &threads)
             .with_context(|| model.file().path().display().to_string())
     };
-    let mut against = session(&reference, &SessionOptions { kv: KvType::F32, ..options.clone() })?;
+    let kv = args.against_kv.or(args.run.kv).map_or(SessionOptions::new(&reference).kv, KvType::from);
+    let mut against = session(&reference, &SessionOptions { kv, ..options.clone() })?;
     let mut session = session(model, &options)?;
     let bar = progress::tokens(2 * (tokens.len() - tokens.len() % options.ctx));
     let found =

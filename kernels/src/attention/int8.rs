@@ -2,12 +2,11 @@
 
 use super::block::{Int8Keys, Int8Values, KEY_PANELS};
 use super::float::largest;
-use crate::float::exp_short;
 use crate::int8::{Group, Int8, TilePanel, TokenGroups, tokens};
 use crate::memory::{Aligned, Allocator};
 use crate::panels::PANEL_ROWS;
 use crate::quant::{GROUP, Outlier, PARTS, Quantized, TINY};
-use crate::scalar::{BLOCK, SPAN, SPAN_BLOCKS};
+use crate::scalar::{self, BLOCK, EXP_MIN, EXP_ROUND, EXP_SHORT_POLY, SPAN, SPAN_BLOCKS};
 use crate::simd::Simd;
 use std::ops::Range;
 
@@ -284,6 +283,20 @@ fn weigh<S: Simd>(
             }
         }
     }
+}
+
+/// See [`scalar::exp_short`].
+#[inline(always)]
+fn exp_short<S: Simd>(s: S, x: S::F32) -> S::F32 {
+    let power = s.mul(x, s.splat(std::f32::consts::LOG2_E));
+    let shifted = s.add(power, s.splat(EXP_ROUND));
+    let fraction = s.sub(power, s.sub(shifted, s.splat(EXP_ROUND)));
+    let mut p = s.splat(EXP_SHORT_POLY[0]);
+    for &c in &EXP_SHORT_POLY[1..] {
+        p = s.add(s.mul(p, fraction), s.splat(c));
+    }
+    let scale = s.exponent(shifted, 127i32.wrapping_sub(EXP_ROUND.to_bits() as i32));
+    s.keep_where_ge(s.mul(p, scale), x, s.splat(EXP_MIN))
 }
 
 /// The scale of integers up to 127 where the largest value is `absmax`, and what a value is multiplied with; see

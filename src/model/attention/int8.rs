@@ -48,7 +48,8 @@ impl Spans for Int8Cache {
         let (first, end) = (used.start / BLOCK, used.end.div_ceil(BLOCK));
         for (token, seen) in tokens.zip(seen.chunks_exact_mut(per_token)) {
             let range = overlap(&over.visible(token), span * SPAN, SPAN);
-            seen.fill(range.start - first * BLOCK..range.end - first * BLOCK);
+            let start = first * BLOCK;
+            seen.fill(if range.is_empty() { 0..0 } else { range.start - start..range.end - start });
         }
         let block = |i: usize| over.cache.block(over.layer, of.kv_head, (first + i).min(end - 1));
         let blocks: [_; SPAN_BLOCKS] = array::from_fn(block);
