@@ -105,8 +105,9 @@ impl Int8HeadsMut<'_> {
         if position.is_multiple_of(BLOCK) {
             let mut mean = [0.0; MAX_HEAD_DIM];
             let mean = &mut mean[..self.head_dim];
-            if let Some(before) = block.checked_sub(1) {
-                Int8Keys::new(&self.keys[at(before)..][..words], self.head_dim).mean_of_keys(mean);
+            match block.checked_sub(1) {
+                Some(before) => Int8Keys::new(&self.keys[at(before)..][..words], self.head_dim).mean_of_keys(mean),
+                None => mean.copy_from_slice(key),
             }
             Int8KeysMut::new(&mut self.keys[at(block)..][..words], self.head_dim).set_mean(kernels, mean);
         }
