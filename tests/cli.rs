@@ -567,6 +567,22 @@ fn a_model_is_no_distance_from_itself() {
 }
 
 #[test]
+fn an_int8_cache_is_a_small_distance_from_an_f32_one() {
+    let text = fixture("../english.txt");
+    for name in ["llama-f32.bin", "mistral-f32.bin", "ragged-f32.bin", "mistral-int8.bin"] {
+        let model = fixture(name);
+        let distance = |kv| {
+            let caches = ["--kv", kv, "--against-kv", "f32"];
+            let args =
+                [&caches[..], &["--against", model.to_str().unwrap(), text.to_str().unwrap()]].concat();
+            run_json("perplexity", name, &args)["kl_mean"].as_f64().unwrap()
+        };
+        let [exact, half, int8] = ["f32", "f16", "int8"].map(distance);
+        assert!(exact == 0.0 && half < int8 / 10.0 && int8 < 1e-3, "{name}: {exact}, {half}, {int8}");
+    }
+}
+
+#[test]
 fn what_cannot_be_compared_is_one_line() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("ids.txt");
@@ -625,6 +641,12 @@ fn inspect_adds_up() {
     // Keys and values, 2 layers, 2 heads of 32, two bytes each, for two blocks of 64 positions: less than the window of
     // 16 and a chunk of 512 would take.
     assert_eq!(result["memory"]["kv_cache"], 2 * 2 * 2 * 32 * 2 * 128);
+    let by_type = &result["memory"]["kv_cache_by_type"];
+    assert_eq!(by_type["f16"], result["memory"]["kv_cache"]);
+    assert_eq!(by_type["f32"], 2 * 2 * 2 * 32 * 4 * 128);
+    // Of each head and block: four panels of keys, each a group of 1 KiB with 16 scales, and the line of what they have in common
+    // with that of its scale; two panels of values, and 64 scales.
+    assert_eq!(by_type["int8"], 2 * 2 * 2 * (4 * (1024 + 64) + 64 + 64 + 2 * 1024 + 256));
     assert!(run("inspect", "mistral-int8.bin", &[]).contains("sliding window 16"));
 }
 

@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
+use clap::ValueEnum;
 use serde_json::{Value, json};
 use torchless::Model;
 use torchless::format::bin::{Dtype, Tensor};
-use torchless::runtime::{Memory, Session};
+use torchless::runtime::{Memory, Session, SessionOptions};
 use torchless::tokenizer::Kind;
 
-use super::model::{NamedModel, RunArgs, note_chat_template};
+use super::model::{Kv, NamedModel, RunArgs, note_chat_template};
 use super::output::{bytes, count, emit, emit_json};
 
 /// Show a model's configuration, tokenizer, tensors, and the memory it needs
@@ -33,10 +34,15 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let options = args.run.session_options(&model, model.config().max_position_embeddings)?;
     Session::check_length(&model, &options)?;
     let memory = Session::memory(&model, &options);
+    let caches = Kv::value_variants().iter().map(|&kv| {
+        let memory = Session::memory(&model, &SessionOptions { kv: kv.into(), ..options.clone() });
+        (kv.name(), memory.kv_cache)
+    });
+    let caches: Vec<_> = caches.collect();
     note_chat_template(model.tokenizer());
     match args.json {
-        true => emit_json(&to_json(&model, options.ctx, memory))?,
-        false => emit(&to_text(&model, options.ctx, memory, args.tensors))?,
+        true => emit_json(&to_json(&model, options.ctx, memory, &caches))?,
+        false => emit(&to_text(&model, options.ctx, memory, &caches, args.tensors))?,
     }
     Ok(())
 }
@@ -57,7 +63,10 @@ fn kind_name(kind: Kind) -> &'static str {
     }
 }
 
-fn to_json(model: &Model, ctx: usize, memory: Memory) -> Value {
+/// A type of cache (`--kv`), and the bytes that keys and values take in it.
+type Cache = (&'static str, usize);
+
+fn to_json(model: &Model, ctx: usize, memory: Memory, caches: &[Cache]) -> Value {
     let (config, tokenizer, file) = (model.config(), model.tokenizer(), model.file());
     let spec = tokenizer.spec();
     let tensor = |t: &Tensor| json!({"name": t.name(), "dtype": t.dtype().name(), "shape": t.shape(), "bytes": t.bytes()});
@@ -97,11 +106,17 @@ fn to_json(model: &Model, ctx: usize, memory: Memory) -> Value {
         "tensors": file.tensors().iter().map(tensor).collect::<Vec<_>>(),
         "bytes_by_dtype": bytes_by_dtype(file.tensors()),
         "bytes_a_token": model.bytes_a_token(),
-        "memory": {"ctx": ctx, "kv_cache": memory.kv_cache, "scratch": memory.scratch},
+        "memory": {
+            "ctx": ctx,
+            "kv_cache": memory.kv_cache,
+            "kv_cache_by_type": caches.iter().copied().collect::<BTreeMap<_, _>>(),
+            "scratch": memory.scratch,
+        },
     })
 }
 
-fn to_text(model: &Model, ctx: usize, memory: Memory, all: bool) -> String {
+fn to_text(model: &Model, ctx: usize, memory: Memory, caches: &[Cache], all: bool) -> String {
+    let of_type = |(kv, size): &Cache| format!("{kv} {}", bytes(*size));
     let (config, tokenizer, file) = (model.config(), model.tokenizer(), model.file());
     let spec = tokenizer.spec();
     let tied = if config.tie_word_embeddings { "tied to the embedding" } else { "its own" };
@@ -172,6 +187,7 @@ fn to_text(model: &Model, ctx: usize, memory: Memory, all: bool) -> String {
                 bytes(memory.scratch)
             ),
         ),
+        ("", format!("keys and values in {}", caches.iter().map(of_type).collect::<Vec<_>>().join(", "))),
         ("", "(the weights stay in the system's cache of the file)".to_owned()),
     ];
     let mut text = String::new();

@@ -105,7 +105,8 @@ pub struct RunArgs {
     /// Instruction set: auto, or one this CPU has; TORCHLESS_ISA does the same
     #[arg(long, value_name = "NAME", default_value = "auto", value_parser = isa)]
     isa: String,
-    /// What keys and values are kept as [default: f16, but f32 where all weights are]
+    /// What keys and values are kept as: int8 takes half of f16's memory and is faster behind long contexts, f16 is
+    /// closer to f32 [default: f16, but f32 where all weights are]
     #[arg(long, value_enum, value_name = "TYPE")]
     pub kv: Option<Kv>,
 }
@@ -116,6 +117,17 @@ pub enum Kv {
     F32,
     F16,
     Int8,
+}
+
+impl Kv {
+    /// As it is given.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Int8 => "int8",
+        }
+    }
 }
 
 impl From<Kv> for KvType {

@@ -106,7 +106,9 @@ impl Int8HeadsMut<'_> {
             let mut mean = [0.0; MAX_HEAD_DIM];
             let mean = &mut mean[..self.head_dim];
             match block.checked_sub(1) {
-                Some(before) => Int8Keys::new(&self.keys[at(before)..][..words], self.head_dim).mean_of_keys(mean),
+                Some(before) => {
+                    Int8Keys::new(&self.keys[at(before)..][..words], self.head_dim).mean_of_keys(mean)
+                }
                 None => mean.copy_from_slice(key),
             }
             Int8KeysMut::new(&mut self.keys[at(block)..][..words], self.head_dim).set_mean(kernels, mean);
@@ -124,5 +126,44 @@ impl Int8HeadsMut<'_> {
         let at = position / BLOCK % self.blocks * words;
         let mut values = Int8ValuesMut::new(&mut self.values[at..][..words], self.head_dim);
         values.store(position % BLOCK, narrow, scale);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Keys that have large values in common, as a bias gives them, keep what is their own: in every block, the first included.
+    #[test]
+    fn what_keys_have_in_common_costs_them_nothing() {
+        let mut config = crate::arch::shape("smollm2-135m").unwrap();
+        (config.n_layers, config.n_kv_heads) = (1, 1);
+        let mut cache = Int8Cache::new(&config, 200, 16).unwrap();
+        let key = |position: usize| -> Vec<f32> {
+            (0..64).map(|d| (if d == 7 { 300.0 } else { 0.0 }) + ((position * 64 + d) as f32).sin()).collect()
+        };
+        for position in 0..200 {
+            cache.layer_mut(0).store_key(Kernels::detect(), position, &key(position));
+        }
+        for block in 0..3 {
+            let (keys, _) = cache.block(0, 0, block);
+            let mut mean = [0.0; 64];
+            keys.mean_of_keys(&mut mean);
+            for (d, mean) in mean.into_iter().enumerate() {
+                let exact: f32 = (0..64).map(|at| key(block * 64 + at)[d]).sum::<f32>() / 64.0;
+                // A step is 2/127 at the most, and half of one the error of each of 64; as they are, steps of 300/127 would be.
+                assert!((mean - exact).abs() < 0.005, "block {block}, channel {d}: {mean}, not {exact}");
+            }
+        }
+    }
+
+    /// A ring overwrites whole blocks, so that a block that is looked at keeps what its keys have in common.
+    #[test]
+    fn a_ring_holds_a_block_more_than_window_and_chunk() {
+        let mut config = crate::arch::shape("smollm2-135m").unwrap();
+        config.sliding_window = Some(100);
+        let cache = Int8Cache::new(&config, 1000, 30).unwrap();
+        // 100 + 30 positions and a block: four blocks.
+        assert_eq!([0, 64 * 4, 64 * 4 + 1, 64 * 5].map(|stored| cache.overwritten(stored)), [0, 0, 64, 64]);
     }
 }

@@ -6,7 +6,7 @@ use crate::int8::{Group, Int8, TilePanel, TokenGroups, tokens};
 use crate::memory::{Aligned, Allocator};
 use crate::panels::PANEL_ROWS;
 use crate::quant::{GROUP, Outlier, PARTS, Quantized, TINY};
-use crate::scalar::{self, BLOCK, EXP_MIN, EXP_ROUND, EXP_SHORT_POLY, SPAN, SPAN_BLOCKS};
+use crate::scalar::{BLOCK, EXP_MIN, EXP_ROUND, EXP_SHORT_POLY, SPAN, SPAN_BLOCKS};
 use crate::simd::Simd;
 use std::ops::Range;
 
