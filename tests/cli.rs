@@ -569,7 +569,7 @@ fn a_model_is_no_distance_from_itself() {
 #[test]
 fn an_int8_cache_is_a_small_distance_from_an_f32_one() {
     let text = fixture("../english.txt");
-    for name in ["llama-f32.bin", "mistral-f32.bin", "ragged-f32.bin", "mistral-int8.bin"] {
+    for name in ["llama-f32.bin", "mistral-f32.bin", "ragged-f32.bin"] {
         let model = fixture(name);
         let distance = |kv| {
             let caches = ["--kv", kv, "--against-kv", "f32"];
