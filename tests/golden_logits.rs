@@ -19,6 +19,7 @@ use std::sync::Arc;
 use approx::assert_abs_diff_eq;
 use torchless::Model;
 use torchless::format::convert::{Quant, RowLayout};
+use torchless::kv::KvType;
 use torchless::runtime::{GenerateOptions, Session, SessionOptions, generate};
 use torchless::sampling::Sampling;
 use torchless_kernels::{Isa, Kernels};
@@ -121,11 +122,39 @@ fn logits_of_panels_are_the_same_bits_however_they_are_worked_out() {
 }
 
 /// The logits' hash of `tokens`, with each instruction set and each number of threads and chunk size.
+/// Over int8 keys and values, of several blocks: of models with a window, without one, and with heads that fill no group.
+const INT8_CACHE_HASHES: [(&str, u64); 3] = [
+    ("mistral-int8.bin", 0xbb4fb57345566557),
+    ("llama-int8.bin", 0xeff55343028d2f66),
+    ("ragged-int8.bin", 0x189b7f17a325fac4),
+];
+
+#[test]
+fn logits_over_int8_keys_and_values_are_the_same_bits_however_they_are_worked_out() {
+    for (file, expected) in INT8_CACHE_HASHES {
+        let model = model(file);
+        let options = SessionOptions { kv: KvType::Int8, ..SessionOptions::new(&model) };
+        let tokens = tokens(options.ctx.min(200), model.config().vocab_size);
+        assert_hash_of(file, &model, &options, &tokens, &[(1, 512), (1, 7), (2, 1), (3, 64)], expected);
+    }
+}
+
 fn assert_hash(name: &str, model: &Arc<Model>, tokens: &[u32], ways: &[(usize, usize)], expected: u64) {
+    assert_hash_of(name, model, &SessionOptions::new(model), tokens, ways, expected);
+}
+
+fn assert_hash_of(
+    name: &str,
+    model: &Arc<Model>,
+    options: &SessionOptions,
+    tokens: &[u32],
+    ways: &[(usize, usize)],
+    expected: u64,
+) {
     for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
         let kernels = Kernels::new(isa).unwrap();
         for &(threads, chunk) in ways {
-            let options = SessionOptions { threads, chunk, kernels, ..SessionOptions::new(model) };
+            let options = SessionOptions { threads, chunk, kernels, ..options.clone() };
             let found = hash(&bits(model, &options, tokens));
             println!("{name}: {found:#018x} ({isa}, {threads} threads, chunks of {chunk})");
             assert_eq!(found, expected, "{name}: {isa}, {threads} threads, chunks of {chunk}");

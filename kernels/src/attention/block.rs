@@ -52,6 +52,8 @@ impl Shape {
 /// The keys of 64 positions of one head.
 #[derive(Clone, Copy, Debug)]
 pub struct Int8Keys<'a> {
+    /// All of what follows.
+    words: &'a [f32],
     /// `[4][groups]`, rows are positions.
     codes: &'a [PanelGroup],
     /// `[4][groups][16]`
@@ -79,6 +81,7 @@ impl<'a> Int8Keys<'a> {
         let (scales, rest) = rest.split_at(panels * PANEL_ROWS);
         let (mean, rest) = rest.split_at(shape.groups() * GROUP / size_of::<f32>());
         Self {
+            words,
             codes: groups(bytes(codes)),
             scales: scales.as_chunks().0,
             mean: bytes(mean).as_chunks().0,
@@ -98,18 +101,9 @@ impl<'a> Int8Keys<'a> {
         Panel { values: &self.codes[groups.clone()], scales: &self.scales[groups] }
     }
 
-    /// Where they begin.
-    #[inline(always)]
-    pub(crate) fn start(&self) -> *const i8 {
-        self.codes.as_ptr().cast()
-    }
-
-    /// Bytes from there to the next block's.
-    #[inline(always)]
-    pub(crate) fn bytes(&self) -> usize {
-        size_of_val(self.codes)
-            + size_of_val(self.scales)
-            + (self.mean.len() + self.mean.len().div_ceil(16)) * GROUP
+    /// The memory they lie in; the next block's lies behind it.
+    pub(crate) fn memory(&self) -> &'a [f32] {
+        self.words
     }
 
     /// Group `g` of the mean, and its scale.
@@ -156,6 +150,8 @@ impl<'a> Int8Keys<'a> {
 /// The values of 64 positions of one head.
 #[derive(Clone, Copy, Debug)]
 pub struct Int8Values<'a> {
+    /// All of what follows.
+    words: &'a [f32],
     /// `[⌈head_dim/16⌉]`, rows are features.
     pub(crate) codes: &'a [PanelGroup],
     /// One a position.
@@ -176,19 +172,12 @@ impl<'a> Int8Values<'a> {
         let shape = Shape { head_dim };
         assert_eq!(words.len(), shape.value_words(), "words of a block's values");
         let (codes, scales) = words.split_at(shape.feature_panels() * WORDS);
-        Self { codes: groups(bytes(codes)), scales: scales.first_chunk().expect("a block's scales") }
+        Self { words, codes: groups(bytes(codes)), scales: scales.first_chunk().expect("a block's scales") }
     }
 
-    /// Where they begin.
-    #[inline(always)]
-    pub(crate) fn start(&self) -> *const i8 {
-        self.codes.as_ptr().cast()
-    }
-
-    /// Bytes from there to the next block's.
-    #[inline(always)]
-    pub(crate) fn bytes(&self) -> usize {
-        size_of_val(self.codes) + size_of_val(self.scales)
+    /// The memory they lie in; the next block's lies behind it.
+    pub(crate) fn memory(&self) -> &'a [f32] {
+        self.words
     }
 
     /// Value `d` of a position, in units of its scale.

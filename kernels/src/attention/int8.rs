@@ -128,12 +128,13 @@ impl NextSpan {
 
     fn of(span: &Int8Span) -> Self {
         let ([keys, ..], [values, ..]) = (span.keys, span.values) else { return Self::NOTHING };
-        let (key_bytes, value_bytes) = (span.keys.len() * keys.bytes(), span.values.len() * values.bytes());
+        let (keys, values) = (keys.memory(), values.memory());
+        let blocks = span.keys.len();
         Self {
-            keys: keys.start().wrapping_add(key_bytes),
-            key_lines: key_bytes / LINE,
-            values: values.start().wrapping_add(value_bytes),
-            value_lines: value_bytes / LINE,
+            keys: keys.as_ptr().wrapping_add(blocks * keys.len()).cast(),
+            key_lines: blocks * size_of_val(keys) / LINE,
+            values: values.as_ptr().wrapping_add(blocks * values.len()).cast(),
+            value_lines: blocks * size_of_val(values) / LINE,
         }
     }
 
