@@ -3,6 +3,8 @@
 
 use super::int4;
 use super::neon::{self, Neon};
+use crate::attention;
+use crate::attention::int8::{Int8Span, SpanBuffers, SpanQueries, SpanResult};
 use crate::int4::{Int4Matrix, Int4Panel};
 use crate::int8::{self, Group, GroupsX16, Int8, TokenGroups};
 use crate::mat::MatMut;
@@ -31,7 +33,18 @@ pub(crate) fn is_available() -> bool {
     neon::is_available() && std::arch::is_aarch64_feature_detected!("dotprod")
 }
 
-pub(crate) static TABLE: Table = Table { matmul_i8, matmul_panels, matmul_int4, ..neon::TABLE };
+pub(crate) static TABLE: Table = Table { matmul_i8, matmul_panels, matmul_int4, attn_span_i8, ..neon::TABLE };
+
+#[target_feature(enable = "neon,dotprod")]
+fn attn_span_i8(
+    queries: &SpanQueries,
+    span: &Int8Span,
+    seen: &[Range<usize>],
+    buffers: &mut SpanBuffers,
+    result: SpanResult,
+) {
+    attention::int8::attn_span_i8(DotProd::new(), queries, span, seen, buffers, result);
+}
 
 #[target_feature(enable = "neon,dotprod")]
 fn matmul_i8(w: &QMatrix, rows: Range<usize>, x: &Quantized, out: MatMut<f32>) {
