@@ -132,8 +132,8 @@ pub fn attn_span_i8(queries: &SpanQueries, span: &Int8Span, seen: &[Range<usize>
     }
 }
 
-/// `e^x` for what is not above 0, relative error below 2⁻¹⁸: 0 below −87.3 and for NaN, and exactly 1 of 0. Half as long as [`exp`],
-/// which a weight that is rounded to seven bits has no use for.
+/// `e^x` for what is not above 0, relative error below 2⁻¹⁸ down to −2 and 2⁻¹⁶ below it: 0 below −87.3 and for NaN, and
+/// exactly 1 of 0. Half as long as [`exp`], which a weight that is rounded to seven bits has no use for.
 pub fn exp_short(x: f32) -> f32 {
     if x.is_nan() || x < EXP_MIN {
         return 0.0;
