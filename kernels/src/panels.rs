@@ -68,12 +68,7 @@ impl<'a> PanelMatrix<'a> {
     /// Group `g` of a row, and its scale.
     #[inline(always)]
     pub(crate) fn group(&self, row: usize, g: usize) -> ([i8; GROUP], f16) {
-        let panel = self.panel(row / PANEL_ROWS);
-        let mut group = [0; GROUP];
-        for (to, quad) in group.as_chunks_mut().0.iter_mut().zip(&panel.values[g]) {
-            *to = quad[row % PANEL_ROWS];
-        }
-        (group, panel.scales[g][row % PANEL_ROWS])
+        self.panel(row / PANEL_ROWS).group(row % PANEL_ROWS, g)
     }
 }
 
@@ -83,6 +78,18 @@ pub(crate) struct Panel<'a, S> {
     pub values: &'a [PanelGroup],
     /// Of each group the 16 rows' scales, with which its values are multiplied.
     pub scales: &'a [S],
+}
+
+impl<S: Copy> Panel<'_, [S; PANEL_ROWS]> {
+    /// Group `g` of one of the 16 rows, and its scale.
+    #[inline(always)]
+    pub(crate) fn group(&self, row: usize, g: usize) -> ([i8; GROUP], S) {
+        let mut group = [0; GROUP];
+        for (to, quad) in group.as_chunks_mut().0.iter_mut().zip(&self.values[g]) {
+            *to = quad[row];
+        }
+        (group, self.scales[g][row])
+    }
 }
 
 #[cfg(test)]

@@ -34,9 +34,9 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let options = args.run.session_options(&model, model.config().max_position_embeddings)?;
     Session::check_length(&model, &options)?;
     let memory = Session::memory(&model, &options);
-    let caches = Kv::value_variants().iter().map(|&kv| {
+    let caches = Kv::value_variants().iter().filter_map(|&kv| {
         let memory = Session::memory(&model, &SessionOptions { kv: kv.into(), ..options.clone() });
-        (kv.name(), memory.kv_cache)
+        Some((kv.to_possible_value()?.get_name().to_owned(), memory.kv_cache))
     });
     let caches: Vec<_> = caches.collect();
     note_chat_template(model.tokenizer());
@@ -64,7 +64,7 @@ fn kind_name(kind: Kind) -> &'static str {
 }
 
 /// A type of cache (`--kv`), and the bytes that keys and values take in it.
-type Cache = (&'static str, usize);
+type Cache = (String, usize);
 
 fn to_json(model: &Model, ctx: usize, memory: Memory, caches: &[Cache]) -> Value {
     let (config, tokenizer, file) = (model.config(), model.tokenizer(), model.file());
@@ -109,7 +109,7 @@ fn to_json(model: &Model, ctx: usize, memory: Memory, caches: &[Cache]) -> Value
         "memory": {
             "ctx": ctx,
             "kv_cache": memory.kv_cache,
-            "kv_cache_by_type": caches.iter().copied().collect::<BTreeMap<_, _>>(),
+            "kv_cache_by_type": caches.iter().cloned().collect::<BTreeMap<_, _>>(),
             "scratch": memory.scratch,
         },
     })

@@ -119,17 +119,6 @@ pub enum Kv {
     Int8,
 }
 
-impl Kv {
-    /// As it is given.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::F32 => "f32",
-            Self::F16 => "f16",
-            Self::Int8 => "int8",
-        }
-    }
-}
-
 impl From<Kv> for KvType {
     fn from(kv: Kv) -> Self {
         match kv {

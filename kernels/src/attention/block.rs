@@ -119,12 +119,7 @@ impl<'a> Int8Keys<'a> {
 
     /// Group `g` of the key of a position, and its scale.
     pub(crate) fn group(&self, position: usize, g: usize) -> ([i8; GROUP], f32) {
-        let panel = self.panel(position / PANEL_ROWS);
-        let mut group = [0; GROUP];
-        for (to, quad) in group.as_chunks_mut().0.iter_mut().zip(&panel.values[g]) {
-            *to = quad[position % PANEL_ROWS];
-        }
-        (group, panel.scales[g][position % PANEL_ROWS])
+        self.panel(position / PANEL_ROWS).group(position % PANEL_ROWS, g)
     }
 
     /// The mean of the 64 keys, `head_dim` values: of four sums, each over every fourth position.

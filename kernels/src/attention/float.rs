@@ -336,11 +336,12 @@ pub(crate) fn narrow_i8<S: Simd>(s: S, x: &[f32], out: &mut [i8]) -> f32 {
         largest = s.max_i32(largest, s.abs_bits(s.load(x)));
     }
     let absmax = f32::from_bits(s.largest_i32(largest) as u32);
-    if !absmax.is_finite() || absmax < TINY {
+    let (scale, inverse) = scale_of(absmax);
+    if inverse == 0.0 {
         out.fill(0);
-        return if absmax < TINY { 0.0 } else { f32::NAN };
+        return scale;
     }
-    let inverse = s.splat(127.0 / absmax);
+    let inverse = s.splat(inverse);
     let (out_vectors, out_tail) = out.as_chunks_mut();
     for (x, out) in vectors.iter().zip(out_vectors) {
         s.store_i8(s.round(s.mul(s.load(x), inverse)), out);
@@ -348,5 +349,18 @@ pub(crate) fn narrow_i8<S: Simd>(s: S, x: &[f32], out: &mut [i8]) -> f32 {
     let mut last = [0; LANES];
     s.store_i8(s.round(s.mul(s.load(&padded(tail)), inverse)), &mut last);
     out_tail.copy_from_slice(&last[..out_tail.len()]);
-    absmax / 127.0
+    scale
+}
+
+/// The scale of integers up to 127 where the largest value is `absmax`, and what a value is multiplied with; see
+/// [`crate::scalar::narrow_i8`]. Of what is not finite the scale alone matters, which is NaN.
+#[inline(always)]
+pub(super) fn scale_of(absmax: f32) -> (f32, f32) {
+    if absmax < TINY {
+        (0.0, 0.0)
+    } else if absmax.is_finite() {
+        (absmax / 127.0, 127.0 / absmax)
+    } else {
+        (f32::NAN, 0.0)
+    }
 }

@@ -1,11 +1,11 @@
 //! A span of int8 keys and values meets some queries: two products of panels, with a softmax between them.
 
 use super::block::{Int8Keys, Int8Values, KEY_PANELS};
-use super::float::largest;
+use super::float::{largest, scale_of};
 use crate::int8::{Group, Int8, TilePanel, TokenGroups, tokens};
 use crate::memory::{Aligned, Allocator};
 use crate::panels::PANEL_ROWS;
-use crate::quant::{GROUP, Outlier, PARTS, Quantized, TINY};
+use crate::quant::{GROUP, Outlier, PARTS, Quantized};
 use crate::scalar::{BLOCK, EXP_MIN, EXP_ROUND, EXP_SHORT_POLY, SPAN, SPAN_BLOCKS};
 use crate::simd::Simd;
 use std::ops::Range;
@@ -298,19 +298,6 @@ fn exp_short<S: Simd>(s: S, x: S::F32) -> S::F32 {
     }
     let scale = s.exponent(shifted, 127i32.wrapping_sub(EXP_ROUND.to_bits() as i32));
     s.keep_where_ge(s.mul(p, scale), x, s.splat(EXP_MIN))
-}
-
-/// The scale of integers up to 127 where the largest value is `absmax`, and what a value is multiplied with; see
-/// [`crate::scalar::narrow_i8`]. Of what is not finite the scale alone matters, which is NaN.
-#[inline(always)]
-fn scale_of(absmax: f32) -> (f32, f32) {
-    if absmax < TINY {
-        (0.0, 0.0)
-    } else if absmax.is_finite() {
-        (absmax / 127.0, 127.0 / absmax)
-    } else {
-        (f32::NAN, 0.0)
-    }
 }
 
 /// The values of a tile's span, times the weights of its `N` queries: `[N][head_dim]`.

@@ -117,10 +117,8 @@ pub fn attn_span_i8(queries: &SpanQueries, span: &Int8Span, seen: &[Range<usize>
         let output = &mut result.output[t * head_dim..][..head_dim];
         output.fill(0.0);
         for (block, (p, values)) in scores.chunks(BLOCK).zip(span.values).enumerate() {
-            let weight = |(j, (p, scale)): (usize, (&f32, &f32))| {
-                if seen.contains(&(block * BLOCK + j)) { p * scale } else { 0.0 }
-            };
-            let p: Vec<_> = p.iter().zip(values.scales).enumerate().map(weight).collect();
+            let weight = |j| if seen.contains(&(block * BLOCK + j)) { p[j] * values.scales[j] } else { 0.0 };
+            let p: [f32; BLOCK] = std::array::from_fn(weight);
             let mut weights = [0; BLOCK];
             let scale = narrow_i8(&p, &mut weights);
             for (d, output) in output.iter_mut().enumerate() {
