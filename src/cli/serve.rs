@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::error::ErrorKind;
 use torchless::Model;
-use torchless::runtime::SchedulerOptions;
+use torchless::runtime::BatchOptions;
 use torchless::serve::{Options, Served, Server};
 use tracing_subscriber::filter::LevelFilter;
 
@@ -37,7 +37,7 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value_t = 8080)]
     port: u16,
     /// Most answers that are made at once
-    #[arg(long, value_name = "N", default_value_t = 8, allow_negative_numbers = true, value_parser = positive)]
+    #[arg(long, value_name = "N", default_value_t = 8, allow_negative_numbers = true, value_parser = parallel)]
     parallel: usize,
     /// Memory for keys and values, such as 4G [default: --parallel contexts, as far as there is memory]
     #[arg(long, value_name = "BYTES", value_parser = values::bytes)]
@@ -70,6 +70,13 @@ pub struct Args {
     run: RunArgs,
 }
 
+/// Answers at once.
+fn parallel(text: &str) -> Result<usize, String> {
+    let most = BatchOptions::MOST_PARALLEL;
+    let n = positive(text).ok().filter(|&n| n <= most);
+    n.ok_or_else(|| format!("give a whole number from 1 to {most}"))
+}
+
 /// Positions of a sequence where nothing is said, if the model allows so many.
 const CONTEXT: usize = 8192;
 
@@ -85,6 +92,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         timeout: args.timeout,
         grace: args.grace,
         log_prompts: args.log_prompts,
+        ..Options::default()
     };
     let open = options.api_key.is_none();
     log();
@@ -105,7 +113,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             Some(asked) => Some(chat::template(&model, Some(asked))?),
             None => None,
         };
-        let scheduler = SchedulerOptions {
+        let scheduler = BatchOptions {
             session: args.run.session_options(&model, CONTEXT)?,
             parallel: args.parallel,
             kv_memory: args.kv_memory,

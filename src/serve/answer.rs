@@ -37,8 +37,8 @@ pub trait Kind: Sized + Send + 'static {
     /// Prompts that there are, before they are worked out.
     fn prompt_count(&self) -> usize;
 
-    /// The prompts' tokens.
-    fn prompts(&mut self, loaded: &Loaded) -> Result<Vec<Vec<u32>>, Problem>;
+    /// The prompts' tokens, which may have a say in what answers look like.
+    fn prompts(&mut self, loaded: &Loaded, settings: &mut Settings) -> Result<Vec<Vec<u32>>, Problem>;
 
     /// The most tokens of an answer, where that was said.
     fn max_tokens(&self) -> Option<usize>;
@@ -119,7 +119,7 @@ impl Drop for Gone {
 
 fn submit<K: Kind>(
     mut kind: K,
-    settings: Settings,
+    mut settings: Settings,
     service: Arc<Service>,
     loaded: Arc<Loaded>,
     tally: Tally,
@@ -138,7 +138,7 @@ fn submit<K: Kind>(
         false => ControlFlow::Continue(()),
     };
     let mut requests = Vec::with_capacity(wanted);
-    let prompts = kind.prompts(&loaded)?;
+    let prompts = kind.prompts(&loaded, &mut settings)?;
     let prompt_tokens = prompts.iter().map(Vec::len).sum();
     tally.prompt(prompt_tokens);
     for prompt in prompts {

@@ -67,7 +67,7 @@ impl Kind for Completions {
         self.prompts.len()
     }
 
-    fn prompts(&mut self, loaded: &Loaded) -> Result<Vec<Vec<u32>>, Problem> {
+    fn prompts(&mut self, loaded: &Loaded, _: &mut Settings) -> Result<Vec<Vec<u32>>, Problem> {
         let tokens = |prompt| match prompt {
             Prompt::Text(text) => loaded.model.tokenizer().encode(&text, Default::default()),
             Prompt::Tokens(tokens) => tokens,
@@ -120,7 +120,7 @@ fn choice(index: usize, text: &str, logprobs: Option<Value>, reason: Option<&str
 }
 
 /// Why a text ended, in OpenAI's words.
-pub fn reason(finished: &Finished) -> &'static str {
+fn reason(finished: &Finished) -> &'static str {
     match finished.generated.finish_reason {
         FinishReason::Length => "length",
         FinishReason::Stop | FinishReason::Cancelled => "stop",

@@ -25,6 +25,8 @@ pub trait Steps: Send {
     fn step(&mut self, on_event: &mut dyn FnMut(RequestId, Event)) -> bool;
     /// See [`Scheduler::stats`].
     fn stats(&self) -> Stats;
+    /// See [`Scheduler::install`].
+    fn install(&mut self, f: &mut (dyn FnMut(&mut dyn Steps) + Send));
 }
 
 impl Steps for Scheduler {
@@ -42,6 +44,10 @@ impl Steps for Scheduler {
 
     fn stats(&self) -> Stats {
         Scheduler::stats(self)
+    }
+
+    fn install(&mut self, f: &mut (dyn FnMut(&mut dyn Steps) + Send)) {
+        Scheduler::install(self, |scheduler| f(scheduler));
     }
 }
 
@@ -104,7 +110,7 @@ impl Engine {
         shared.runs.store(true, Ordering::Relaxed);
         let thread = thread::Builder::new().name("engine".to_owned()).spawn({
             let shared = Arc::clone(&shared);
-            move || run(start, scheduler, &received, &shared)
+            move || run(start, scheduler, received, &shared)
         });
         let thread = thread.map_err(|e| Error::Request(format!("no thread for the engine: {e}")))?;
         Ok(Self {
@@ -165,14 +171,16 @@ impl Engine {
 }
 
 /// The thread: steps schedulers until it is told to stop.
-fn run(mut start: Start, scheduler: Box<dyn Steps>, orders: &Receiver<Order>, shared: &Shared) {
+fn run(mut start: Start, scheduler: Box<dyn Steps>, mut orders: Receiver<Order>, shared: &Shared) {
     let mut next = Some(scheduler);
     let mut before = Stats::default();
     while let Some(mut scheduler) = next {
         // All that a panic leaves half done goes with the scheduler and the listeners.
         let stopped = catch_unwind(AssertUnwindSafe(|| {
-            Running { scheduler: &mut *scheduler, live: HashMap::new(), ids: HashMap::new(), before }
-                .until_stopped(orders, shared);
+            scheduler.install(&mut |scheduler| {
+                Running { scheduler, live: HashMap::new(), ids: HashMap::new(), before }
+                    .until_stopped(&mut orders, shared);
+            });
         }));
         if stopped.is_ok() {
             return;
@@ -215,7 +223,7 @@ struct Running<'s> {
 }
 
 impl Running<'_> {
-    fn until_stopped(mut self, orders: &Receiver<Order>, shared: &Shared) {
+    fn until_stopped(mut self, orders: &mut Receiver<Order>, shared: &Shared) {
         let mut busy = false;
         loop {
             // Without anything to do it sleeps here.

@@ -68,7 +68,7 @@ fn register_engine(registry: &mut Registry, engine: &Engine) {
         registry.register(name, help, ConstGauge::new(value));
     }
     for (name, help, value) in [
-        ("prompt_tokens", "Tokens of prompts, those found in pages included", stats.prompt_tokens),
+        ("prompt_tokens", "Tokens of prompts that were worked out", stats.prompt_tokens),
         ("cached_tokens", "Tokens of prompts that were found in pages", stats.cached_tokens),
         ("generated_tokens", "Tokens generated", stats.generated_tokens),
         ("preemptions", "Answers put back into the queue for want of pages", stats.preemptions),

@@ -6,7 +6,7 @@
 //! ```no_run
 //! use std::sync::Arc;
 //! use torchless::Model;
-//! use torchless::runtime::SchedulerOptions;
+//! use torchless::runtime::BatchOptions;
 //! use torchless::serve::{Options, Served, Server};
 //!
 //! let server = Server::bind(("127.0.0.1", 8080), Options::default())?;
@@ -15,7 +15,7 @@
 //! // Somewhere else: stopper.stop();
 //! server.run::<torchless::Error>(|| {
 //!     let model = Arc::new(Model::open("mistral.bin")?);
-//!     Ok(Served { scheduler: SchedulerOptions::new(&model), template: None, model })
+//!     Ok(Served { scheduler: BatchOptions::new(&model), template: None, model })
 //! })?;
 //! # Ok::<(), torchless::Error>(())
 //! ```
@@ -52,7 +52,7 @@ use self::service::{Loaded, Service};
 use crate::Error;
 use crate::chat::ChatTemplate;
 use crate::model::Model;
-use crate::runtime::SchedulerOptions;
+use crate::runtime::BatchOptions;
 
 /// How to serve.
 #[derive(Clone)]
@@ -98,7 +98,7 @@ pub struct Served {
     /// The model.
     pub model: Arc<Model>,
     /// How it runs.
-    pub scheduler: SchedulerOptions,
+    pub scheduler: BatchOptions,
     /// How conversations become text; as the model says otherwise.
     pub template: Option<ChatTemplate>,
 }

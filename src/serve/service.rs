@@ -12,9 +12,9 @@ use super::metrics::Metrics;
 use super::problem::Problem;
 use super::{Options, Served};
 use crate::Error;
-use crate::chat::ChatTemplate;
+use crate::chat::{ChatTemplate, ToolForm};
 use crate::model::Model;
-use crate::runtime::{Scheduler, SchedulerOptions};
+use crate::runtime::{BatchOptions, Scheduler};
 
 /// The server's state.
 pub struct Service {
@@ -69,10 +69,12 @@ impl Service {
 /// A model being served.
 pub struct Loaded {
     pub model: Arc<Model>,
-    pub options: SchedulerOptions,
+    pub options: BatchOptions,
     pub template: Result<ChatTemplate, Error>,
     /// What the template ends the model's turns with.
     pub end_of_turn: Option<u32>,
+    /// How the model calls tools, where the template knows of them.
+    pub tool_form: Option<ToolForm>,
     pub engine: Engine,
     /// What the model is called in requests and answers.
     pub name: String,
@@ -99,12 +101,13 @@ impl Loaded {
     pub fn on_engine(
         engine: Engine,
         model: Arc<Model>,
-        scheduler: SchedulerOptions,
+        scheduler: BatchOptions,
         template: Option<ChatTemplate>,
         options: &Options,
     ) -> Self {
         let template = template.map_or_else(|| ChatTemplate::of(model.tokenizer()), Ok);
         let end_of_turn = template.as_ref().ok().and_then(|t| t.end_of_turn(model.tokenizer()));
+        let tool_form = template.as_ref().ok().and_then(ChatTemplate::tool_form);
         let path = model.file().path();
         let file = path.file_name().unwrap_or_default().to_string_lossy();
         let stem = path.file_stem().unwrap_or_default().to_string_lossy();
@@ -117,6 +120,7 @@ impl Loaded {
             options: scheduler,
             template,
             end_of_turn,
+            tool_form,
             engine,
         }
     }

@@ -71,6 +71,10 @@ impl Steps for Gated {
     fn stats(&self) -> Stats {
         self.scheduler.stats()
     }
+
+    fn install(&mut self, f: &mut (dyn FnMut(&mut dyn Steps) + Send)) {
+        f(self);
+    }
 }
 
 struct Running {
@@ -91,7 +95,7 @@ impl Running {
             move |options: &Options| {
                 let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/models/llama-int8.bin");
                 let model = Arc::new(Model::open(file)?);
-                let mut scheduler = SchedulerOptions { parallel, ..SchedulerOptions::new(&model) };
+                let mut scheduler = BatchOptions { parallel, ..BatchOptions::new(&model) };
                 scheduler.session.threads = 1;
                 let start = {
                     let (model, scheduler) = (Arc::clone(&model), scheduler.clone());

@@ -6,7 +6,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use torchless::chat::ChatTemplate;
-use torchless::runtime::SchedulerOptions;
+use torchless::runtime::BatchOptions;
 use torchless::serve::{Options, Served, Server, Stopper};
 use torchless::{Error, Model};
 
@@ -25,12 +25,12 @@ impl Running {
     pub fn new(
         file: &'static str,
         options: Options,
-        change: impl FnOnce(&mut SchedulerOptions) + Send + 'static,
+        change: impl FnOnce(&mut BatchOptions) + Send + 'static,
     ) -> Self {
         let running = Self::loading(options, move || {
             let model = Arc::new(Model::open(fixture(file))?);
             let template = ChatTemplate::named("chatml", model.tokenizer())?;
-            let mut scheduler = SchedulerOptions::new(&model);
+            let mut scheduler = BatchOptions::new(&model);
             scheduler.session.threads = 1;
             change(&mut scheduler);
             Ok(Served { model, scheduler, template: Some(template) })

@@ -3,7 +3,7 @@
 use std::sync::{Arc, mpsc};
 
 use serde_json::{Value, json};
-use torchless::runtime::SchedulerOptions;
+use torchless::runtime::BatchOptions;
 use torchless::serve::{Options, Served};
 use torchless::tokenizer::EncodeOptions;
 use torchless::{Error, Model};
@@ -62,7 +62,7 @@ fn a_server_that_loads_says_so() {
     let running = Running::loading(Options::default(), move || {
         gone.recv().unwrap();
         let model = Arc::new(Model::open(fixture("llama-int8.bin"))?);
-        Ok(Served { scheduler: SchedulerOptions::new(&model), template: None, model })
+        Ok(Served { scheduler: BatchOptions::new(&model), template: None, model })
     });
     let client = running.client();
     let loading = client.get("/health");

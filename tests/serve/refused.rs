@@ -127,12 +127,12 @@ fn addresses_and_methods_that_are_none_are_refused() {
 fn a_model_without_a_template_does_not_chat_and_says_so() {
     use std::sync::Arc;
     use torchless::Model;
-    use torchless::runtime::SchedulerOptions;
+    use torchless::runtime::BatchOptions;
     use torchless::serve::Served;
 
     let running = Running::loading(Options::default(), || {
         let model = Arc::new(Model::open(crate::common::fixture::fixture("llama-int8.bin"))?);
-        Ok(Served { scheduler: SchedulerOptions::new(&model), template: None, model })
+        Ok(Served { scheduler: BatchOptions::new(&model), template: None, model })
     });
     let client = running.client();
     while client.get("/health").status != 200 {

@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use super::super::fields::Fields;
 use super::super::problem::Problem;
+use super::tools;
 use crate::chat::{Message, Role};
 
 /// Reads the list of messages.
@@ -22,23 +23,32 @@ fn message(mut fields: Fields) -> Result<Message, Problem> {
         "system" | "developer" => Role::System,
         "user" => Role::User,
         "assistant" => Role::Assistant,
+        "tool" => Role::Tool,
         other => {
-            let problem = format_args!("{other:?}: give system, user or assistant");
+            let problem = format_args!("{other:?}: give system, user, assistant or tool");
             return Err(Problem::unsupported(fields.name("role"), problem));
         }
     };
-    let name = fields.name("content");
-    let content = match fields.take::<Value>("content")? {
-        Some(content) => text(content, &name)?,
-        None => return Err(Problem::value(name, "missing: give a string, or a list of parts of text")),
-    };
-    if role == Role::Assistant {
-        // Clients send back what they got. Templates leave out what a model thought in earlier turns.
-        fields.take::<String>("reasoning_content")?;
-        fields.only("annotations", &[Value::Array(Vec::new())], "torchless makes none")?;
+    let (mut tool_calls, mut tool_call_id) = (Vec::new(), None);
+    match role {
+        Role::Assistant => {
+            tool_calls = tools::calls(&mut fields)?;
+            // Clients send back what they got. Templates leave out what a model thought in earlier turns.
+            fields.take::<String>("reasoning_content")?;
+            fields.only("annotations", &[Value::Array(Vec::new())], "torchless makes none")?;
+        }
+        Role::Tool => tool_call_id = Some(fields.need("tool_call_id")?),
+        Role::System | Role::User => {}
     }
-    fields.finish(&["name", "refusal", "audio", "tool_calls", "tool_call_id", "function_call"])?;
-    Ok(Message::new(role, content))
+    let place = fields.name("content");
+    let content = match fields.take::<Value>("content")? {
+        Some(content) => text(content, &place)?,
+        None if !tool_calls.is_empty() => String::new(),
+        None => return Err(Problem::value(place, "missing: give a string, or a list of parts of text")),
+    };
+    let name = fields.take("name")?;
+    fields.finish(&["refusal", "audio", "function_call"])?;
+    Ok(Message { tool_calls, tool_call_id, name, ..Message::new(role, content) })
 }
 
 /// A text, or parts of one.

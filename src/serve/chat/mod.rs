@@ -1,51 +1,45 @@
 //! `/v1/chat/completions`: a conversation, answered.
 
+mod answer;
 mod messages;
+mod tools;
 
 use serde_json::{Value, json};
 
+use self::answer::{Answer, chunk};
+use self::tools::Tools;
 use super::answer::Kind;
-use super::completions::reason;
 use super::fields::Fields;
 use super::logprobs;
 use super::problem::Problem;
 use super::service::Loaded;
 use super::settings::{MAX_TOP_LOGPROBS, Settings};
-use crate::chat::Message;
+use crate::chat::{AnswerParser, Message, after_reasoning};
 use crate::runtime::{Finished, Piece};
 use crate::sampling::Grammar;
 use crate::tokenizer::Kind as TokenizerKind;
 
 /// Fields of OpenAI's, and of servers like this one, that ask for what torchless cannot do.
-const UNSUPPORTED: [&str; 11] = [
+const UNSUPPORTED: [&str; 9] = [
     "audio",
+    "chat_template_kwargs",
     "function_call",
     "functions",
     "moderation",
     "prediction",
     "reasoning_effort",
-    "tools",
-    "tool_choice",
     "verbosity",
     "web_search_options",
-    "chat_template_kwargs",
 ];
 
 /// A request, and the answers that come of it.
 pub struct ChatCompletions {
     messages: Vec<Message>,
+    tools: Tools,
     max_tokens: Option<usize>,
     ignore_eos: bool,
+    prompt: Vec<u32>,
     answers: Vec<Answer>,
-}
-
-/// An answer so far.
-struct Answer {
-    content: String,
-    /// SentencePiece writes a space before the first word, which belongs to no one.
-    drop_space: bool,
-    logprobs: Vec<Value>,
-    finish_reason: Option<&'static str>,
 }
 
 impl Kind for ChatCompletions {
@@ -58,25 +52,36 @@ impl Kind for ChatCompletions {
         let mut settings = Settings::take(&mut fields)?;
         let messages = messages::read(fields.need("messages")?)?;
         let max_tokens = max_tokens(&mut fields)?;
+        let tools = tools::read(&mut fields, loaded)?;
         settings.generate.max_tokens = max_tokens.unwrap_or(usize::MAX);
         settings.generate.stop_tokens.extend(loaded.end_of_turn);
         settings.generate.logprobs = top_logprobs(&mut fields)?;
         settings.generate.grammar = response_format(&mut fields)?;
+        if tools.form.is_some() && settings.generate.grammar.is_some() {
+            let problem = "an answer is held to it or may call tools: leave one of them out";
+            return Err(Problem::unsupported("response_format", problem));
+        }
         fields.only("modalities", &[json!(["text"])], "torchless answers in text: give [\"text\"]")?;
-        // Without tools neither says anything.
-        fields.take::<bool>("parallel_tool_calls")?;
         fields.finish(&UNSUPPORTED)?;
         let ignore_eos = settings.generate.ignore_eos;
-        Ok((Self { messages, max_tokens, ignore_eos, answers: Vec::new() }, settings))
+        let kind =
+            Self { messages, tools, max_tokens, ignore_eos, prompt: Vec::new(), answers: Vec::new() };
+        Ok((kind, settings))
     }
 
     fn prompt_count(&self) -> usize {
         1
     }
 
-    fn prompts(&mut self, loaded: &Loaded) -> Result<Vec<Vec<u32>>, Problem> {
-        let prompt = loaded.template()?.encode(loaded.model.tokenizer(), &self.messages, true)?;
-        Ok(vec![prompt])
+    fn prompts(&mut self, loaded: &Loaded, settings: &mut Settings) -> Result<Vec<Vec<u32>>, Problem> {
+        let (tokenizer, tools) = (loaded.model.tokenizer(), &self.tools.tools);
+        self.prompt = loaded.template()?.encode_with_tools(tokenizer, &self.messages, tools, true)?;
+        let grammar = &mut settings.generate.grammar;
+        *grammar = grammar.take().or(self.tools.grammar(loaded)?);
+        if let Some(form) = grammar.take_if(|_| self.parser(loaded).is_reasoning()) {
+            *grammar = Some(after_reasoning(tokenizer, &form));
+        }
+        Ok(vec![self.prompt.clone()])
     }
 
     fn max_tokens(&self) -> Option<usize> {
@@ -85,12 +90,7 @@ impl Kind for ChatCompletions {
 
     fn begin(&mut self, answers: usize, loaded: &Loaded) {
         let drop_space = loaded.model.tokenizer().spec().kind == TokenizerKind::Metaspace;
-        self.answers.resize_with(answers, || Answer {
-            content: String::new(),
-            drop_space,
-            logprobs: Vec::new(),
-            finish_reason: None,
-        });
+        self.answers = (0..answers).map(|_| Answer::new(self.parser(loaded), drop_space)).collect();
     }
 
     fn opening(&self, index: usize) -> Option<Value> {
@@ -99,50 +99,29 @@ impl Kind for ChatCompletions {
 
     fn piece(&mut self, index: usize, piece: &Piece, loaded: &Loaded) -> Vec<Value> {
         let Some(answer) = self.answers.get_mut(index) else { return Vec::new() };
-        let mut text = piece.text.as_str();
-        if !text.is_empty() && std::mem::take(&mut answer.drop_space) {
-            text = text.strip_prefix(' ').unwrap_or(text);
-        }
-        answer.content.push_str(text);
         let logprobs = match self.ignore_eos || !loaded.ends_text(piece.token) {
             true => logprobs::of_chat(piece, loaded.model.tokenizer()),
             // It is no part of the answer.
             false => None,
         };
-        answer.logprobs.extend(logprobs.clone());
-        if text.is_empty() && logprobs.is_none() {
-            return Vec::new();
-        }
-        let logprobs = logprobs.map(|entry| vec![entry]);
-        vec![chunk(index, json!({"content": text}), logprobs, None)]
+        answer.piece(index, piece, logprobs)
     }
 
     fn end(&mut self, index: usize, finished: &Finished) -> Vec<Value> {
-        let Some(answer) = self.answers.get_mut(index) else { return Vec::new() };
-        answer.finish_reason = Some(reason(finished));
-        vec![chunk(index, json!({}), None, answer.finish_reason)]
+        self.answers.get_mut(index).map_or_else(Vec::new, |answer| answer.end(index, finished))
     }
 
     fn whole(self) -> Vec<Value> {
-        let choice = |(index, answer): (usize, Answer)| {
-            let message = json!({"role": "assistant", "content": answer.content, "refusal": null});
-            json!({
-                "index": index,
-                "message": message,
-                "logprobs": content((!answer.logprobs.is_empty()).then_some(answer.logprobs)),
-                "finish_reason": answer.finish_reason,
-            })
-        };
-        self.answers.into_iter().enumerate().map(choice).collect()
+        self.answers.into_iter().enumerate().map(|(index, answer)| answer.whole(index)).collect()
     }
 }
 
-fn chunk(index: usize, delta: Value, logprobs: Option<Vec<Value>>, reason: Option<&str>) -> Value {
-    json!({"index": index, "delta": delta, "logprobs": content(logprobs), "finish_reason": reason})
-}
-
-fn content(logprobs: Option<Vec<Value>>) -> Value {
-    logprobs.map_or(Value::Null, |entries| json!({"content": entries, "refusal": null}))
+impl ChatCompletions {
+    /// What takes the answers to the prompt apart.
+    fn parser(&self, loaded: &Loaded) -> AnswerParser {
+        let Tools { tools, form, .. } = &self.tools;
+        AnswerParser::new(loaded.model.tokenizer(), &self.prompt, *form, tools)
+    }
 }
 
 /// By its new name, or by its old one.
