@@ -308,4 +308,5 @@ fn calls_that_are_required_keep_to_the_schemas() {
             );
         }
     }
+    assert!(clocks > 0);
 }
