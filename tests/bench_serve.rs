@@ -31,7 +31,8 @@ fn a_server_of_its_own_answers_as_many_as_are_asked_for() {
     let model = fixture("llama-int8.bin");
     let folder = tempfile::tempdir().unwrap();
     let picture = folder.path().join("load.svg");
-    let asked = ["-m", model.to_str().unwrap(), "--streams", "1,3", "-p", "5", "-n", "7", "-r", "2", "-t", "1"];
+    let asked =
+        ["-m", model.to_str().unwrap(), "--streams", "1,3", "-p", "5", "-n", "7", "-r", "2", "-t", "1"];
     let rows = good(&[&asked[..], &["--json", "--plot", picture.to_str().unwrap()]].concat());
     let rows: Vec<Value> = serde_json::from_str(&rows).unwrap();
     let counts = |row: &Value| ["streams", "requests", "gen_tokens"].map(|key| row[key].as_u64().unwrap());

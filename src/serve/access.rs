@@ -77,6 +77,9 @@ impl Tally {
 /// The status of whoever went away before the answer began, as nginx has it.
 const GONE: u16 = 499;
 
+/// What is logged only where something is wrong.
+const WATCHED: [&str; 2] = ["/health", "/metrics"];
+
 /// Writes the line when it is dropped.
 struct Entry {
     service: Arc<Service>,
@@ -94,6 +97,10 @@ impl Drop for Entry {
     fn drop(&mut self) {
         let Self { service, tally, method, path, endpoint, status, whole } = self;
         service.metrics.count_request(endpoint, *status);
+        // Asked every few seconds by whoever watches, for ever.
+        if WATCHED.contains(&endpoint.as_str()) && *status == 200 {
+            return;
+        }
         tally.with(|counts| {
             let end = match (&whole, counts.failed) {
                 (_, true) => "failed",

@@ -39,8 +39,18 @@ fn what_is_wrong_is_named() {
         (CHAT, json!({"messages": [{"role": "user"}]}), "messages[0].content", "invalid_value"),
         (CHAT, json!({"messages": user(json!(7))}), "messages[0].content", "invalid_value"),
         (CHAT, json!({"messages": user(image)}), "messages[0].content[1].type", "unsupported_parameter"),
-        (CHAT, json!({"messages": [{"role": "narrator", "content": ""}]}), "messages[0].role", "unsupported_parameter"),
-        (CHAT, json!({"messages": [{"role": "user", "content": "", "mood": 1}]}), "messages[0].mood", "unknown_parameter"),
+        (
+            CHAT,
+            json!({"messages": [{"role": "narrator", "content": ""}]}),
+            "messages[0].role",
+            "unsupported_parameter",
+        ),
+        (
+            CHAT,
+            json!({"messages": [{"role": "user", "content": "", "mood": 1}]}),
+            "messages[0].mood",
+            "unknown_parameter",
+        ),
         (CHAT, json!({"messages": user("x".repeat(200).into())}), "messages", "context_length_exceeded"),
         (
             CHAT,
@@ -55,9 +65,24 @@ fn what_is_wrong_is_named() {
         (CHAT, json!({"logprobs": 2}), "logprobs", "invalid_value"),
         (CHAT, json!({"response_format": "json"}), "response_format", "invalid_value"),
         (CHAT, json!({"response_format": {"type": "xml"}}), "response_format.type", "unsupported_parameter"),
-        (CHAT, json!({"response_format": {"type": "text", "x": 1}}), "response_format.x", "unknown_parameter"),
-        (CHAT, json!({"response_format": {"type": "json_schema"}}), "response_format.json_schema", "invalid_value"),
-        (CHAT, json!({"response_format": schema(json!({}))}), "response_format.json_schema.schema", "invalid_value"),
+        (
+            CHAT,
+            json!({"response_format": {"type": "text", "x": 1}}),
+            "response_format.x",
+            "unknown_parameter",
+        ),
+        (
+            CHAT,
+            json!({"response_format": {"type": "json_schema"}}),
+            "response_format.json_schema",
+            "invalid_value",
+        ),
+        (
+            CHAT,
+            json!({"response_format": schema(json!({}))}),
+            "response_format.json_schema.schema",
+            "invalid_value",
+        ),
         (CHAT, json!({"audio": {}}), "audio", "unsupported_parameter"),
         (CHAT, json!({"modalities": ["text", "audio"]}), "modalities", "unsupported_parameter"),
         (CHAT, json!({"reasoning_effort": "high"}), "reasoning_effort", "unsupported_parameter"),
@@ -130,14 +155,11 @@ fn a_model_without_a_template_does_not_chat_and_says_so() {
     use torchless::runtime::BatchOptions;
     use torchless::serve::Served;
 
-    let running = Running::loading(Options::default(), || {
+    let running = Running::ready(Options::default(), || {
         let model = Arc::new(Model::open(crate::common::fixture::fixture("llama-int8.bin"))?);
         Ok(Served { scheduler: BatchOptions::new(&model), template: None, model })
     });
     let client = running.client();
-    while client.get("/health").status != 200 {
-        std::thread::yield_now();
-    }
     let error = client.post(CHAT, &json!({"messages": [{"role": "user", "content": "hi"}]})).error(400);
     assert!(error["message"].as_str().unwrap().contains("no chat template"));
 }
