@@ -33,7 +33,7 @@ async function refused(kind, promise, words) {
 
 async function busy() {
   const text = await (await fetch(`${base}/metrics`)).text();
-  const values = text.matchAll(/^torchless_(?:requests_running|requests_queued|kv_pages_used) (\S+)$/gm);
+  const values = text.matchAll(/^torchless_(?:running|queued|pages_used) (\S+)$/gm);
   return [...values].map((match) => Number(match[1]));
 }
 

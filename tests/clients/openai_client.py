@@ -178,7 +178,7 @@ def cancelled():
     stream = ask(stream=True, max_tokens=2000, temperature=1.0, extra_body={"ignore_eos": True})
     for _, _ in zip(range(5), stream):
         pass
-    check(busy(BASE)["torchless_requests_running"] == 1, f"while it is streamed: {busy(BASE)}")
+    check(busy(BASE)["torchless_running"] == 1, f"while it is streamed: {busy(BASE)}")
     stream.close()
     wait_until(lambda: not any(busy(BASE).values()), "a stream was closed; what it held")
 

@@ -100,7 +100,7 @@ def compare(found, expected, what):
 def streams(base, replicas):
     """Through nginx a stream comes as it is made, and ends at the replica where the client leaves."""
     def running():
-        return sum(metrics(replica.base)["torchless_requests_running"] for replica in replicas)
+        return sum(metrics(replica.base)["torchless_running"] for replica in replicas)
     with post(base, body(1, stream=True, max_tokens=3000)) as response:
         check(response.readline().startswith(b"data: "), "no event")
         check(running() == 1, "the first event comes when the stream has ended")

@@ -73,7 +73,7 @@ def metrics(base):
 def busy(base):
     """What a server without work has none of."""
     found = metrics(base)
-    return {name: found[name] for name in ("torchless_requests_running", "torchless_requests_queued", "torchless_kv_pages_used")}
+    return {name: found[name] for name in ("torchless_running", "torchless_queued", "torchless_pages_used")}
 
 
 class Server:
