@@ -17,10 +17,12 @@ import socket
 import tempfile
 from pathlib import Path
 
-from server import Server, busy, check, tiny_model, wait_until
+from server import Server, busy, check, fail, tiny_model, wait_until
 
 AT_ONCE = 64
 CASES = 60
+# Seconds for one request, those of waiting included: far more than any takes.
+PATIENCE = 180
 SYSTEM = "You are a lamp. You know of the dark and of moths, of switches and of those who leave without touching them. " * 3
 
 
@@ -200,12 +202,18 @@ class Soak:
             found = await self.complete(i, streamed, chance.random() * 0.02 if kind == "slow" else None)
             check(found == self.expected[i], f"request {number}, case {i}, {kind}: another answer than alone:\n{found}\n{self.expected[i]}")
 
+    async def in_time(self, number):
+        try:
+            await asyncio.wait_for(self.one(number), PATIENCE)
+        except asyncio.TimeoutError:
+            fail(f"request {number} of seed {self.seed} is not over after {PATIENCE} s")
+
     async def run(self, numbers):
         left = iter(numbers)
 
         async def worker():
             for number in left:
-                await self.one(number)
+                await self.in_time(number)
         await asyncio.gather(*(worker() for _ in range(AT_ONCE)))
 
 
