@@ -1,34 +1,38 @@
-//! Continues several prompts at once: one model, a thread and a session for each.
+//! Continues several prompts at once: a pass of the model makes a token of each.
 //!
 //!     cargo run --release --example batch -- model.bin "The sky is" "The sea is" "The earth is"
 
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::thread;
 
-use torchless::runtime::{GenerateOptions, Session, SessionOptions};
-use torchless::{Error, Model};
-
-fn answer(model: &Arc<Model>, prompt: &str) -> Result<String, Error> {
-    let options = SessionOptions { threads: 1, ctx: 256, ..SessionOptions::new(model) };
-    let mut session = Session::new(model, &options)?;
-    let prompt = model.tokenizer().encode(prompt, Default::default());
-    let options = GenerateOptions { max_tokens: 40, ..GenerateOptions::default() };
-    session.generate(&prompt, &options)?.map(|piece| piece.map(|piece| piece.text)).collect()
-}
+use torchless::Model;
+use torchless::runtime::{BatchOptions, Event, GenerateOptions, Request, Scheduler};
 
 fn main() -> anyhow::Result<()> {
     let mut arguments = std::env::args().skip(1);
     let Some(path) = arguments.next() else { anyhow::bail!("usage: batch MODEL PROMPT…") };
-    let prompts: Vec<String> = arguments.collect();
 
-    // The weights are mapped once, and shared.
     let model = Arc::new(Model::open(path)?);
-    let answers: Vec<_> = thread::scope(|scope| {
-        let threads: Vec<_> = prompts.iter().map(|prompt| scope.spawn(|| answer(&model, prompt))).collect();
-        threads.into_iter().map(|thread| thread.join().expect("answer does not panic")).collect()
-    });
-    for (prompt, answer) in prompts.iter().zip(answers) {
-        println!("{prompt}{}\n", answer?);
+    let mut options = BatchOptions::new(&model);
+    options.session.ctx = 256.min(options.session.ctx);
+    let mut scheduler = Scheduler::new(&model, &options)?;
+
+    // Any number of prompts: those that do not fit into the batch wait for their turn.
+    let mut answers = BTreeMap::new();
+    for prompt in arguments {
+        let tokens = model.tokenizer().encode(&prompt, Default::default());
+        let generate = GenerateOptions { max_tokens: 40, ..GenerateOptions::default() };
+        let request = Request::new(&model, &options, tokens, &generate, &mut || ControlFlow::Continue(()))?;
+        answers.insert(scheduler.submit(request), Ok(prompt));
+    }
+    while scheduler.step(&mut |id, event| match (event, answers.get_mut(&id)) {
+        (Event::Piece(piece), Some(Ok(text))) => text.push_str(&piece.text),
+        (Event::Failed(error), Some(answer)) => *answer = Err(error),
+        _ => {}
+    }) {}
+    for answer in answers.into_values() {
+        println!("{}\n", answer?);
     }
     Ok(())
 }

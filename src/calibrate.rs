@@ -3,6 +3,7 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use torchless_kernels::{Activations, Allocator, Kernels, MatMut, Strided, add_product};
@@ -10,9 +11,10 @@ use torchless_kernels::{Activations, Allocator, Kernels, MatMut, Strided, add_pr
 use crate::format::convert::{Convertible, OnProgress, Quant, Report, Storage};
 use crate::format::encoding::int4::Feedback;
 use crate::format::fs::{folder_of, temporary};
-use crate::kv::{KvCache, KvType};
+use crate::kv::{KvCache, KvType, PageTable, pages_of_a_sequence};
 use crate::model::forward::{Pass, Site};
-use crate::model::workspace::Workspace;
+use crate::model::segment::Segment;
+use crate::model::workspace::{Room, Workspace};
 use crate::parallel::spread::spread;
 use crate::parallel::threads::Threads;
 use crate::{Error, Model};
@@ -89,6 +91,7 @@ struct Calibration {
     model: Arc<Model>,
     threads: Threads,
     cache: KvCache,
+    table: PageTable,
     workspace: Workspace,
     /// Before layer `layer`: the residual stream of each chunk, `[tokens][hidden_size]`.
     residuals: Vec<Vec<f32>>,
@@ -103,8 +106,13 @@ impl Calibration {
     fn new(model: Arc<Model>, tokens: &[u32]) -> Result<Self, Error> {
         let (config, chunk) = (model.config(), CHUNK.min(model.config().max_position_embeddings));
         let threads = Threads::new(std::thread::available_parallelism().map_or(1, usize::from))?;
-        let cache = KvCache::new(config, KvType::F32, chunk, chunk)?;
-        let mut workspace = Workspace::new(&mut Allocator::heap(), &model, chunk, chunk, threads.count());
+        let pages = pages_of_a_sequence(None, chunk, chunk);
+        let cache = KvCache::new(config, KvType::F32, pages)
+            .ok_or_else(|| Error::OutOfMemory { ctx: chunk, problem: "does not fit in memory".to_owned() })?;
+        let mut table = PageTable::with_room_for(chunk);
+        (0..pages as u32).for_each(|page| table.push(page));
+        let room = Room { ctx: chunk, chunk, sequences: 1, threads: threads.count() };
+        let mut workspace = Workspace::new(&mut Allocator::heap(), &model, room);
         let hidden = config.hidden_size;
         let residuals = threads.with_team(|team| {
             let pass = Pass { model: &model, kernels: Kernels::detect(), team, on_input: None };
@@ -115,7 +123,8 @@ impl Calibration {
             });
             embedded.collect()
         });
-        Ok(Self { model, threads, cache, workspace, residuals, layer: 0, next: Vec::new(), last: None })
+        let next = Vec::new();
+        Ok(Self { model, threads, cache, table, workspace, residuals, layer: 0, next, last: None })
     }
 
     /// How errors in the columns of matrix `name` go together. Matrices must be asked for in the order of the layers.
@@ -141,7 +150,7 @@ impl Calibration {
     /// Takes all chunks through the layer; returns `Σ x·xᵀ` over the inputs of `site`, as far as it is on or below the diagonal,
     /// and how many columns they have.
     fn run(&mut self, site: Option<Site>) -> Option<(Vec<f32>, usize)> {
-        let Self { model, threads, cache, workspace, residuals, layer, next, .. } = self;
+        let Self { model, threads, cache, table, workspace, residuals, layer, next, .. } = self;
         let KvCache::F32(cache) = cache else { return None };
         let sum: Mutex<Option<(Vec<f32>, usize)>> = Mutex::new(None);
         let on_input = |at: Site, x: &Activations| {
@@ -158,8 +167,11 @@ impl Calibration {
                 let tokens = before.len() / model.config().hidden_size;
                 let x = &mut workspace.x[..before.len()];
                 x.copy_from_slice(before);
-                pass.place(workspace, tokens, 0);
-                pass.layer(*layer, cache, workspace, tokens, 0);
+                // In f32 nothing overflows that is not infinite already.
+                let overflowed = AtomicBool::new(false);
+                let segment = [Segment { rows: 0..tokens, start: 0, table, overflowed: &overflowed }];
+                pass.place(workspace, &segment);
+                pass.layer(*layer, cache, workspace, &segment);
                 next.push(workspace.x[..before.len()].to_vec());
             }
         });

@@ -57,6 +57,11 @@ pub enum Error {
     /// A finite key or value that the session's cache can only keep as infinite.
     #[error("a key or a value is beyond the range of f16: keep keys and values as f32")]
     CacheOverflow,
+    /// All pages for keys and values are in use.
+    #[error(
+        "no room for the keys and values of these tokens: remove a sequence, or set aside more memory for them"
+    )]
+    CacheFull,
     /// Biases, penalties and grammar leave nothing to choose.
     #[error("no token is left to choose: all logits are −∞ after biases, penalties and grammar")]
     NoTokenLeft,

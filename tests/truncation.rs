@@ -57,12 +57,12 @@ fn what_a_window_has_lost_cannot_come_back() {
     let model = model("mistral-int8.bin");
     let options = SessionOptions { chunk: 4, ..SessionOptions::new(&model) };
     let mut session = Session::new(&model, &options).unwrap();
-    session.feed(&[1; 100]).unwrap();
-    for impossible in [10, 101] {
+    session.feed(&[1; 200]).unwrap();
+    for impossible in [10, 201] {
         assert!(session.truncate(impossible).is_err());
-        assert_eq!(session.position(), 100);
+        assert_eq!(session.position(), 200);
     }
-    session.truncate(90).unwrap();
+    session.truncate(190).unwrap();
     // Having gone back does not bring back what was overwritten on the way there.
     assert!(session.truncate(10).is_err());
 }
@@ -93,9 +93,9 @@ fn going_back_far_leaves_no_trace() {
     }
 }
 
-/// A window's ring forgets: going back further than it reaches is refused, and leaves the session as it was.
+/// What is behind a window is forgotten page by page: going back further than that is refused, and leaves the session as it was.
 #[test]
-fn going_back_behind_the_ring_is_refused() {
+fn going_back_behind_what_is_kept_is_refused() {
     let model = long_model("mistral-int8.bin", None);
     let options = SessionOptions { ctx: 700, chunk: 16, ..SessionOptions::new(&model) };
     let mut session = Session::new(&model, &options).unwrap();
@@ -104,9 +104,10 @@ fn going_back_behind_the_ring_is_refused() {
     assert!(session.truncate(501).is_err());
     assert!(session.truncate(300).is_err());
     assert_eq!(session.position(), 500);
-    // Truncated step by step, it remembers how much was overwritten.
+    // Truncated step by step, it remembers what was given back.
     session.truncate(480).unwrap();
-    assert!(session.truncate(440).is_err());
+    assert!(session.truncate(390).is_err());
+    session.truncate(400).unwrap();
     session.reset();
     assert_eq!(session.position(), 0);
     session.feed(&tokens[..10]).unwrap();

@@ -1,4 +1,4 @@
-//! Once a session is set up, neither a chunk of a prompt nor a decode step allocates, on any thread.
+//! Once a session or a batch is set up, neither a chunk of a prompt nor a decode step allocates, on any thread.
 
 mod common {
     pub mod converted;
@@ -17,9 +17,10 @@ use common::converted::converted;
 use common::long::{long_model, long_model_as};
 use common::tokens::tokens;
 use common::wide::wide_source;
+use torchless::Model;
 use torchless::format::convert::{Quant, RowLayout, Storage};
 use torchless::kv::KvType;
-use torchless::runtime::{Session, SessionOptions};
+use torchless::runtime::{Batch, BatchOptions, Feed, Session, SessionOptions};
 
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
@@ -46,7 +47,7 @@ fn nothing_is_allocated_after_set_up() {
     let wide = wide.iter().map(|(name, (_, model))| (*name, Arc::clone(model)));
     let panels = ("mistral-int8.bin in panels", long_model_as("mistral-int8.bin", None, Quant::Int8));
     let models = small.into_iter().chain([panels]).chain(wide).collect::<Vec<_>>();
-    let mut sessions = Vec::new();
+    let (mut sessions, mut batches) = (Vec::new(), Vec::new());
     for (file, model) in &models {
         let prompt = tokens(300, model.config().vocab_size);
         for kv in [KvType::F32, KvType::F16, KvType::Int8] {
@@ -73,5 +74,45 @@ fn nothing_is_allocated_after_set_up() {
                 sessions.push(session);
             }
         }
+        if !model.file().is_f32() {
+            for kv in [KvType::F16, KvType::Int8] {
+                batches.push(steps_allocate_nothing(file, model, kv));
+            }
+        }
     }
+}
+
+/// Sequences that come and go, share pages and take those that others have left, a prompt and some tokens in each pass. The batch must
+/// outlive the test, as sessions must.
+fn steps_allocate_nothing(file: &str, model: &Arc<Model>, kv: KvType) -> Batch {
+    let session = SessionOptions { ctx: 320, chunk: 64, kv, threads: 2, ..SessionOptions::new(model) };
+    let bytes = 16 * 64 * kv.bytes_a_position(model.config());
+    let options = BatchOptions { session, parallel: 4, kv_memory: Some(bytes) };
+    let mut batch = Batch::new(model, &options).unwrap();
+    let all = tokens(600, model.config().vocab_size);
+    let round = |batch: &mut Batch, first: usize| {
+        let [one, two, three] = [0; 3].map(|_| batch.add().unwrap());
+        let prompt = &all[first..first + 300];
+        for other in [two, three] {
+            batch.feed(&[Feed { sequence: other, tokens: &all[first..first + 10], logits: true }]).unwrap();
+        }
+        batch.find(one, prompt);
+        while batch.tokens(one).len() < prompt.len() {
+            let at = batch.tokens(one).len();
+            let next = &prompt[at..prompt.len().min(at + 40)];
+            let single = |sequence| Feed { sequence, tokens: &next[..1], logits: true };
+            batch
+                .feed(&[Feed { sequence: one, tokens: next, logits: true }, single(two), single(three)])
+                .unwrap();
+        }
+        [one, two, three].into_iter().for_each(|sequence| batch.remove(sequence));
+    };
+    let change = batch.install(|batch| {
+        round(batch, 0);
+        let region = Region::new(ALLOCATOR);
+        (0..20).for_each(|i| round(batch, i * 10 % 200));
+        region.change()
+    });
+    assert_eq!((change.allocations, change.reallocations), (0, 0), "{file}, {kv:?}: {change:?}");
+    batch
 }

@@ -4,7 +4,8 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::template::{ChatTemplate, Message, Role};
+use super::message::{Message, Role};
+use super::template::ChatTemplate;
 use crate::Error;
 use crate::runtime::{ChunkProgress, FinishReason, GenerateOptions, Generated, Piece, Session};
 use crate::tokenizer::{Kind, Tokenizer};

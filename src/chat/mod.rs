@@ -1,11 +1,19 @@
-//! Conversations: a model's chat template, and turns whose cost is only their new tokens.
+//! Conversations: a model's chat template, turns whose cost is only their new tokens, and tools that the model may call.
 
+mod answer;
 mod compile;
 mod conversation;
 mod mask;
+mod message;
 mod python;
+mod reasoning;
 mod template;
+mod tool_form;
 mod walk;
 
+pub use answer::{AnswerParser, AnswerPart};
 pub use conversation::{Chat, Reply};
-pub use template::{ChatTemplate, Message, Role};
+pub use message::{Message, Role, Tool, ToolCall, ToolChoice};
+pub use reasoning::after_reasoning;
+pub use template::ChatTemplate;
+pub use tool_form::ToolForm;

@@ -5,7 +5,7 @@ use std::io;
 use minijinja::value::{Kwargs, Value, ValueKind};
 use minijinja::{Error, ErrorKind, Output, State, escape_formatter};
 use serde::Serialize;
-use serde_json::ser::{Formatter, PrettyFormatter};
+use serde_json::ser::Formatter;
 
 use super::walk::printed;
 
@@ -77,17 +77,13 @@ pub(super) fn to_json(value: &Value, indent: Option<usize>, options: Kwargs) -> 
     // What else Python's function takes, with the values that it has anyway.
     options.get::<Option<bool>>("ensure_ascii")?;
     options.assert_all_used()?;
-    let json = match indent {
-        Some(n) => dump(value, PrettyFormatter::with_indent(" ".repeat(n.min(16)).as_bytes())),
-        None => dump(value, Spaced),
-    };
-    json.map(Value::from).map_err(|e| Error::new(ErrorKind::BadSerialization, e.to_string()))
-}
-
-fn dump(value: &Value, formatter: impl Formatter) -> serde_json::Result<String> {
     let mut out = Bounded(Vec::new());
-    value.serialize(&mut serde_json::Serializer::with_formatter(&mut out, formatter))?;
-    Ok(String::from_utf8_lossy(&out.0).into_owned())
+    let indent = indent.map(|n| " ".repeat(n.min(16)));
+    let formatter = Dumps { indent, depth: 0, is_empty: true };
+    value
+        .serialize(&mut serde_json::Serializer::with_formatter(&mut out, formatter))
+        .map_err(|e| Error::new(ErrorKind::BadSerialization, e.to_string()))?;
+    Ok(Value::from(String::from_utf8_lossy(&out.0)))
 }
 
 /// Takes so many bytes and no more: indentation can be most of a text.
@@ -110,16 +106,77 @@ impl io::Write for Bounded {
     }
 }
 
-/// One line, with a space after each comma and colon.
-struct Spaced;
+/// Python's layout: on one line, a space after each comma and colon; with an indent, each value on a line of its own.
+struct Dumps {
+    indent: Option<String>,
+    depth: usize,
+    /// Nothing has come since the last bracket was opened.
+    is_empty: bool,
+}
 
-impl Formatter for Spaced {
+impl Dumps {
+    fn open<W: ?Sized + io::Write>(&mut self, out: &mut W, bracket: &[u8]) -> io::Result<()> {
+        self.depth += 1;
+        self.is_empty = true;
+        out.write_all(bracket)
+    }
+
+    fn close<W: ?Sized + io::Write>(&mut self, out: &mut W, bracket: &[u8]) -> io::Result<()> {
+        self.depth -= 1;
+        if !std::mem::take(&mut self.is_empty) {
+            self.new_line(out)?;
+        }
+        out.write_all(bracket)
+    }
+
+    fn separate<W: ?Sized + io::Write>(&mut self, out: &mut W, first: bool) -> io::Result<()> {
+        self.is_empty = false;
+        out.write_all(match (first, &self.indent) {
+            (true, _) => b"",
+            (false, None) => b", ",
+            (false, Some(_)) => b",",
+        })?;
+        self.new_line(out)
+    }
+
+    fn new_line<W: ?Sized + io::Write>(&self, out: &mut W) -> io::Result<()> {
+        let Some(indent) = &self.indent else { return Ok(()) };
+        out.write_all(b"\n")?;
+        (0..self.depth).try_for_each(|_| out.write_all(indent.as_bytes()))
+    }
+}
+
+impl Formatter for Dumps {
+    /// As `repr` writes it: exponents have a sign and two digits.
+    fn write_f64<W: ?Sized + io::Write>(&mut self, out: &mut W, value: f64) -> io::Result<()> {
+        let text = format!("{value:?}");
+        let Some((digits, exponent)) = text.split_once('e') else { return out.write_all(text.as_bytes()) };
+        let (sign, exponent) = exponent.strip_prefix('-').map_or(('+', exponent), |exponent| ('-', exponent));
+        write!(out, "{digits}e{sign}{exponent:0>2}")
+    }
+
+    fn begin_array<W: ?Sized + io::Write>(&mut self, out: &mut W) -> io::Result<()> {
+        self.open(out, b"[")
+    }
+
+    fn end_array<W: ?Sized + io::Write>(&mut self, out: &mut W) -> io::Result<()> {
+        self.close(out, b"]")
+    }
+
     fn begin_array_value<W: ?Sized + io::Write>(&mut self, out: &mut W, first: bool) -> io::Result<()> {
-        out.write_all(if first { b"" } else { b", " })
+        self.separate(out, first)
+    }
+
+    fn begin_object<W: ?Sized + io::Write>(&mut self, out: &mut W) -> io::Result<()> {
+        self.open(out, b"{")
+    }
+
+    fn end_object<W: ?Sized + io::Write>(&mut self, out: &mut W) -> io::Result<()> {
+        self.close(out, b"}")
     }
 
     fn begin_object_key<W: ?Sized + io::Write>(&mut self, out: &mut W, first: bool) -> io::Result<()> {
-        out.write_all(if first { b"" } else { b", " })
+        self.separate(out, first)
     }
 
     fn begin_object_value<W: ?Sized + io::Write>(&mut self, out: &mut W) -> io::Result<()> {

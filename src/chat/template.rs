@@ -3,48 +3,22 @@
 //! Templates are Jinja with the conventions of Hugging Face's `apply_chat_template`
 //! (<https://huggingface.co/docs/transformers/chat_templating>), rendered here to the same bytes: blocks take the white
 //! space around them along, `raise_exception`, `strftime_now` and Python's string methods exist, `tojson` escapes nothing
-//! for HTML, and the variables are `messages`, `add_generation_prompt`, `bos_token`, `eos_token`, and `tools` and
-//! `documents`, which are none.
+//! for HTML, and the variables are `messages`, `add_generation_prompt`, `bos_token`, `eos_token`, `tools`, which is none where
+//! there are none, and `documents`, which is none.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use minijinja::value::{Serde, Value};
 use minijinja::{Environment, ErrorKind, UndefinedBehavior};
-use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use super::mask::Mask;
+use super::message::{Message, Role, Tool, check};
+use super::tool_form::{self, ToolForm};
 use super::{compile, python, walk};
 use crate::Error;
 use crate::tokenizer::Tokenizer;
-
-/// Who says something.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Role {
-    /// Whoever sets the model up.
-    System,
-    /// Who talks to the model.
-    User,
-    /// The model.
-    Assistant,
-}
-
-/// One message of a conversation. Serialises as `{"role": "user", "content": "…"}`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Message {
-    /// Who says it.
-    pub role: Role,
-    /// What is said.
-    pub content: String,
-}
-
-impl Message {
-    /// A message of `role`.
-    pub fn new(role: Role, content: impl Into<String>) -> Self {
-        Self { role, content: content.into() }
-    }
-}
 
 /// A chat template, checked and ready to render.
 #[derive(Debug)]
@@ -126,10 +100,25 @@ impl ChatTemplate {
     /// # Errors
     /// If the template refuses the conversation (many want the roles to alternate), or fails.
     pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String, Error> {
+        self.render_with_tools(messages, &[], add_generation_prompt)
+    }
+
+    /// As [`ChatTemplate::render`], with tools that the model may call. Not every template shows them:
+    /// [`ChatTemplate::tool_form`].
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::render`], and if the arguments of a call are no JSON object.
+    pub fn render_with_tools(
+        &self,
+        messages: &[Message],
+        tools: &[Tool],
+        add_generation_prompt: bool,
+    ) -> Result<String, Error> {
+        check(messages)?;
         let mut variables = BTreeMap::from([
             ("messages", Value::from(Serde(messages))),
             ("add_generation_prompt", Value::from(add_generation_prompt)),
-            ("tools", Value::from(())),
+            ("tools", if tools.is_empty() { Value::from(()) } else { Value::from(Serde(tools)) }),
             ("documents", Value::from(())),
         ]);
         for (name, token) in [("bos_token", &self.bos), ("eos_token", &self.eos)] {
@@ -157,18 +146,44 @@ impl ChatTemplate {
         messages: &[Message],
         add_generation_prompt: bool,
     ) -> Result<Vec<u32>, Error> {
-        let texts = messages.iter().map(|m| m.content.as_str()).chain([self.source.as_str()]);
-        let mask = Mask::new(tokenizer, texts)?;
+        self.encode_with_tools(tokenizer, messages, &[], add_generation_prompt)
+    }
+
+    /// As [`ChatTemplate::encode`], with tools that the model may call. Nothing in them, in calls or in what tools answer
+    /// can become a special token either.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::render_with_tools`].
+    pub fn encode_with_tools(
+        &self,
+        tokenizer: &Tokenizer,
+        messages: &[Message],
+        tools: &[Tool],
+        add_generation_prompt: bool,
+    ) -> Result<Vec<u32>, Error> {
+        let faithful = self.render_with_tools(messages, tools, add_generation_prompt)?;
+        // JSON escapes no character of a private area.
+        let said = json!([messages, tools]).to_string();
+        let mask = Mask::new(tokenizer, [said.as_str(), self.source.as_str()].into_iter())?;
         let render = |disguise: &dyn Fn(&str) -> String| {
-            let disguised = |m: &Message| Message::new(m.role, disguise(&m.content));
-            self.render(&messages.iter().map(disguised).collect::<Vec<_>>(), add_generation_prompt)
+            let messages: Vec<_> = messages.iter().map(|m| m.replaced(disguise)).collect();
+            let tools: Vec<_> = tools.iter().map(|tool| tool.replaced(disguise)).collect();
+            self.render_with_tools(&messages, &tools, add_generation_prompt)
         };
-        let faithful = self.render(messages, add_generation_prompt)?;
         let text = match render(&|text| mask.edges(text)) {
             Ok(text) if mask.restore(&text) == faithful => text,
             _ => render(&|text| mask.special_tokens(tokenizer, text))?,
         };
         Ok(tokenizer.encode_disguised(&text, |plain| mask.restore(plain)))
+    }
+
+    /// How the model calls tools; `None` where the template knows nothing of tools, or has another way.
+    pub fn tool_form(&self) -> Option<ToolForm> {
+        let probe = |messages: &[Message]| self.render_with_tools(messages, &[tool_form::tool()], false);
+        let talk = tool_form::conversation();
+        // Some want an answer to each call.
+        let call = talk.get(..2).unwrap_or_default();
+        ToolForm::found_in(&probe(call).or_else(|_| probe(&talk)).ok()?)
     }
 
     /// The token that the template writes after an answer, if it does.

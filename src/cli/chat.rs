@@ -109,15 +109,6 @@ pub fn run(mut args: Args) -> anyhow::Result<()> {
     };
     let model = args.model.open(false)?;
     let template = template(&model, args.chat_template.as_deref())?;
-    if let Some(name) = &args.chat_template {
-        let missing = missing_tokens(&template, model.tokenizer());
-        if !missing.is_empty() {
-            note(format_args!(
-                "warning: the template {name} writes {}, which this model reads as plain text: it was trained with another",
-                missing.join(", ")
-            ));
-        }
-    }
     let told = told_by(&template);
     let session = Session::new(&model, &args.run.session_options(&model, CONTEXT)?)?;
     let mut chat = Chat::new(session, template);
@@ -197,19 +188,24 @@ fn question(args: &mut Args) -> anyhow::Result<Option<String>> {
     }
 }
 
-/// The template that is asked for: a file's, one that is built in, or the model's own.
-fn template(model: &Model, asked: Option<&str>) -> anyhow::Result<ChatTemplate> {
+/// The template that is asked for: a file's, one that is built in, or the model's own. Warns of one that is another model's.
+pub fn template(model: &Model, asked: Option<&str>) -> anyhow::Result<ChatTemplate> {
     let tokenizer = model.tokenizer();
-    Ok(match asked {
-        None => ChatTemplate::of(tokenizer)?,
-        Some(name) if ChatTemplate::built_in().any(|known| known == name) => {
-            ChatTemplate::named(name, tokenizer)?
-        }
-        Some(file) => {
-            let source = read_file(Path::new(file))?;
-            ChatTemplate::new(&source, tokenizer).with_context(|| file.to_owned())?
-        }
-    })
+    let Some(name) = asked else { return Ok(ChatTemplate::of(tokenizer)?) };
+    let template = if ChatTemplate::built_in().any(|known| known == name) {
+        ChatTemplate::named(name, tokenizer)?
+    } else {
+        let source = read_file(Path::new(name))?;
+        ChatTemplate::new(&source, tokenizer).with_context(|| name.to_owned())?
+    };
+    let missing = missing_tokens(&template, tokenizer);
+    if !missing.is_empty() {
+        note(format_args!(
+            "warning: the template {name} writes {}, which this model reads as plain text: it was trained with another",
+            missing.join(", ")
+        ));
+    }
+    Ok(template)
 }
 
 /// A conversation at the command line.

@@ -11,6 +11,7 @@ const INTERRUPTED: u8 = 130;
 static ASKED: AtomicU8 = AtomicU8::new(0);
 static ORDERLY: AtomicUsize = AtomicUsize::new(0);
 static AT_END: OnceLock<Box<dyn Fn() + Send + Sync>> = OnceLock::new();
+static AT_FIRST: OnceLock<Box<dyn Fn() + Send + Sync>> = OnceLock::new();
 
 /// From now on Ctrl-C, SIGTERM and SIGHUP end the process at once, with 128 + the signal as its exit code; while there is
 /// [`Orderly`] work, only the second does.
@@ -19,6 +20,9 @@ pub fn listen() {
     let _ = on_signal(|code| {
         if ASKED.swap(code, Ordering::SeqCst) != 0 || ORDERLY.load(Ordering::SeqCst) == 0 {
             end();
+        }
+        if let Some(f) = AT_FIRST.get() {
+            f();
         }
     });
 }
@@ -59,6 +63,11 @@ fn is_ignored(signal: i32) -> bool {
 /// Has `f` called where a signal ends the process. There is one such call: only the first `f` is kept.
 pub fn at_end(f: impl Fn() + Send + Sync + 'static) {
     let _ = AT_END.set(Box::new(f));
+}
+
+/// Has `f` called by the first signal where there is [`Orderly`] work. There is one such call: only the first `f` is kept.
+pub fn at_first(f: impl Fn() + Send + Sync + 'static) {
+    let _ = AT_FIRST.set(Box::new(f));
 }
 
 /// Ends the process as interrupted.
@@ -102,6 +111,11 @@ pub fn happened() -> bool {
 /// What the process has to end with, 0 where no signal came.
 pub fn exit_code() -> u8 {
     ASKED.load(Ordering::SeqCst)
+}
+
+/// Forgets the signal, where what it asked for has been done in good order.
+pub fn forget() {
+    ASKED.store(0, Ordering::SeqCst);
 }
 
 /// Forgets Ctrl-C, where only an answer was to be stopped. Other signals ask the program to end.

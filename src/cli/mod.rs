@@ -21,6 +21,7 @@ mod progress;
 mod pull;
 mod report;
 mod sampling;
+mod serve;
 mod tokenize;
 mod values;
 
@@ -46,6 +47,7 @@ use torchless::kernels::{Isa, Kernels};
     after_help = "Examples:\n  \
         torchless chat\n  \
         torchless generate \"The capital of France is\"\n  \
+        torchless serve\n  \
         torchless convert ./Mistral-7B-v0.1 mistral.bin\n  \
         torchless mistral.bin \"Once upon a time\" --debug\n\n\
         Results go to stdout, everything else to stderr; --json gives results for machines.\n\
@@ -60,6 +62,7 @@ struct Cli {
 enum Command {
     Generate(generate::Args),
     Chat(chat::Args),
+    Serve(serve::Args),
     Perplexity(perplexity::Args),
     Tokenize(tokenize::Args),
     Inspect(inspect::Args),
@@ -96,6 +99,7 @@ pub fn main() -> ExitCode {
     let result = match cli.command {
         Command::Generate(args) => generate::run(args),
         Command::Chat(args) => chat::run(args),
+        Command::Serve(args) => serve::run(args),
         Command::Perplexity(args) => perplexity::run(args),
         Command::Tokenize(args) => tokenize::run(args),
         Command::Inspect(args) => inspect::run(args),

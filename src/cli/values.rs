@@ -20,6 +20,24 @@ pub fn positive(text: &str) -> Result<usize, String> {
     n.ok_or_else(|| "give a whole number from 1 on".to_owned())
 }
 
+/// A number of bytes: `4000000000`, `4G` or `4GB` for as many, and `4GiB` for 4 · 2³⁰.
+pub fn bytes(text: &str) -> Result<usize, String> {
+    let (number, unit) = text.split_at(text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len()));
+    let unit = unit.to_ascii_lowercase();
+    let base: f64 = if unit.ends_with("ib") { 1024.0 } else { 1000.0 };
+    let power = match unit.trim_end_matches("ib").trim_end_matches('b') {
+        "" => Some(0),
+        "k" => Some(1),
+        "m" => Some(2),
+        "g" => Some(3),
+        "t" => Some(4),
+        _ => None,
+    };
+    let bytes = power.zip(number.trim().parse().ok()).map(|(power, n): (i32, f64)| n * base.powi(power));
+    let bytes = bytes.filter(|bytes| *bytes >= 1.0 && *bytes < usize::MAX as f64);
+    bytes.map(|bytes| bytes as usize).ok_or_else(|| "give a number of bytes, such as 4G or 512MiB".to_owned())
+}
+
 /// A length of time.
 pub fn seconds(text: &str) -> Result<Duration, String> {
     let time = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
@@ -124,5 +142,8 @@ mod tests {
         assert_eq!(logit_bias("7-inf"), Ok((7, f32::NEG_INFINITY)));
         assert_eq!(logit_bias("7+inf").unwrap_err(), "give a number, or -inf");
         assert!(seconds("-0.1").is_err() && seconds("0.1").is_ok());
+        let (half, two) = (Ok(500_000_000), Ok(2 << 30));
+        assert_eq!((bytes("0.5G"), bytes("500 MB"), bytes("2GiB"), bytes("7")), (half.clone(), half, two, Ok(7)));
+        assert!(["", "G", "-1", "0", "4X", "1e99"].iter().all(|text| bytes(text).is_err()));
     }
 }

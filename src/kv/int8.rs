@@ -2,19 +2,17 @@
 
 use torchless_kernels::{BLOCK, Int8Keys, Int8KeysMut, Int8Values, Int8ValuesMut, Kernels};
 
-use super::cache::{capacity, zeroed};
 use super::huge_pages::HugePages;
-use crate::Error;
+use super::table::PageTable;
 use crate::arch::{Config, MAX_HEAD_DIM};
 
-/// Keys and values in int8; the block `b` of a head is at `b % blocks`.
+/// Keys and values in int8.
 pub(crate) struct Int8Cache {
-    /// `[n_layers][n_kv_heads][blocks][Int8Keys::words]`
+    /// `[n_layers][n_kv_heads][pages][Int8Keys::words]`
     keys: HugePages<f32>,
-    /// `[n_layers][n_kv_heads][blocks][Int8Values::words]`
+    /// `[n_layers][n_kv_heads][pages][Int8Values::words]`
     values: HugePages<f32>,
-    /// Of a head.
-    blocks: usize,
+    pages: usize,
     n_kv_heads: usize,
     head_dim: usize,
 }
@@ -25,25 +23,16 @@ impl Int8Cache {
         (Int8Keys::words(head_dim) + Int8Values::words(head_dim)) * size_of::<f32>() / BLOCK
     }
 
-    /// Room for contexts of up to `ctx` positions, fed in chunks of up to `chunk` tokens.
-    ///
-    /// Where a window makes it a ring, it holds one block more than a cache in which positions are by themselves: what a block's
-    /// keys have in common changes for all 64 when the first is overwritten.
-    pub fn new(config: &Config, ctx: usize, chunk: usize) -> Result<Self, Error> {
-        let blocks = capacity(config, ctx, chunk.saturating_add(BLOCK)) / BLOCK;
-        let all = config.n_layers.checked_mul(config.n_kv_heads).and_then(|n| n.checked_mul(blocks));
-        Ok(Self {
-            keys: zeroed(all.and_then(|n| n.checked_mul(Int8Keys::words(config.head_dim))), ctx)?,
-            values: zeroed(all.and_then(|n| n.checked_mul(Int8Values::words(config.head_dim))), ctx)?,
-            blocks,
+    /// `pages` pages; nothing where they do not fit in memory.
+    pub fn new(config: &Config, pages: usize) -> Option<Self> {
+        let blocks = config.n_layers.checked_mul(config.n_kv_heads)?.checked_mul(pages)?;
+        Some(Self {
+            keys: HugePages::zeroed(blocks.checked_mul(Int8Keys::words(config.head_dim))?)?,
+            values: HugePages::zeroed(blocks.checked_mul(Int8Values::words(config.head_dim))?)?,
+            pages,
             n_kv_heads: config.n_kv_heads,
             head_dim: config.head_dim,
         })
-    }
-
-    /// How many positions have been overwritten by the first `stored`: whole blocks.
-    pub fn overwritten(&self, stored: usize) -> usize {
-        stored.div_ceil(BLOCK).saturating_sub(self.blocks) * BLOCK
     }
 
     #[cfg(test)]
@@ -51,9 +40,9 @@ impl Int8Cache {
         size_of_val(&*self.keys) + size_of_val(&*self.values)
     }
 
-    /// Block `block` (of absolute positions, `64·block` the first) of a layer's head.
-    pub fn block(&self, layer: usize, kv_head: usize, block: usize) -> (Int8Keys<'_>, Int8Values<'_>) {
-        let at = (layer * self.n_kv_heads + kv_head) * self.blocks + block % self.blocks;
+    /// A page of a layer's head.
+    pub fn block(&self, layer: usize, kv_head: usize, page: usize) -> (Int8Keys<'_>, Int8Values<'_>) {
+        let at = (layer * self.n_kv_heads + kv_head) * self.pages + page;
         let (key_words, value_words) = (Int8Keys::words(self.head_dim), Int8Values::words(self.head_dim));
         (
             Int8Keys::new(&self.keys[at * key_words..][..key_words], self.head_dim),
@@ -63,13 +52,13 @@ impl Int8Cache {
 
     /// The heads of one layer, for writing.
     pub fn layer_mut(&mut self, layer: usize) -> Int8HeadsMut<'_> {
-        let blocks = self.n_kv_heads * self.blocks;
+        let blocks = self.n_kv_heads * self.pages;
         let (keys, values) =
             (blocks * Int8Keys::words(self.head_dim), blocks * Int8Values::words(self.head_dim));
         Int8HeadsMut {
             keys: &mut self.keys[layer * keys..][..keys],
             values: &mut self.values[layer * values..][..values],
-            blocks: self.blocks,
+            pages: self.pages,
             head_dim: self.head_dim,
         }
     }
@@ -77,30 +66,30 @@ impl Int8Cache {
 
 /// The keys of some heads of one layer, and the values of some, for writing.
 pub(crate) struct Int8HeadsMut<'a> {
-    /// `[heads][blocks][Int8Keys::words]`
+    /// `[heads][pages][Int8Keys::words]`
     keys: &'a mut [f32],
-    /// `[heads][blocks][Int8Values::words]`
+    /// `[heads][pages][Int8Values::words]`
     values: &'a mut [f32],
-    blocks: usize,
+    pages: usize,
     head_dim: usize,
 }
 
 impl Int8HeadsMut<'_> {
     /// Splits off the first `n`: the heads' keys are counted first, then the heads' values.
     pub fn split(self, n: usize) -> (Self, Self) {
-        let Self { blocks, head_dim, .. } = self;
+        let Self { pages, head_dim, .. } = self;
         let (key_words, value_words) =
-            (blocks * Int8Keys::words(head_dim), blocks * Int8Values::words(head_dim));
+            (pages * Int8Keys::words(head_dim), pages * Int8Values::words(head_dim));
         let of_keys = n.min(self.keys.len() / key_words);
         let (k0, k1) = self.keys.split_at_mut(of_keys * key_words);
         let (v0, v1) = self.values.split_at_mut((n - of_keys) * value_words);
-        (Self { keys: k0, values: v0, blocks, head_dim }, Self { keys: k1, values: v1, blocks, head_dim })
+        (Self { keys: k0, values: v0, pages, head_dim }, Self { keys: k1, values: v1, pages, head_dim })
     }
 
-    /// Stores the key that the first of these heads has at `position`. Those before must have been stored.
-    pub fn store_key(&mut self, kernels: Kernels, position: usize, key: &[f32]) {
+    /// Stores the key that the first of these heads has at `position` of a sequence. Those before must have been stored.
+    pub fn store_key(&mut self, kernels: Kernels, table: &PageTable, position: usize, key: &[f32]) {
         let words = Int8Keys::words(self.head_dim);
-        let at = |block: usize| block % self.blocks * words;
+        let at = |block: usize| table.page(block) * words;
         let block = position / BLOCK;
         if position.is_multiple_of(BLOCK) {
             let mut mean = [0.0; MAX_HEAD_DIM];
@@ -117,13 +106,13 @@ impl Int8HeadsMut<'_> {
         keys.store(kernels, position % BLOCK, key);
     }
 
-    /// Stores the value that the first of these heads whose values these are has at `position`.
-    pub fn store_value(&mut self, kernels: Kernels, position: usize, value: &[f32]) {
+    /// Stores the value that the first of these heads whose values these are has at `position` of a sequence.
+    pub fn store_value(&mut self, kernels: Kernels, table: &PageTable, position: usize, value: &[f32]) {
         let words = Int8Values::words(self.head_dim);
         let mut narrow = [0; MAX_HEAD_DIM];
         let narrow = &mut narrow[..self.head_dim];
         let scale = kernels.narrow_i8(value, narrow);
-        let at = position / BLOCK % self.blocks * words;
+        let at = table.page(position / BLOCK) * words;
         let mut values = Int8ValuesMut::new(&mut self.values[at..][..words], self.head_dim);
         values.store(position % BLOCK, narrow, scale);
     }
@@ -138,15 +127,17 @@ mod tests {
     fn what_keys_have_in_common_costs_them_nothing() {
         let mut config = crate::arch::shape("smollm2-135m").unwrap();
         (config.n_layers, config.n_kv_heads) = (1, 1);
-        let mut cache = Int8Cache::new(&config, 200, 16).unwrap();
+        let mut cache = Int8Cache::new(&config, 4).unwrap();
+        let mut table = PageTable::default();
+        [2, 0, 3, 1].into_iter().for_each(|page| table.push(page));
         let key = |position: usize| -> Vec<f32> {
             (0..64).map(|d| (if d == 7 { 300.0 } else { 0.0 }) + ((position * 64 + d) as f32).sin()).collect()
         };
         for position in 0..200 {
-            cache.layer_mut(0).store_key(Kernels::detect(), position, &key(position));
+            cache.layer_mut(0).store_key(Kernels::detect(), &table, position, &key(position));
         }
         for block in 0..3 {
-            let (keys, _) = cache.block(0, 0, block);
+            let (keys, _) = cache.block(0, 0, table.page(block));
             let mut mean = [0.0; 64];
             keys.mean_of_keys(&mut mean);
             for (d, mean) in mean.into_iter().enumerate() {
@@ -155,15 +146,5 @@ mod tests {
                 assert!((mean - exact).abs() < 0.005, "block {block}, channel {d}: {mean}, not {exact}");
             }
         }
-    }
-
-    /// A ring overwrites whole blocks, so that a block that is looked at keeps what its keys have in common.
-    #[test]
-    fn a_ring_holds_a_block_more_than_window_and_chunk() {
-        let mut config = crate::arch::shape("smollm2-135m").unwrap();
-        config.sliding_window = Some(100);
-        let cache = Int8Cache::new(&config, 1000, 30).unwrap();
-        // 100 + 30 positions and a block: four blocks.
-        assert_eq!([0, 64 * 4, 64 * 4 + 1, 64 * 5].map(|stored| cache.overwritten(stored)), [0, 0, 64, 64]);
     }
 }

@@ -1,38 +1,36 @@
 //! Writing the keys and values of a position into the cache.
 
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-
 use torchless_kernels::{CacheElement, KEY_LANES, Kernels};
 
 use crate::arch::MAX_HEAD_DIM;
 
 /// Some heads of one layer, for writing.
 pub(crate) struct HeadsMut<'a, T> {
-    /// `[heads][capacity / 16][head_dim][16]`
+    /// `[heads][positions / 16][head_dim][16]`
     pub keys: &'a mut [T],
-    /// `[heads][capacity][head_dim]`
+    /// `[heads][positions][head_dim]`
     pub values: &'a mut [T],
-    pub capacity: usize,
+    /// Of all pages.
+    pub positions: usize,
     pub head_dim: usize,
-    /// Set where a finite key or value is stored as infinite.
-    pub overflowed: &'a AtomicBool,
 }
 
 impl<'a, T: CacheElement> HeadsMut<'a, T> {
     /// Splits off the first `heads` heads.
     pub fn split(self, heads: usize) -> (Self, Self) {
-        let Self { capacity, head_dim, overflowed, .. } = self;
-        let elements = heads * capacity * head_dim;
+        let Self { positions, head_dim, .. } = self;
+        let elements = heads * positions * head_dim;
         let (k0, k1) = self.keys.split_at_mut(elements);
         let (v0, v1) = self.values.split_at_mut(elements);
-        let first = Self { keys: k0, values: v0, capacity, head_dim, overflowed };
-        (first, Self { keys: k1, values: v1, capacity, head_dim, overflowed })
+        let first = Self { keys: k0, values: v0, positions, head_dim };
+        (first, Self { keys: k1, values: v1, positions, head_dim })
     }
 
-    /// Stores the key and the value, `head_dim` values each, that head `head` of these has at `position`.
-    pub fn store(&mut self, kernels: Kernels, head: usize, position: usize, key: &[f32], value: &[f32]) {
+    /// Stores the key and the value, `head_dim` values each, that head `head` of these has at [`place`](super::PageTable::place)
+    /// `place`; whether a finite one of them is kept as infinite.
+    pub fn store(&mut self, kernels: Kernels, head: usize, place: usize, key: &[f32], value: &[f32]) -> bool {
         let head_dim = self.head_dim;
-        let at = head * self.capacity + position % self.capacity;
+        let at = head * self.positions + place;
         kernels.narrow(value, &mut self.values[at * head_dim..][..head_dim]);
         let mut narrow = [T::default(); MAX_HEAD_DIM];
         let narrow = &mut narrow[..head_dim];
@@ -42,9 +40,7 @@ impl<'a, T: CacheElement> HeadsMut<'a, T> {
         for (k, lanes) in narrow.iter().zip(keys.as_chunks_mut::<KEY_LANES>().0) {
             lanes[lane] = *k;
         }
-        if T::OVERFLOWS_FROM.is_finite() && (overflows::<T>(key) || overflows::<T>(value)) {
-            self.overflowed.store(true, Relaxed);
-        }
+        T::OVERFLOWS_FROM.is_finite() && (overflows::<T>(key) || overflows::<T>(value))
     }
 }
 

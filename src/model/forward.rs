@@ -1,4 +1,4 @@
-//! The forward pass: a chunk of tokens through all layers. Allocates nothing.
+//! The forward pass: tokens of one sequence or of several through all layers. Allocates nothing.
 
 use std::ops::ControlFlow;
 
@@ -6,7 +6,8 @@ use torchless_kernels::{ActivationRow, Activations, ActivationsMut, Kernels, Mat
 
 use super::Model;
 use super::attention::LayerCache;
-use super::workspace::{LOGIT_ROWS, Workspace};
+use super::segment::{Segment, tokens_of};
+use super::workspace::Workspace;
 use crate::format::bin::Tensor;
 use crate::parallel::fork::{fork, grain};
 
@@ -35,9 +36,9 @@ pub(crate) enum Site {
 }
 
 impl<'a> Pass<'a> {
-    /// Runs `tokens`, the first of which is at position `start`, through all layers; leaves the residual stream in
-    /// `workspace.x` and the keys and values in `cache`. Calls `on_layer` with the number of each layer as it is done, which
-    /// may break it off: then `workspace.x` is of no use.
+    /// Runs `tokens`, which are those of `segments`, through all layers; leaves the residual stream in `workspace.x` and the
+    /// keys and values in `cache`. Calls `on_layer` with the number of each layer as it is done, which may break it off: then
+    /// `workspace.x` is of no use.
     ///
     /// There must be at least one token and no more than `workspace.chunk`, all in the vocabulary.
     pub fn layers<C: LayerCache>(
@@ -45,40 +46,42 @@ impl<'a> Pass<'a> {
         cache: &mut C,
         workspace: &mut Workspace,
         tokens: &[u32],
-        start: usize,
+        segments: &[Segment],
         on_layer: &mut (dyn FnMut(usize) -> ControlFlow<()> + Send),
     ) -> ControlFlow<()> {
+        debug_assert_eq!(tokens.len(), tokens_of(segments));
         self.embed(tokens, &mut workspace.x);
-        self.place(workspace, tokens.len(), start);
+        self.place(workspace, segments);
         for i in 0..self.model.weights.layers.len() {
-            self.layer(i, cache, workspace, tokens.len(), start);
+            self.layer(i, cache, workspace, segments);
             on_layer(i)?;
         }
         ControlFlow::Continue(())
     }
 
-    /// Says that the workspace's `tokens` tokens are those from position `start` on.
-    pub fn place(&self, workspace: &mut Workspace, tokens: usize, start: usize) {
+    /// Says at which positions the workspace's tokens are.
+    pub fn place(&self, workspace: &mut Workspace, segments: &[Segment]) {
         let half = self.model.config().head_dim / 2;
-        for t in 0..tokens {
-            let angles = t * half..(t + 1) * half;
-            let (cos, sin) = (&mut workspace.cos[angles.clone()], &mut workspace.sin[angles]);
-            self.model.rope.angles(start + t, cos, sin);
+        for segment in segments {
+            for (t, position) in segment.rows.clone().zip(segment.start..) {
+                let angles = t * half..(t + 1) * half;
+                let (cos, sin) = (&mut workspace.cos[angles.clone()], &mut workspace.sin[angles]);
+                self.model.rope.angles(position, cos, sin);
+            }
         }
     }
 
-    /// Takes the first `tokens` tokens of the workspace, which are [placed](Self::place), through one layer.
+    /// Takes the workspace's tokens, which are [placed](Self::place), through one layer.
     pub fn layer<C: LayerCache>(
         &self,
         i: usize,
         cache: &mut C,
         workspace: &mut Workspace,
-        tokens: usize,
-        start: usize,
+        segments: &[Segment],
     ) {
         let layer = &self.model.weights.layers[i];
-        self.attention(i, layer, cache, workspace, tokens, start);
-        self.ffn(layer, workspace, tokens);
+        self.attention(i, layer, cache, workspace, segments);
+        self.ffn(layer, workspace, tokens_of(segments));
     }
 
     /// Shows the input of some products.
@@ -88,9 +91,18 @@ impl<'a> Pass<'a> {
         }
     }
 
-    /// The logits of up to [`LOGIT_ROWS`] tokens of the chunk, from `first` on: `[count][vocab_size]`.
+    /// Moves the residual streams of these tokens, which are in ascending order, to the beginning: the first ones of the pass are
+    /// these then.
+    pub fn keep(&self, workspace: &mut Workspace, rows: impl Iterator<Item = usize>) {
+        let hidden = self.model.config().hidden_size;
+        for (to, from) in rows.enumerate() {
+            workspace.x.copy_within(from * hidden..(from + 1) * hidden, to * hidden);
+        }
+    }
+
+    /// The logits of up to `workspace.logit_rows` tokens of the pass, from `first` on: `[count][vocab_size]`.
     pub fn logits<'w>(&self, workspace: &'w mut Workspace, first: usize, count: usize) -> &'w [f32] {
-        debug_assert!(count <= LOGIT_ROWS);
+        debug_assert!(count <= workspace.logit_rows);
         let config = self.model.config();
         let Workspace { x, normed, logits, .. } = workspace;
         let x = &x[first * config.hidden_size..][..count * config.hidden_size];

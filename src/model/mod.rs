@@ -4,6 +4,7 @@ mod attention;
 mod ffn;
 pub(crate) mod forward;
 mod linear;
+pub(crate) mod segment;
 mod weights;
 pub(crate) mod workspace;
 

@@ -6,13 +6,15 @@ use super::Model;
 use super::attention::AttentionBuffers;
 use super::linear::ProductBuffers;
 
-/// Tokens whose logits are worked out at once where all are wanted.
-pub(crate) const LOGIT_ROWS: usize = 16;
+/// Tokens whose logits are worked out at once where all of a sequence's are wanted.
+const LOGIT_ROWS: usize = 16;
 
-/// Buffers for chunks of up to `chunk` tokens; a shape `[tokens][n]` means room for `chunk` tokens.
+/// Buffers for passes of up to `chunk` tokens; a shape `[tokens][n]` means room for `chunk` tokens.
 pub(crate) struct Workspace {
-    /// Tokens a chunk may have.
+    /// Tokens a pass may have.
     pub chunk: usize,
+    /// Tokens whose logits can be worked out at once.
+    pub logit_rows: usize,
     /// `[tokens][hidden_size]`: the residual stream.
     pub x: Aligned<f32>,
     /// `[tokens][hidden_size]`: `x` normalised, the input of q/k/v, of gate and up, and of the head.
@@ -28,25 +30,38 @@ pub(crate) struct Workspace {
     pub ffn: ActivationBuf,
     /// Products on their way to `ffn` or `x`.
     pub products: ProductBuffers,
-    /// `[LOGIT_ROWS][vocab_size]`
+    /// `[logit_rows][vocab_size]`
     pub logits: Aligned<f32>,
     pub attention_buffers: AttentionBuffers,
 }
 
+/// What passes a workspace is for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Room {
+    /// Positions of a sequence.
+    pub ctx: usize,
+    /// Tokens of a pass.
+    pub chunk: usize,
+    /// Sequences of a pass.
+    pub sequences: usize,
+    pub threads: usize,
+}
+
 impl Workspace {
-    /// Buffers for chunks of up to `chunk` tokens of contexts of up to `ctx`, on `threads` threads.
-    ///
     /// Zeroed memory is not touched before it is used: what a short prompt does not need is never paid for.
-    pub fn new(memory: &mut Allocator, model: &Model, ctx: usize, chunk: usize, threads: usize) -> Self {
+    pub fn new(memory: &mut Allocator, model: &Model, room: Room) -> Self {
+        let Room { chunk, threads, .. } = room;
         let (config, weights) = (model.config(), &model.weights);
         let layers = || weights.layers.iter();
         let normed = layers().flat_map(|layer| layer.qkv.iter().chain([&layer.gate, &layer.up]));
         let normed = model.formats(normed.chain([&weights.head]));
         let heads = model.formats(layers().map(|layer| &layer.o)).with(ActivationFormat::F32);
         let ffn = model.formats(layers().map(|layer| &layer.down));
-        let rows = chunk.max(LOGIT_ROWS);
+        let logit_rows = LOGIT_ROWS.max(room.sequences);
+        let rows = chunk.max(logit_rows);
         Self {
             chunk,
+            logit_rows,
             x: memory.aligned(chunk * config.hidden_size),
             normed: ActivationBuf::new(memory, rows, config.hidden_size, normed),
             qkv: memory.aligned(chunk * (config.q_dim() + 2 * config.kv_dim())),
@@ -55,8 +70,8 @@ impl Workspace {
             heads: ActivationBuf::new(memory, chunk, config.q_dim(), heads),
             ffn: ActivationBuf::new(memory, chunk, config.intermediate_size, ffn),
             products: ProductBuffers::new(memory, chunk, threads),
-            logits: memory.aligned(LOGIT_ROWS * config.vocab_size),
-            attention_buffers: AttentionBuffers::new(memory, config, ctx, threads),
+            logits: memory.aligned(logit_rows * config.vocab_size),
+            attention_buffers: AttentionBuffers::new(memory, config, room),
         }
     }
 }

@@ -2,12 +2,12 @@
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use super::answer::Answer;
 use super::session::Session;
 use crate::Error;
-use crate::sampling::{Constraint, Grammar, Logprobs, Sampler, Sampling, StopFilter};
-use crate::tokenizer::Decoder;
+use crate::sampling::{Grammar, Logprobs, Sampling};
 
 /// What to generate.
 ///
@@ -193,75 +193,27 @@ impl Session {
         fed: usize,
         options: &GenerateOptions,
     ) -> Result<Generation<'_>, Error> {
-        let model = Arc::clone(self.model());
-        let tokenizer = model.tokenizer();
-        let mut stop_tokens = options.stop_tokens.clone();
-        if !options.ignore_eos {
-            stop_tokens.extend(tokenizer.eos_ids());
-        }
-        let vocab_size = self.model().config().vocab_size;
-        let ends = [tokenizer.eos_ids(), &options.stop_tokens].concat();
-        let constraint = match &options.grammar {
-            Some(grammar) => {
-                let mut watch = || self.go_on();
-                Some(Constraint::new(grammar, tokenizer, vocab_size, &ends, &mut watch)?)
-            }
-            None => None,
-        };
-        // The answer's text begins where the prompt's ends: a space between them belongs to it.
-        let mut decoder = tokenizer.decoder();
-        for &id in &context {
-            decoder.push(tokenizer, id);
-        }
-        Ok(Generation {
-            sampler: Sampler::new(options.sampling.clone(), vocab_size)?.with_kernels(self.kernels()),
-            constraint,
-            decoder,
-            stop: StopFilter::new(options.stop.iter().cloned()),
-            stop_tokens,
-            max_tokens: options.max_tokens,
-            logprobs: options.logprobs,
-            prompt: context.len(),
-            timings: Timings { prompt_tokens: context.len() - fed, ..Timings::default() },
-            history: context,
-            fed,
-            text: String::new(),
-            start: None,
-            finish_reason: None,
-            cut_by_stop_string: false,
-            session: self,
-        })
+        let (model, kernels, ctx) = (Arc::clone(self.model()), self.kernels(), self.ctx());
+        let mut watch = || self.go_on();
+        let mut answer = Answer::new(&model, kernels, ctx, context, options, &mut watch)?;
+        answer.set_cached(fed);
+        Ok(Generation { session: self, answer, fed })
     }
 }
 
 /// A generation under way: an iterator of its tokens and their text.
 pub struct Generation<'s> {
     session: &'s mut Session,
-    sampler: Sampler,
-    constraint: Option<Constraint>,
-    decoder: Decoder,
-    stop: StopFilter,
-    stop_tokens: Vec<u32>,
-    max_tokens: usize,
-    logprobs: Option<usize>,
-    /// The prompt and what was chosen after it.
-    history: Vec<u32>,
-    /// Tokens of the history that are the prompt.
-    prompt: usize,
-    /// Tokens of the history that the session holds.
+    answer: Answer,
+    /// Tokens of the prompt and the answer that the session holds.
     fed: usize,
-    text: String,
-    timings: Timings,
-    start: Option<Instant>,
-    finish_reason: Option<FinishReason>,
-    cut_by_stop_string: bool,
 }
 
 impl Iterator for Generation<'_> {
     type Item = Result<Piece, Error>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.finish_reason.is_some() {
+        if self.answer.finish_reason().is_some() {
             return None;
         }
         let piece = self.step();
@@ -275,109 +227,33 @@ impl Iterator for Generation<'_> {
     }
 }
 
+#[expect(clippy::indexing_slicing, reason = "the history holds what was fed, and only grows")]
 impl Generation<'_> {
     /// The tokens chosen so far.
-    #[expect(
-        clippy::indexing_slicing,
-        reason = "the history holds the prompt and what was fed, and only grows"
-    )]
     pub fn tokens(&self) -> &[u32] {
-        &self.history[self.prompt..]
+        self.answer.tokens()
     }
 
     /// Tokens of the prompt and the answer that the session holds.
-    #[expect(
-        clippy::indexing_slicing,
-        reason = "the history holds the prompt and what was fed, and only grows"
-    )]
     pub(crate) fn fed(&self) -> &[u32] {
-        &self.history[..self.fed]
+        &self.answer.history()[..self.fed]
     }
 
     /// Ends it: nothing more comes.
     pub fn cancel(&mut self) {
-        self.finish_reason = Some(FinishReason::Cancelled);
+        self.answer.cancel();
     }
 
     /// What came out. A generation that had not come to its end counts as cancelled.
-    pub fn finish(mut self) -> Generated {
-        let cut_by_stop_string = self.cut_by_stop_string;
-        let complete = self.constraint.as_mut().map(|form| !cut_by_stop_string && form.is_complete());
-        Generated {
-            tokens: self.tokens().to_vec(),
-            text: self.text,
-            finish_reason: self.finish_reason.unwrap_or(FinishReason::Cancelled),
-            complete,
-            timings: self.timings,
-        }
+    pub fn finish(self) -> Generated {
+        self.answer.finish()
     }
 
-    #[expect(
-        clippy::indexing_slicing,
-        reason = "the history holds the prompt and what was fed, and only grows"
-    )]
     fn step(&mut self) -> Result<Option<Piece>, Error> {
-        let start = *self.start.get_or_insert_with(Instant::now);
-        let logits = self.session.feed(&self.history[self.fed..])?;
-        self.fed = self.history.len();
-        let chosen = self.history.len() - self.prompt;
-        if chosen == 0 {
-            self.timings.prompt = start.elapsed();
-        }
-        if self.max_tokens == 0 {
-            self.finish_reason = Some(FinishReason::Length);
-            return Ok(None);
-        }
-        let allowed = match &mut self.constraint {
-            Some(constraint) => constraint.mask(logits)?,
-            None => logits,
-        };
-        let token = self.sampler.sample(allowed, &self.history)?;
-        let complete = match &mut self.constraint {
-            Some(constraint) => constraint.accept(token)?,
-            None => false,
-        };
-        let logprobs = self.logprobs.map(|n| Logprobs::new(logits, token, n));
-        self.history.push(token);
-        if chosen == 0 {
-            self.timings.first_token = start.elapsed();
-        }
-        self.timings.decoded_tokens = chosen;
-        self.timings.decode = start.elapsed() - self.timings.first_token;
-        let text = self.show(token, complete);
-        self.text.push_str(&text);
-        Ok(Some(Piece { token, text, logprobs }))
-    }
-
-    /// The text that is complete with `token`; notes where it is the last, as it is if `complete`.
-    fn show(&mut self, token: u32, complete: bool) -> String {
-        let mut reason = None;
-        let mut text = String::new();
-        if self.stop_tokens.contains(&token) {
-            reason = Some(FinishReason::Stop);
-        } else {
-            let (shown, stopped) = self.stop.push(self.decoder.push(self.session.model().tokenizer(), token));
-            text = shown;
-            if stopped {
-                self.finish_reason = Some(FinishReason::Stop);
-                self.cut_by_stop_string = true;
-                return text;
-            }
-            if complete {
-                reason = Some(FinishReason::Stop);
-            } else if self.tokens().len() == self.max_tokens || self.session.position() == self.session.ctx()
-            {
-                reason = Some(FinishReason::Length);
-            }
-        }
-        if reason.is_some() {
-            // Nothing can follow: what was held back is shown.
-            let (rest, stopped) = self.stop.push(self.decoder.clone().finish());
-            text.push_str(&rest);
-            text.push_str(&self.stop.finish());
-            self.cut_by_stop_string = stopped;
-            self.finish_reason = if stopped { Some(FinishReason::Stop) } else { reason };
-        }
-        text
+        self.answer.begin();
+        let model = Arc::clone(self.session.model());
+        let logits = self.session.feed(&self.answer.history()[self.fed..])?;
+        self.fed = self.answer.history().len();
+        self.answer.choose(model.tokenizer(), logits)
     }
 }

@@ -1,16 +1,15 @@
-//! One sequence of tokens on its way through a model.
+//! One sequence of tokens on its way through a model: a batch of one.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use torchless_kernels::{Allocator, Kernels};
+use torchless_kernels::Kernels;
 
+use super::batch::{Batch, Feed, SequenceId, check_tokens};
 use super::memory;
 use crate::Error;
-use crate::kv::{KvCache, KvType};
+use crate::kv::KvType;
 use crate::model::Model;
-use crate::model::forward::Pass;
-use crate::model::workspace::{LOGIT_ROWS, Workspace};
 use crate::parallel::threads::Threads;
 
 /// How a session runs. Nothing here changes the logits of an int8 model, except [`SessionOptions::kv`].
@@ -44,15 +43,8 @@ impl SessionOptions {
 
 /// A sequence of tokens, the keys and values they left, and the memory to work out the next.
 pub struct Session {
-    model: Arc<Model>,
-    kernels: Kernels,
-    ctx: usize,
-    threads: Arc<Threads>,
-    cache: KvCache,
-    workspace: Workspace,
-    position: usize,
-    /// The highest position since the last reset: how much of the ring has been overwritten.
-    furthest: usize,
+    batch: Batch,
+    sequence: SequenceId,
     observer: Box<dyn FnMut(ChunkProgress) -> ControlFlow<()> + Send>,
 }
 
@@ -123,19 +115,10 @@ impl Session {
 
     /// Reserves the memory of a session whose context has been checked.
     fn reserve(model: &Arc<Model>, options: &SessionOptions, threads: Arc<Threads>) -> Result<Self, Error> {
-        let chunk = options.chunk.clamp(1, options.ctx);
-        let workspace = Workspace::new(&mut Allocator::heap(), model, options.ctx, chunk, threads.count());
-        Ok(Self {
-            model: Arc::clone(model),
-            kernels: options.kernels,
-            ctx: options.ctx,
-            threads,
-            cache: KvCache::new(model.config(), options.kv, options.ctx, chunk)?,
-            workspace,
-            position: 0,
-            furthest: 0,
-            observer: Box::new(|_| ControlFlow::Continue(())),
-        })
+        let mut batch = Batch::of_one(model, options, threads)?;
+        let full = || Error::Request("the batch has no room for a sequence".to_owned());
+        let sequence = batch.add().ok_or_else(full)?;
+        Ok(Self { batch, sequence, observer: Box::new(|_| ControlFlow::Continue(())) })
     }
 
     /// # Errors
@@ -149,13 +132,7 @@ impl Session {
     /// not used yet costs nothing: the system provides it page by page as the context fills.
     pub fn memory(model: &Model, options: &SessionOptions) -> Memory {
         let ctx = options.ctx.clamp(1, model.config().max_position_embeddings);
-        let chunk = options.chunk.clamp(1, ctx);
-        Memory {
-            kv_cache: KvCache::bytes(model.config(), options.kv, ctx, chunk),
-            scratch: Allocator::count(|memory| {
-                Workspace::new(memory, model, ctx, chunk, options.threads.clamp(1, Threads::most()))
-            }),
-        }
+        Batch::memory_of_one(model, &SessionOptions { ctx, ..options.clone() })
     }
 
     /// The longest context that takes no more than `bytes` with otherwise these options; 0 where none does.
@@ -178,42 +155,43 @@ impl Session {
 
     /// Asks the observer whether to go on.
     pub(super) fn go_on(&mut self) -> ControlFlow<()> {
-        (self.observer)(ChunkProgress { position: self.position, tokens: 0, layers: 0 })
+        let position = self.position();
+        (self.observer)(ChunkProgress { position, tokens: 0, layers: 0 })
     }
 
     /// The model.
     pub fn model(&self) -> &Arc<Model> {
-        &self.model
+        self.batch.model()
     }
 
     /// The threads it works on.
     pub fn threads(&self) -> &Arc<Threads> {
-        &self.threads
+        self.batch.threads()
     }
 
     /// The kernels in use.
     pub fn kernels(&self) -> Kernels {
-        self.kernels
+        self.batch.kernels()
     }
 
     /// Tokens fed so far.
     pub fn position(&self) -> usize {
-        self.position
+        self.batch.tokens(self.sequence).len()
     }
 
     /// Positions there is room for.
     pub fn ctx(&self) -> usize {
-        self.ctx
+        self.batch.ctx()
     }
 
     /// Most tokens that go through the layers together.
     pub fn chunk(&self) -> usize {
-        self.workspace.chunk
+        self.batch.chunk()
     }
 
     /// Forgets all tokens.
     pub fn reset(&mut self) {
-        (self.position, self.furthest) = (0, 0);
+        self.batch.sequences_mut().clear(self.sequence);
     }
 
     /// Forgets the tokens from `position` on, so that others can follow the ones before it: a new turn, or the same
@@ -223,20 +201,15 @@ impl Session {
     /// If there are not so many tokens, or the keys and values of a token that the next would look at have been
     /// overwritten, which happens in models with a sliding window only. Nothing is forgotten then.
     pub fn truncate(&mut self, position: usize) -> Result<(), Error> {
-        let window = self.model.config().sliding_window.unwrap_or(self.ctx);
-        let overwritten = self.cache.overwritten(self.furthest);
-        if position > self.position {
-            return Err(Error::Request(format!(
-                "position {position}: only {} tokens were fed",
-                self.position
-            )));
+        let fed = self.position();
+        if position > fed {
+            return Err(Error::Request(format!("position {position}: only {fed} tokens were fed")));
         }
-        if overwritten > (position + 1).saturating_sub(window) {
+        if !self.batch.sequences_mut().truncate(self.sequence, position) {
             return Err(Error::Request(format!(
                 "position {position}: the sliding window has moved on, reset the session and feed all tokens again"
             )));
         }
-        self.position = position;
         Ok(())
     }
 
@@ -249,11 +222,11 @@ impl Session {
     pub fn feed(&mut self, tokens: &[u32]) -> Result<&[f32], Error> {
         self.check(tokens)?;
         let mut last = 0;
-        for chunk in tokens.chunks(self.workspace.chunk) {
+        for chunk in tokens.chunks(self.chunk()) {
             self.layers(chunk)?;
             last = chunk.len() - 1;
         }
-        Ok(self.logits(last, 1))
+        Ok(self.batch.logits_of(last, 1))
     }
 
     /// Appends `tokens` and calls `each(i, logits)` with the logits after each.
@@ -263,12 +236,12 @@ impl Session {
     pub fn score(&mut self, tokens: &[u32], mut each: impl FnMut(usize, &[f32])) -> Result<(), Error> {
         self.check(tokens)?;
         let mut index = 0;
-        for chunk in tokens.chunks(self.workspace.chunk) {
+        let (vocab_size, rows) = (self.model().config().vocab_size, self.batch.logit_rows());
+        for chunk in tokens.chunks(self.chunk()) {
             self.layers(chunk)?;
-            for first in (0..chunk.len()).step_by(LOGIT_ROWS) {
-                let count = LOGIT_ROWS.min(chunk.len() - first);
-                let vocab_size = self.model.config().vocab_size;
-                for logits in self.logits(first, count).chunks_exact(vocab_size) {
+            for first in (0..chunk.len()).step_by(rows) {
+                let count = rows.min(chunk.len() - first);
+                for logits in self.batch.logits_of(first, count).chunks_exact(vocab_size) {
                     each(index, logits);
                     index += 1;
                 }
@@ -279,57 +252,21 @@ impl Session {
 
     /// Runs `f` on one of the session's threads: what it feeds then need not be handed over to them each time.
     pub fn install<R: Send>(&mut self, f: impl FnOnce(&mut Self) -> R + Send) -> R {
-        let threads = Arc::clone(&self.threads);
+        let threads = Arc::clone(self.threads());
         threads.install(|| f(self))
     }
 
     /// Takes one chunk through the layers.
     fn layers(&mut self, chunk: &[u32]) -> Result<(), Error> {
-        let (start, tokens) = (self.position, chunk.len());
-        // Also if it is broken off, it has begun to overwrite.
-        self.furthest = self.furthest.max(start + tokens);
-        let Self { model, kernels, threads, cache, workspace, observer, .. } = self;
-        let mut on_layer = |i| observer(ChunkProgress { position: start, tokens, layers: i + 1 });
-        let result = threads.with_team(|team| {
-            let pass = Pass { model, kernels: *kernels, team, on_input: None };
-            match cache {
-                KvCache::F32(cache) => pass.layers(cache, workspace, chunk, start, &mut on_layer),
-                KvCache::F16(cache) => pass.layers(cache, workspace, chunk, start, &mut on_layer),
-                KvCache::Int8(cache) => pass.layers(cache, workspace, chunk, start, &mut on_layer),
-            }
-        });
-        let overflowed = cache.take_overflowed();
-        if result.is_break() {
-            return Err(Error::Interrupted);
-        }
-        if overflowed {
-            return Err(Error::CacheOverflow);
-        }
-        self.position += tokens;
-        Ok(())
-    }
-
-    /// The logits of `count` tokens of the last chunk.
-    fn logits(&mut self, first: usize, count: usize) -> &[f32] {
-        let Self { model, kernels, threads, workspace, .. } = self;
-        threads.with_team(|team| {
-            Pass { model, kernels: *kernels, team, on_input: None }.logits(workspace, first, count)
-        })
+        let (position, tokens) = (self.position(), chunk.len());
+        let Self { batch, sequence, observer } = self;
+        let feed = Feed { sequence: *sequence, tokens: chunk, logits: false };
+        batch.layers(&[feed], &mut |i| observer(ChunkProgress { position, tokens, layers: i + 1 }))?;
+        batch.check_fed(0)
     }
 
     fn check(&self, tokens: &[u32]) -> Result<(), Error> {
-        if tokens.is_empty() {
-            return Err(Error::EmptyPrompt);
-        }
-        let vocab_size = self.model.config().vocab_size;
-        if let Some(&id) = tokens.iter().find(|&&id| id as usize >= vocab_size) {
-            return Err(Error::UnknownToken { id, vocab_size });
-        }
-        if tokens.len() > self.ctx - self.position {
-            let max = self.model.config().max_position_embeddings;
-            return Err(Error::ContextFull { tokens: self.position + tokens.len(), ctx: self.ctx, max });
-        }
-        Ok(())
+        check_tokens(self.model(), tokens, self.position(), self.ctx())
     }
 }
 

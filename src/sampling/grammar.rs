@@ -161,7 +161,7 @@ fn with_place(text: &str) -> Option<String> {
 }
 
 /// White space as Python's `json.dumps` has it: small models that are free to choose write it without end.
-fn on_one_line(schema: &Value) -> Value {
+pub(crate) fn on_one_line(schema: &Value) -> Value {
     // Anything goes, which an object without members says too.
     let mut schema = if *schema == Value::Bool(true) { json!({}) } else { schema.clone() };
     if let Some(object) = schema.as_object_mut() {

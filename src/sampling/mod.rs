@@ -7,8 +7,8 @@ mod sampler;
 mod settings;
 mod stop;
 
-pub(crate) use grammar::Constraint;
 pub use grammar::Grammar;
+pub(crate) use grammar::{Constraint, on_one_line};
 pub use logprobs::{Logprobs, log_probability};
 pub use sampler::Sampler;
 pub use settings::{Mirostat, Sampling};

@@ -41,7 +41,7 @@ impl<T: CacheElement + Pod> Spans for Cache<T> {
         head_dim
     }
 
-    fn convert_queries(_: &OverCache<Self>, _: &mut Queries, _: usize) {}
+    fn convert_queries(_: &OverCache<Self>, _: &mut Queries, _: Range<usize>) {}
 
     fn attend_span(over: &OverCache<Self>, of: &TileQueries, span: usize, tile: &mut Tile) {
         let tokens = of.tokens.clone();
@@ -51,14 +51,14 @@ impl<T: CacheElement + Pod> Spans for Cache<T> {
         let positions = over.seen_by(tokens.clone(), span);
         for block in positions.start / BLOCK..positions.end.div_ceil(BLOCK) {
             // The tokens that may look into this block are neighbours.
-            let from = (block * BLOCK).saturating_sub(over.start).max(tokens.start);
+            let from = (block * BLOCK).saturating_sub(over.segment.start).max(tokens.start);
             let window = over.config.sliding_window.unwrap_or(usize::MAX);
-            let beyond = ((block + 1) * BLOCK - 1).saturating_add(window).saturating_sub(over.start);
+            let beyond = ((block + 1) * BLOCK - 1).saturating_add(window).saturating_sub(over.segment.start);
             let to = beyond.min(tokens.end);
             if from >= to {
                 continue;
             }
-            let cached = over.cache.block(over.layer, of.kv_head, block);
+            let cached = over.cache.block(over.layer, of.kv_head, over.segment.table.page(block));
             over.attend_block(&cached, block, of, from..to, tile);
         }
     }

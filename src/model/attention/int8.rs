@@ -31,11 +31,11 @@ impl Spans for Int8Cache {
         head_dim.next_multiple_of(GROUP)
     }
 
-    fn convert_queries(over: &OverCache<Self>, queries: &mut Queries, n: usize) {
-        let rows = queries.f32.chunks_exact(Self::query_cols(over.config.head_dim));
-        let mut quantized = queries.int8.view_mut(n);
-        for (i, query) in rows.take(n).enumerate() {
-            over.kernels.quantize(query, quantized.token(i));
+    fn convert_queries(over: &OverCache<Self>, queries: &mut Queries, which: Range<usize>) {
+        let cols = Self::query_cols(over.config.head_dim);
+        let mut quantized = queries.int8.view_mut(which.end);
+        for i in which {
+            over.kernels.quantize(&queries.f32[i * cols..][..cols], quantized.token(i));
         }
     }
 
@@ -51,7 +51,8 @@ impl Spans for Int8Cache {
             let start = first * BLOCK;
             seen.fill(if range.is_empty() { 0..0 } else { range.start - start..range.end - start });
         }
-        let block = |i: usize| over.cache.block(over.layer, of.kv_head, (first + i).min(end - 1));
+        let page = |i: usize| over.segment.table.page((first + i).min(end - 1));
+        let block = |i: usize| over.cache.block(over.layer, of.kv_head, page(i));
         let blocks: [_; SPAN_BLOCKS] = array::from_fn(block);
         let (keys, values) = (blocks.map(|(keys, _)| keys), blocks.map(|(_, values)| values));
         let span = Int8Span { keys: &keys[..end - first], values: &values[..end - first] };

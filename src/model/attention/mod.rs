@@ -2,16 +2,19 @@
 
 mod float;
 mod int8;
+mod layer;
 mod over_cache;
 mod store;
 
 use torchless_kernels::MatMut;
 
-pub(crate) use over_cache::AttentionBuffers;
-use over_cache::{OverCache, Spans};
+pub(crate) use layer::AttentionBuffers;
+use layer::LayerAttention;
+use over_cache::Spans;
 use store::{Store, Stored};
 
 use super::forward::{Pass, Site};
+use super::segment::{Segment, tokens_of};
 use super::weights::Layer;
 use super::workspace::Workspace;
 use crate::arch::MAX_HEAD_DIM;
@@ -22,17 +25,16 @@ pub(crate) trait LayerCache: Store + Spans {}
 impl<C: Store + Spans> LayerCache for C {}
 
 impl Pass<'_> {
-    /// The attention half of the `i`-th layer, for the first `tokens` tokens of the workspace; the first is at position
-    /// `start`.
+    /// The attention half of the `i`-th layer, for the workspace's tokens, which are those of `segments`.
     pub(super) fn attention<C: LayerCache>(
         &self,
         i: usize,
         layer: &Layer,
         cache: &mut C,
         workspace: &mut Workspace,
-        tokens: usize,
-        start: usize,
+        segments: &[Segment],
     ) {
+        let tokens = tokens_of(segments);
         let config = self.model.config();
         let (hidden, q_dim) = (config.hidden_size, config.q_dim());
         let stride = q_dim + 2 * config.kv_dim();
@@ -49,14 +51,14 @@ impl Pass<'_> {
             let angles = t * half..(t + 1) * half;
             self.finish_qkv(layer, qkv, &cos[angles.clone()], &sin[angles]);
         });
-        cache.store(self, i, &Stored { kv: &qkv[q_dim..], stride, tokens, start });
-        let attention = OverCache {
+        cache.store(self, i, &Stored { kv: &qkv[q_dim..], stride, segments });
+        let attention = LayerAttention {
             kernels: self.kernels,
             team: self.team,
             config,
             cache,
             layer: i,
-            start,
+            segments,
             queries: qkv,
             stride,
             buffers: attention_buffers,

@@ -1,0 +1,17 @@
+//! A real server, asked over real connections.
+#![cfg(feature = "serve")]
+
+mod common {
+    pub mod fixture;
+    pub mod http;
+    pub mod server;
+}
+
+mod serve {
+    mod chat;
+    mod completions;
+    mod contract;
+    mod endpoints;
+    mod limits;
+    mod refused;
+}
