@@ -156,7 +156,10 @@ fn arrows_are_found_however_they_are_written() {
             "use crate::{Error, arch::Config};\n// use crate::runtime::Session;\nuse super::kv::A;",
         ),
         ("src/runtime/session.rs", "use super::generate::Piece;\nuse crate::model::Model;"),
-        ("src/serve/service.rs", "use super::engine::Engine;\nuse crate::{chat::ChatTemplate, runtime::Scheduler};"),
+        (
+            "src/serve/service.rs",
+            "use super::engine::Engine;\nuse crate::{chat::ChatTemplate, runtime::Scheduler};",
+        ),
         ("src/cli/bench/plot.rs", "use super::super::plot::Picture;\nuse torchless::bench::Test;"),
         ("src/lib.rs", "pub mod cli;"),
     ] {

@@ -1,6 +1,8 @@
 //! How fast a model runs here: the tests people know from llama-bench, and what the memory could give at most.
 
 pub mod bandwidth;
+#[cfg(feature = "serve")]
+pub mod load;
 
 use std::fmt;
 use std::ops::ControlFlow;

@@ -177,7 +177,8 @@ impl ChatTemplate {
         Ok(tokenizer.encode_disguised(&text, |plain| mask.restore(plain)))
     }
 
-    /// How the model calls tools; `None` where the template knows nothing of tools, or has another way.
+    /// How the model calls tools; `None` where the template knows nothing of tools, or has another way. A conversation is
+    /// rendered to find out.
     pub fn tool_form(&self) -> Option<ToolForm> {
         let probe = |messages: &[Message]| self.render_with_tools(messages, &[tool_form::tool()], false);
         let talk = tool_form::conversation();

@@ -2,6 +2,7 @@
 
 mod plot;
 mod report;
+mod serve;
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -33,16 +34,22 @@ use report::Report;
 /// pp512 is a prompt of 512 tokens, tg128 the generation of 128, both from an empty cache or behind the tokens --depth
 /// puts into it. Each is run once to warm up and then timed: mean ± standard deviation.
 #[derive(clap::Args)]
-#[command(after_help = "Examples:\n  \
+#[command(
+    args_conflicts_with_subcommands = true,
+    after_help = "Examples:\n  \
     torchless bench\n  \
     torchless bench model.bin -p 0 -n 64 -d 0,4096 -t 1,2\n  \
     torchless bench --isa auto,portable --json\n  \
-    torchless bench -p 512 -n 32 -d 0,512,1024,1536 --plot speed.svg\n\n\
+    torchless bench -p 512 -n 32 -d 0,512,1024,1536 --plot speed.svg\n  \
+    torchless bench serve --streams 1,4,8\n\n\
     GB/s is what a generated token must read at the least: all weights, and the keys and values in sight. The last column \
     is its share of what a plain loop on as many threads reads, measured just before and after the test over the weights themselves \
     (over other memory where a cache could hold them). Prompts are limited by arithmetic; --json and CSV give the two for \
-    them too, the weights counted once for each 512 tokens.")]
+    them too, the weights counted once for each 512 tokens."
+)]
 pub struct Args {
+    #[command(subcommand)]
+    command: Option<Command>,
     #[command(flatten)]
     model: NamedModel,
     /// Prompt lengths to time; 0 leaves the test out
@@ -79,6 +86,11 @@ pub struct Args {
     /// Also draw them, over the depth where there are several, beside what the memory allows
     #[arg(long, value_name = "FILE.svg", value_parser = super::plot::path)]
     plot: Option<PathBuf>,
+}
+
+#[derive(clap::Subcommand)]
+enum Command {
+    Serve(serve::Args),
 }
 
 #[derive(Clone, Copy, clap::ValueEnum, PartialEq, Eq)]
@@ -165,6 +177,9 @@ impl Setting {
 }
 
 pub fn run(mut args: Args) -> anyhow::Result<()> {
+    if let Some(Command::Serve(args)) = args.command {
+        return serve::run(args);
+    }
     let tests = args.tests();
     if tests.is_empty() {
         let nothing = "nothing is left to measure: give -p, -n or --pg a number above zero";

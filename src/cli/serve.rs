@@ -102,7 +102,9 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let address = server.address();
     tracing::info!("listening: http://{address}");
     if open && !address.ip().is_loopback() {
-        tracing::warn!("anyone who reaches this address may ask: --api-key, or TORCHLESS_API_KEY, asks for a key");
+        tracing::warn!(
+            "anyone who reaches this address may ask: --api-key, or TORCHLESS_API_KEY, asks for a key"
+        );
     }
     let stopper = server.stopper();
     let _orderly = Orderly::begin();

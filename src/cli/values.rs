@@ -143,7 +143,10 @@ mod tests {
         assert_eq!(logit_bias("7+inf").unwrap_err(), "give a number, or -inf");
         assert!(seconds("-0.1").is_err() && seconds("0.1").is_ok());
         let (half, two) = (Ok(500_000_000), Ok(2 << 30));
-        assert_eq!((bytes("0.5G"), bytes("500 MB"), bytes("2GiB"), bytes("7")), (half.clone(), half, two, Ok(7)));
+        assert_eq!(
+            (bytes("0.5G"), bytes("500 MB"), bytes("2GiB"), bytes("7")),
+            (half.clone(), half, two, Ok(7))
+        );
         assert!(["", "G", "-1", "0", "4X", "1e99"].iter().all(|text| bytes(text).is_err()));
     }
 }

@@ -200,7 +200,9 @@ impl Answers {
             Ok(None) => return Some(Err(Problem::engine_failed())),
             Err(_) => return Some(Err(Problem::out_of_time(self.service.options.timeout.as_secs()))),
         };
-        if !matches!(event, Event::Piece(_)) && let Some(ticket) = self.tickets.get_mut(index) {
+        if !matches!(event, Event::Piece(_))
+            && let Some(ticket) = self.tickets.get_mut(index)
+        {
             *ticket = None;
         }
         Some(match event {

@@ -44,9 +44,14 @@ impl TextLogprobs {
         let Some(Logprobs { chosen, top }) = &piece.logprobs else { return };
         self.tokens.push(spelled(piece.token, tokenizer).into());
         self.token_logprobs.push(finite(*chosen).into());
-        let top: Map<String, Value> =
-            top.iter().map(|&(id, logprob)| (spelled(id, tokenizer), finite(logprob).into())).collect();
-        self.top_logprobs.push(top.into());
+        let mut best = Map::new();
+        for &(id, logprob) in top {
+            // A byte and a letter may spell the same.
+            let text = Some(spelled(id, tokenizer)).filter(|text| !best.contains_key(text));
+            let text = text.unwrap_or_else(|| in_bytes(&tokenizer.bytes_of(id).unwrap_or_default()));
+            best.insert(text, finite(logprob).into());
+        }
+        self.top_logprobs.push(best.into());
         self.text_offset.push(offset.into());
     }
 
@@ -69,11 +74,13 @@ impl TextLogprobs {
     }
 }
 
-/// A token's text; one that is no whole characters as OpenAI spells it, `bytes:\xe2\x96`, so that no two are the same.
+/// A token's text; one that is no whole characters as OpenAI spells it, `bytes:\xe2\x96`.
 fn spelled(id: u32, tokenizer: &Tokenizer) -> String {
     let bytes = tokenizer.bytes_of(id).unwrap_or_default();
-    String::from_utf8(bytes).unwrap_or_else(|error| {
-        let hex = |byte: &u8| format!("\\x{byte:02x}");
-        format!("bytes:{}", error.as_bytes().iter().map(hex).collect::<String>())
-    })
+    String::from_utf8(bytes).unwrap_or_else(|error| in_bytes(error.as_bytes()))
+}
+
+fn in_bytes(bytes: &[u8]) -> String {
+    let hex = |byte: &u8| format!("\\x{byte:02x}");
+    format!("bytes:{}", bytes.iter().map(hex).collect::<String>())
 }

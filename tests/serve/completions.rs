@@ -65,7 +65,8 @@ fn a_prompt_is_text_or_tokens_or_several() {
     }
     assert_ne!(text(&one), text(&other));
     // A prompt that is answered twice counts once.
-    let prompts = one["usage"]["prompt_tokens"].as_u64().unwrap() + other["usage"]["prompt_tokens"].as_u64().unwrap();
+    let prompts =
+        one["usage"]["prompt_tokens"].as_u64().unwrap() + other["usage"]["prompt_tokens"].as_u64().unwrap();
     assert_eq!(both["usage"]["prompt_tokens"], prompts);
     assert_eq!(both["usage"]["completion_tokens"], 48);
 }
@@ -94,11 +95,9 @@ fn settings_change_the_text_and_seeds_repeat_it() {
     // A favourite is repeated, unless that costs it something.
     let favourite = json!({"logit_bias": {"40": 30}});
     let repeated = ask(&client, favourite.clone());
-    for change in [
-        json!({"presence_penalty": 50}),
-        json!({"frequency_penalty": 50}),
-        json!({"repeat_penalty": 50}),
-    ] {
+    for change in
+        [json!({"presence_penalty": 50}), json!({"frequency_penalty": 50}), json!({"repeat_penalty": 50})]
+    {
         let mut request = favourite.clone();
         request.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
         assert_ne!(text(&ask(&client, request.clone())), text(&repeated), "{change}");
@@ -152,7 +151,7 @@ fn the_end_of_a_text_ends_it_unless_it_is_ignored() {
     ignored["ignore_eos"] = true.into();
     let ignored = ask(&client, ignored);
     assert_eq!(ignored["choices"][0]["finish_reason"], "length");
-    assert_eq!(ignored["choices"][0]["logprobs"]["tokens"], json!(["</s>"; 12]));
+    assert_eq!(ignored["choices"][0]["logprobs"]["tokens"], json!(vec!["</s>"; 12]));
 }
 
 #[test]
@@ -169,8 +168,11 @@ fn log_probabilities_are_four_lists() {
     let answer = ask(&client, json!({"logprobs": 3}));
     let logprobs = &answer["choices"][0]["logprobs"];
     let list = |name: &str| logprobs[name].as_array().unwrap().clone();
-    assert!(["tokens", "token_logprobs", "top_logprobs", "text_offset"].iter().all(|name| list(name).len() == 12));
-    for ((token, logprob), top) in list("tokens").iter().zip(list("token_logprobs")).zip(list("top_logprobs")) {
+    assert!(
+        ["tokens", "token_logprobs", "top_logprobs", "text_offset"].iter().all(|name| list(name).len() == 12)
+    );
+    for ((token, logprob), top) in list("tokens").iter().zip(list("token_logprobs")).zip(list("top_logprobs"))
+    {
         let top = top.as_object().unwrap();
         assert_eq!(top.len(), 3);
         // The most probable one was chosen.

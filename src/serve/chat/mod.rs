@@ -64,8 +64,7 @@ impl Kind for ChatCompletions {
         fields.only("modalities", &[json!(["text"])], "torchless answers in text: give [\"text\"]")?;
         fields.finish(&UNSUPPORTED)?;
         let ignore_eos = settings.generate.ignore_eos;
-        let kind =
-            Self { messages, tools, max_tokens, ignore_eos, prompt: Vec::new(), answers: Vec::new() };
+        let kind = Self { messages, tools, max_tokens, ignore_eos, prompt: Vec::new(), answers: Vec::new() };
         Ok((kind, settings))
     }
 

@@ -90,7 +90,8 @@ fn name(function: &mut Fields) -> Result<String, Problem> {
 }
 
 fn choice(fields: &mut Fields, tools: &[Tool]) -> Result<ToolChoice, Problem> {
-    let wrong = || Problem::value("tool_choice", "give \"auto\", \"none\", \"required\", or a function by its name");
+    let wrong =
+        || Problem::value("tool_choice", "give \"auto\", \"none\", \"required\", or a function by its name");
     let choice = match fields.take::<Value>("tool_choice")? {
         None => ToolChoice::Auto,
         Some(Value::String(choice)) => match choice.as_str() {
