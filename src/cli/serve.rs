@@ -10,7 +10,7 @@ use torchless::serve::{Options, Served, Server};
 use tracing_subscriber::filter::LevelFilter;
 
 use super::interrupt::{self, Orderly};
-use super::model::{ModelArgs, RunArgs};
+use super::model::{NamedModel, RunArgs};
 use super::values::{self, positive, seconds};
 use super::{chat, wrong_usage};
 
@@ -21,7 +21,7 @@ use super::{chat, wrong_usage};
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  \
     torchless serve\n  \
-    TORCHLESS_API_KEY=secret torchless serve -m mistral.bin --host 0.0.0.0 --parallel 16\n  \
+    TORCHLESS_API_KEY=secret torchless serve mistral.bin --host 0.0.0.0 --parallel 16\n  \
     curl http://127.0.0.1:8080/v1/chat/completions -H 'Content-Type: application/json' \\\n    \
     -d '{\"messages\": [{\"role\": \"user\", \"content\": \"Why is the sky blue?\"}]}'\n\n\
     Addresses: / (a page to chat on), /v1/chat/completions, /v1/completions, /v1/models, /tokenize, /detokenize, /health, \
@@ -29,7 +29,7 @@ use super::{chat, wrong_usage};
     The log is on stderr, one line a request.")]
 pub struct Args {
     #[command(flatten)]
-    model: ModelArgs,
+    model: NamedModel,
     /// The address to listen at; 0.0.0.0 is all of this machine's
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
     host: String,
@@ -97,7 +97,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let open = options.api_key.is_none();
     log();
     // Fetched while someone looks, not behind a server that says it is loading.
-    let path = args.model.path()?;
+    let path = args.model.either().path()?;
     let server = Server::bind((args.host.as_str(), args.port), options)?;
     let address = server.address();
     tracing::info!("listening: http://{address}");

@@ -20,6 +20,8 @@ pub struct Sampler {
     most_surprise: f32,
     /// `vocab_size` logits, biased and penalised.
     logits: Vec<f32>,
+    /// How often each of `vocab_size` tokens is among the recent ones, while that is counted.
+    times: Vec<u32>,
     /// Tokens and their logits, most probable first once sorted.
     candidates: Vec<(u32, f32)>,
 }
@@ -42,6 +44,7 @@ impl Sampler {
             rng: Pcg32::new(settings.seed),
             most_surprise: 2.0 * settings.mirostat.unwrap_or_default().tau,
             logits: vec![0.0; vocab_size],
+            times: vec![0; vocab_size],
             candidates: Vec::with_capacity(vocab_size),
             kernels: Kernels::detect(),
             settings,
@@ -102,14 +105,17 @@ impl Sampler {
             return;
         }
         let (_, recent) = recent.split_at(recent.len().saturating_sub(repeat_last_n));
-        for (i, &id) in recent.iter().enumerate() {
-            let (before, from) = recent.split_at(i);
-            let Some(logit) = self.logits.get_mut(id as usize).filter(|_| !before.contains(&id)) else {
-                continue;
-            };
+        for &id in recent {
+            if let Some(times) = self.times.get_mut(id as usize) {
+                *times += 1;
+            }
+        }
+        for &id in recent {
+            // Once each; then all are 0 again.
+            let times = self.times.get_mut(id as usize).map_or(0, std::mem::take);
+            let Some(logit) = self.logits.get_mut(id as usize).filter(|_| times > 0) else { continue };
             *logit = if *logit > 0.0 { *logit / repeat_penalty } else { *logit * repeat_penalty };
             if (frequency_penalty, presence_penalty) != (0.0, 0.0) {
-                let times = from.iter().filter(|&&other| other == id).count();
                 *logit -= times as f32 * frequency_penalty + presence_penalty;
             }
         }

@@ -34,15 +34,30 @@ pub async fn read(request: Request, service: &Service) -> Result<Body, Problem> 
     let kind = request.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
     let kind = kind.unwrap_or_default().split(';').next().unwrap_or_default().trim();
     // Pages of other origins can send other types unasked, this one only where CORS allows it.
-    if !kind.eq_ignore_ascii_case("application/json") {
-        return Err(Problem::not_json_type());
-    }
+    let is_json = kind.eq_ignore_ascii_case("application/json");
     let said = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok());
     if said.and_then(|length| length.parse::<u64>().ok()).is_some_and(|length| length > MAX_BODY as u64) {
         return Err(Problem::too_large(MAX_BODY));
     }
     let collected = timeout(service.options.patience, collect(request, &service.bodies)).await;
-    collected.unwrap_or_else(|_| Err(Problem::body_too_slow()))
+    let body = collected.unwrap_or_else(|_| Err(Problem::body_too_slow()))?;
+    if is_json { Ok(body) } else { Err(Problem::not_json_type()) }
+}
+
+/// Takes the body of a request that is refused: a connection that is closed before everything was read is reset, and then the
+/// client may never see the answer.
+pub async fn discard(request: Request, service: &Service) {
+    let mut parts = request.into_body().into_data_stream();
+    let all = async {
+        let mut bytes = 0;
+        while let Some(Ok(part)) = parts.next().await {
+            bytes += part.len();
+            if bytes > MAX_BODY {
+                return;
+            }
+        }
+    };
+    let _ = timeout(service.options.patience, all).await;
 }
 
 async fn collect(request: Request, room: &Arc<Semaphore>) -> Result<Body, Problem> {

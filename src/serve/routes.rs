@@ -16,6 +16,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
 use super::access;
+use super::body;
 use super::chat::ChatCompletions;
 use super::complete::complete;
 use super::completions::Completions;
@@ -39,8 +40,10 @@ pub fn router(service: &Arc<Service>) -> Router {
         .route("/health", get(health))
         .route("/metrics", get(figures))
         .merge(keyed)
-        .fallback(async || Problem::no_such_path())
-        .method_not_allowed_fallback(async || Problem::wrong_method());
+        .fallback(async |service, request| refuse(service, request, Problem::no_such_path()).await)
+        .method_not_allowed_fallback(async |service, request| {
+            refuse(service, request, Problem::wrong_method()).await
+        });
     around(all, service)
 }
 
@@ -75,12 +78,21 @@ fn panicked(_: Box<dyn Any + Send>) -> Response {
 }
 
 async fn check_key(State(service): State<Arc<Service>>, request: Request, next: Next) -> Response {
-    let Some(key) = &service.options.api_key else { return next.run(request).await };
+    let Some(key) = service.options.api_key.clone() else { return next.run(request).await };
     let given = request.headers().get(header::AUTHORIZATION).map(HeaderValue::as_bytes).unwrap_or_default();
     let given = given.split_at_checked(7).filter(|(scheme, _)| scheme.eq_ignore_ascii_case(b"Bearer "));
     // In the same time wherever the two differ.
     let right = given.is_some_and(|(_, given)| given.ct_eq(key.as_bytes()).into());
-    if right { next.run(request).await } else { Problem::wrong_key().into_response() }
+    if right {
+        return next.run(request).await;
+    }
+    refuse(State(service), request, Problem::wrong_key()).await.into_response()
+}
+
+/// What is wrong, once the request has been taken.
+async fn refuse(State(service): State<Arc<Service>>, request: Request, problem: Problem) -> Problem {
+    body::discard(request, &service).await;
+    problem
 }
 
 async fn page() -> Response {

@@ -60,8 +60,8 @@ async fn work(
     request: Request,
     f: impl FnOnce(Fields, &Loaded) -> Result<Value, Problem> + Send + 'static,
 ) -> Result<Response, Problem> {
-    let loaded = Arc::clone(service.for_work()?);
     let body = body::read(request, service).await?;
+    let loaded = Arc::clone(service.for_work()?);
     let work = task::spawn_blocking(move || f(Fields::new(parse(&body.bytes)?, "")?, &loaded));
     let value = work.await.unwrap_or_else(|_| Err(Problem::internal()))?;
     Ok(json_response(StatusCode::OK, &value))

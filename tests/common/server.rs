@@ -27,14 +27,19 @@ impl Running {
         options: Options,
         change: impl FnOnce(&mut BatchOptions) + Send + 'static,
     ) -> Self {
-        let running = Self::loading(options, move || {
+        Self::ready(options, move || {
             let model = Arc::new(Model::open(fixture(file))?);
             let template = ChatTemplate::named("chatml", model.tokenizer())?;
             let mut scheduler = BatchOptions::new(&model);
             scheduler.session.threads = 1;
             change(&mut scheduler);
             Ok(Served { model, scheduler, template: Some(template) })
-        });
+        })
+    }
+
+    /// Serves what `load` gives, once it is there.
+    pub fn ready(options: Options, load: impl FnOnce() -> Result<Served, Error> + Send + 'static) -> Self {
+        let running = Self::loading(options, load);
         while running.client().get("/health").status != 200 {
             thread::sleep(Duration::from_millis(5));
         }

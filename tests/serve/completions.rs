@@ -132,7 +132,7 @@ fn a_text_ends_before_a_stop_string() {
         let cut = ask(&client, json!({"stop": stop}));
         assert_eq!((text(&cut), &cut["choices"][0]["finish_reason"]), (before, &"stop".into()));
         let frames = client.stream("/v1/completions", &request(json!({"stop": stop, "stream": true}))).all();
-        let streamed: String = frames.iter().map(|frame| text(frame)).collect();
+        let streamed: String = frames.iter().map(text).collect();
         assert_eq!(streamed, before);
     }
 }

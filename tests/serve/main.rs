@@ -6,7 +6,10 @@ mod completions;
 mod contract;
 mod endpoints;
 mod limits;
+#[cfg(all(unix, feature = "cli"))]
+mod process;
 mod refused;
+mod tools;
 
 #[path = "../common"]
 mod common {
