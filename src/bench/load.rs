@@ -71,11 +71,8 @@ pub fn run(
     answered: impl Fn() + Sync,
 ) -> Result<Served, Error> {
     let agent = ureq::Agent::new_with_config(
-        // All may be connected at once, and what went wrong is said by the server.
-        ureq::Agent::config_builder()
-            .max_idle_connections_per_host(load.streams)
-            .http_status_as_error(false)
-            .build(),
+        // A connection for each question: a server may close one that it has answered on. What went wrong is said by the server.
+        ureq::Agent::config_builder().max_idle_connections(0).http_status_as_error(false).build(),
     );
     let start = Instant::now();
     let answers = thread::scope(|scope| {
