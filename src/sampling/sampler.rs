@@ -22,8 +22,10 @@ pub struct Sampler {
     logits: Vec<f32>,
     /// How often each of `vocab_size` tokens is among the recent ones, while that is counted.
     times: Vec<u32>,
-    /// Tokens and their logits, most probable first once sorted.
+    /// Tokens and their logits, most probable first as far as they are sorted.
     candidates: Vec<(u32, f32)>,
+    /// `vocab_size` weights, where those of all are needed.
+    weights: Vec<f32>,
 }
 
 impl Sampler {
@@ -46,6 +48,7 @@ impl Sampler {
             logits: vec![0.0; vocab_size],
             times: vec![0; vocab_size],
             candidates: Vec::with_capacity(vocab_size),
+            weights: vec![0.0; vocab_size],
             kernels: Kernels::detect(),
             settings,
         })
@@ -77,7 +80,7 @@ impl Sampler {
         if self.logits.iter().all(|&logit| logit == f32::NEG_INFINITY) {
             return Err(Error::NoTokenLeft);
         }
-        let Sampling { temperature, top_k, mirostat, .. } = self.settings;
+        let Sampling { temperature, top_k, mirostat, typical_p, .. } = self.settings;
         if temperature == 0.0 || (top_k == 1 && mirostat.is_none()) {
             return Ok(self.kernels.argmax(&self.logits) as u32);
         }
@@ -86,8 +89,61 @@ impl Sampler {
         if let Some(mirostat) = mirostat {
             return Ok(self.draw_mirostat(mirostat));
         }
+        if top_k == 0 && typical_p >= 1.0 {
+            return Ok(self.draw_of_all());
+        }
         self.cut();
         Ok(self.draw().0)
+    }
+
+    /// Draws where neither top-k nor typical has a say: then nearly all of a large vocabulary need not be sorted.
+    fn draw_of_all(&mut self) -> u32 {
+        let Sampling { top_p, min_p, temperature, .. } = self.settings;
+        if top_p < 1.0 {
+            let mass = top_p * self.weigh_all(1.0);
+            // All of them, where rounding leaves them below it.
+            let keep = self.exceed(mass.next_down()).unwrap_or(self.candidates.len());
+            self.candidates.truncate(keep);
+            self.cut_min_p();
+        } else if min_p > 0.0 {
+            self.weigh_all(1.0);
+            let Self { candidates, weights, .. } = self;
+            candidates.retain(|&(id, _)| weights.get(id as usize).is_some_and(|&weight| weight >= min_p));
+            candidates.sort_unstable_by(better);
+        } else {
+            let left = self.rng.unit() * self.weigh_all(temperature);
+            // Rounding can leave a crumb: it belongs to the best.
+            let at = self.exceed(left).map_or(0, |n| n - 1);
+            return self.candidates.get(at).copied().unwrap_or_default().0;
+        }
+        self.draw().0
+    }
+
+    /// Works out the weights of all tokens at a temperature, and their sum.
+    fn weigh_all(&mut self, temperature: f32) -> f32 {
+        let best = self.logits.iter().fold(f32::NEG_INFINITY, |best, &logit| best.max(logit));
+        for (weight, logit) in self.weights.iter_mut().zip(&self.logits) {
+            *weight = (logit - best) / temperature;
+        }
+        self.kernels.softmax_block(&mut self.weights).1
+    }
+
+    /// How many of the best candidates it takes until their weights are more than `mass`; sorts these.
+    fn exceed(&mut self, mass: f32) -> Option<usize> {
+        let (mut reached, mut sorted) = (0.0, 0);
+        // A small weight must not vanish beside the sum of many.
+        while sorted < self.candidates.len() {
+            let before = sorted;
+            sorted = sort_more(&mut self.candidates, sorted);
+            let (_, more) = self.candidates.split_at(before);
+            for (i, (id, _)) in more.iter().take(sorted - before).enumerate() {
+                reached += self.weights.get(*id as usize).copied().map_or(0.0, f64::from);
+                if reached > f64::from(mass) {
+                    return Some(before + i + 1);
+                }
+            }
+        }
+        None
     }
 
     fn bias(&mut self) {
@@ -165,6 +221,12 @@ impl Sampler {
             let total: f32 = self.candidates.iter().map(|c| weight(best, c.1)).sum();
             self.keep_mass(best, self.settings.top_p * total);
         }
+        self.cut_min_p();
+    }
+
+    /// Cuts the sorted candidates where they fall below `min_p` of the best.
+    fn cut_min_p(&mut self) {
+        let (_, best) = self.best();
         let keep = self.candidates.iter().take_while(|c| weight(best, c.1) >= self.settings.min_p).count();
         self.candidates.truncate(keep.max(1));
     }
@@ -224,6 +286,19 @@ fn overflows(logit: &f32) -> bool {
 /// Higher logits first, lower ids among equals.
 fn better(a: &(u32, f32), b: &(u32, f32)) -> std::cmp::Ordering {
     b.1.total_cmp(&a.1).then(a.0.cmp(&b.0))
+}
+
+/// Sorts some more of the candidates, the first `sorted` of which are; returns how many are then.
+fn sort_more(candidates: &mut [(u32, f32)], sorted: usize) -> usize {
+    let n = (4 * sorted).max(64).min(candidates.len());
+    let (_, rest) = candidates.split_at_mut(sorted);
+    let more = n - sorted;
+    if more > 0 && more < rest.len() {
+        rest.select_nth_unstable_by(more - 1, better);
+    }
+    let (more, _) = rest.split_at_mut(more);
+    more.sort_unstable_by(better);
+    n
 }
 
 /// Keeps the `n` best, sorted.

@@ -74,8 +74,14 @@ impl Tally {
     }
 }
 
-/// The status of whoever went away before the answer began, as nginx has it.
+/// How whoever went away is counted, as nginx has it.
 const GONE: u16 = 499;
+
+/// How a stream that broke off is counted.
+const BROKEN_OFF: u16 = 500;
+
+/// What is logged only where something is wrong.
+const WATCHED: [&str; 2] = ["/health", "/metrics"];
 
 /// Writes the line when it is dropped.
 struct Entry {
@@ -93,7 +99,16 @@ struct Entry {
 impl Drop for Entry {
     fn drop(&mut self) {
         let Self { service, tally, method, path, endpoint, status, whole } = self;
-        service.metrics.count_request(endpoint, *status);
+        let counted = match (&whole, tally.with(|counts| counts.failed)) {
+            (_, true) => BROKEN_OFF,
+            (false, _) => GONE,
+            (true, _) => *status,
+        };
+        service.metrics.count_request(endpoint, counted);
+        // Asked every few seconds by whoever watches, for ever.
+        if WATCHED.contains(&endpoint.as_str()) && *status == 200 {
+            return;
+        }
         tally.with(|counts| {
             let end = match (&whole, counts.failed) {
                 (_, true) => "failed",

@@ -129,7 +129,8 @@ fn submit<K: Kind>(
     let wanted = kind.prompt_count().saturating_mul(settings.n);
     if wanted > loaded.engine.capacity() {
         let most = loaded.engine.capacity();
-        return Err(Problem::value("n", format_args!("{wanted} answers in one request: {most} at most")));
+        let param = if settings.n > 1 { "n" } else { K::PROMPT };
+        return Err(Problem::value(param, format_args!("{wanted} answers in one request: {most} at most")));
     }
     let mut seats = loaded.engine.seats(wanted).ok_or_else(Problem::queue_full)?;
     let deadline = deadline(&tally, &service);

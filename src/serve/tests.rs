@@ -214,6 +214,9 @@ fn what_a_client_that_goes_away_held_is_free_without_another_step() {
     drop(stream);
     running.until_busy(0);
     running.until(|running| running.figure("pages_used") == 0);
+    running.until(|running| {
+        running.client().get("/metrics").body.contains("endpoint=\"/v1/completions\",status=\"499\"} 2")
+    });
 }
 
 #[test]
@@ -233,6 +236,9 @@ fn a_request_has_so_much_time() {
     }
     let last: Value = serde_json::from_str(&last).unwrap();
     assert_eq!(last["error"]["code"], "timeout");
+    running.until(|running| {
+        running.client().get("/metrics").body.contains("endpoint=\"/v1/completions\",status=\"500\"} 1")
+    });
     running.until_busy(0);
 }
 
@@ -303,6 +309,7 @@ fn a_handler_that_panics_is_an_answer() {
     let runtime = runtime().unwrap();
     let response = runtime.block_on(routes.call(request)).unwrap();
     assert_eq!(response.status(), 500);
-    drop(response);
+    let body = runtime.block_on(axum::body::to_bytes(response.into_body(), 1000)).unwrap();
+    assert!(body.starts_with(b"{\"error\""));
     assert!(service.metrics.text(None).unwrap().contains("endpoint=\"/\",status=\"500\"} 1"));
 }

@@ -5,6 +5,7 @@ use std::thread;
 
 use serde_json::{Value, json};
 use torchless::Model;
+use torchless::kernels::{Isa, Kernels};
 use torchless::runtime::{GenerateOptions, Session, SessionOptions};
 use torchless::sampling::{Grammar, Sampling};
 use torchless::serve::Options;
@@ -114,17 +115,21 @@ fn asked(client: &Client, request: &Value, stream: bool) -> Answer {
 
 #[test]
 fn answers_are_the_librarys_alone_and_among_many() {
-    for (file, parallel, threads) in [
-        ("llama-int8.bin", 1, 2),
-        ("llama-int8.bin", 32, 1),
-        ("mistral-int8.bin", 5, 2),
-        ("llama-int4.bin", 8, 1),
+    for (file, parallel, threads, isa, kv_memory) in [
+        ("llama-int8.bin", 1, 2, None, None),
+        ("llama-int8.bin", 32, 1, None, None),
+        // Seven pages, so that some are put back.
+        ("llama-int8.bin", 8, 1, None, Some(7 * 64 * 512)),
+        ("llama-int8.bin", 3, 1, Some(Isa::Scalar), None),
+        ("mistral-int8.bin", 5, 2, None, None),
+        ("llama-int4.bin", 8, 1, Some(Isa::Portable), None),
     ] {
         let model = Arc::new(Model::open(fixture(file)).unwrap());
         let requests = requests();
         let expected: Vec<Answer> = requests.iter().map(|request| expected(&model, request)).collect();
         let running = Running::new(file, Options::default(), move |options| {
-            (options.parallel, options.session.threads) = (parallel, threads);
+            (options.parallel, options.session.threads, options.kv_memory) = (parallel, threads, kv_memory);
+            options.session.kernels = isa.map_or(options.session.kernels, |isa| Kernels::new(isa).unwrap());
         });
         let client = running.client();
         for (request, expected) in requests.iter().zip(&expected).take(6) {

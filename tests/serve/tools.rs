@@ -16,7 +16,7 @@ const CHAT: &str = "/v1/chat/completions";
 
 /// Calls as Hermes writes them, and of tools only their names: the fixtures' contexts are short.
 const TEMPLATE: &str = "{% for tool in tools or [] %}{{ tool.function.name }} {% endfor %}\
-    {% for m in messages %}{{ m.role }}:{{ m.content }}\
+    {% for m in messages %}{{ m.role }}{{ m.name or '' }}:{{ m.content }}\
     {% for call in m.tool_calls or [] %}<tool_call>\n\
     {\"name\": \"{{ call.function.name }}\", \"arguments\": {{ call.function.arguments | tojson }}}\n</tool_call>{% endfor %};\
     {% endfor %}{% if add_generation_prompt %}assistant:{% endif %}";
@@ -113,7 +113,8 @@ fn calls_and_what_came_of_them_reach_the_template() {
         {"role": "assistant", "content": null, "tool_calls": [{"id": "call12345", "type": "function", "function": function}]},
         {"role": "tool", "tool_call_id": "call12345", "content": [{"type": "text", "text": "one"}]},
     ]);
-    let text = "f g user:hi;assistant:<tool_call>\n{\"name\": \"f\", \"arguments\": {\"a\": 1}}\n</tool_call>;tool:one;assistant:";
+    // Whose answer it is can be told by its id.
+    let text = "f g user:hi;assistant:<tool_call>\n{\"name\": \"f\", \"arguments\": {\"a\": 1}}\n</tool_call>;toolf:one;assistant:";
     let answer = ask(&client, json!({"messages": messages, "max_tokens": 5, "ignore_eos": true}));
     let tokens = client.post("/tokenize", &json!({"content": text})).good()["tokens"].take();
     assert_eq!(answer["usage"]["prompt_tokens"], tokens.as_array().unwrap().len());

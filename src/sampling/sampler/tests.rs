@@ -301,3 +301,43 @@ fn extreme_temperatures_and_mirostat_choose_what_can_be_chosen() {
         }
     }
 }
+
+/// What a sampler draws that sorts everything, in f64.
+fn draw_of_sorted(rng: &mut Pcg32, settings: &Sampling, logits: &[f32]) -> u32 {
+    let mut sorted: Vec<(u32, f32)> = (0..).zip(logits.iter().copied()).collect();
+    sorted.sort_by(better);
+    let best = f64::from(sorted[0].1);
+    let weight = |c: &(u32, f32), temperature: f32| ((f64::from(c.1) - best) / f64::from(temperature)).exp();
+    let mass = f64::from(settings.top_p) * sorted.iter().map(|c| weight(c, 1.0)).sum::<f64>();
+    let mut reached = 0.0;
+    let needed = sorted.iter().take_while(|c| {
+        let needed = reached < mass && weight(c, 1.0) >= f64::from(settings.min_p);
+        reached += weight(c, 1.0);
+        needed
+    });
+    let kept: Vec<_> = needed.copied().collect();
+    let total: f64 = kept.iter().map(|c| weight(c, settings.temperature)).sum();
+    let mut left = f64::from(rng.unit()) * total;
+    let drawn = kept.iter().find(|c| {
+        left -= weight(c, settings.temperature);
+        left < 0.0
+    });
+    drawn.unwrap_or(&kept[0]).0
+}
+
+#[test]
+fn what_is_drawn_of_all_is_what_sorting_everything_would_give() {
+    let logits: Vec<f32> =
+        (0..5000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 20) as f32 * 0.003).collect();
+    for (top_p, min_p, temperature) in
+        [(1.0, 0.0, 1.0), (1.0, 0.0, 3.0), (0.9, 0.0, 1.0), (0.95, 0.01, 0.7), (1.0, 0.05, 1.0)]
+    {
+        let settings = Sampling { top_p, min_p, temperature, seed: 5, ..open() };
+        let mut rng = Pcg32::new(settings.seed);
+        let drawn = sample(settings.clone(), &logits, &[], 500);
+        let expected = drawn.iter().map(|_| draw_of_sorted(&mut rng, &settings, &logits));
+        // In f32 a number near a border may fall to the next one.
+        let differ = expected.zip(&drawn).filter(|(a, b)| a != *b).count();
+        assert!(differ <= 2, "top_p {top_p}, min_p {min_p}, temperature {temperature}: {differ} of 500");
+    }
+}

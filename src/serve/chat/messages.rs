@@ -12,8 +12,21 @@ pub fn read(messages: Vec<Value>) -> Result<Vec<Message>, Problem> {
     if messages.is_empty() {
         return Err(Problem::value("messages", "empty: give one at least"));
     }
-    let message = |(i, value)| message(Fields::new(value, &format!("messages[{i}]"))?);
-    messages.into_iter().enumerate().map(message).collect()
+    let mut read: Vec<Message> = Vec::with_capacity(messages.len());
+    for (i, value) in messages.into_iter().enumerate() {
+        let mut message = message(Fields::new(value, &format!("messages[{i}]"))?)?;
+        if message.name.is_none() {
+            message.name = called(&read, message.tool_call_id.as_deref());
+        }
+        read.push(message);
+    }
+    Ok(read)
+}
+
+/// The name of the tool that was called by this id: OpenAI's messages leave it out, and some templates want it.
+fn called(messages: &[Message], id: Option<&str>) -> Option<String> {
+    let mut calls = messages.iter().rev().flat_map(|message| &message.tool_calls);
+    calls.find(|call| Some(call.id.as_str()) == id).map(|call| call.name.clone())
 }
 
 fn message(mut fields: Fields) -> Result<Message, Problem> {
