@@ -107,6 +107,7 @@ const checks = {
     });
     await page.getByRole("button", { name: "Settings" }).click();
     await page.getByLabel("Temperature").fill("0");
+    await page.getByLabel("Most tokens").fill("100");
     await page.getByRole("button", { name: "Done" }).click();
     await say("Write a long story about the sea.");
     await writing();
@@ -267,7 +268,10 @@ const checks = {
 };
 
 async function picture(file) {
-  await page.evaluate(() => localStorage.clear());
+  await page.evaluate(() => {
+    localStorage.clear();
+    localStorage.setItem("torchless.temperature", 0);
+  });
   await page.emulateMedia({ colorScheme: "light" });
   await page.setViewportSize({ width: 900, height: 620 });
   await page.reload();
