@@ -107,13 +107,13 @@ const checks = {
     });
     await page.getByRole("button", { name: "Settings" }).click();
     await page.getByLabel("Temperature").fill("0");
-    await page.getByLabel("Most tokens").fill("100");
+    await page.getByLabel("Most tokens").fill("300");
     await page.getByRole("button", { name: "Done" }).click();
     await say("Write a long story about the sea.");
     await writing();
     check(await page.locator("#log").getAttribute("aria-busy") === "true", "a screen reader would read every piece");
     await idle();
-    check(await page.evaluate(() => window.lengths.size) > 9, "the answer came at once");
+    check(await page.evaluate(() => window.lengths.size) > 4, "the answer came at once");
     const measured = await status.textContent();
     check(/^\d+ tokens · [\d.]+ tokens\/s · first after [\d.]+ s · question of \d+ tokens/.test(measured), `measured: ${measured}`);
     check(await answers.count() === 1 && (await answers.textContent()).length > 20, "no answer");
