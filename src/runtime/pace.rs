@@ -6,8 +6,8 @@ use std::time::Duration;
 const PATIENCE: f64 = 3.0;
 
 /// Tokens of prompts in a pass before anything has been measured, and at the least.
-const AT_FIRST: usize = 32;
-const AT_LEAST: usize = 16;
+const AT_FIRST: usize = 16;
+const AT_LEAST: usize = 4;
 
 /// How much of a new measurement goes into the mean.
 const WEIGHT: f64 = 0.2;
