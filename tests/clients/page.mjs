@@ -105,7 +105,11 @@ const checks = {
       new MutationObserver(() => window.lengths.add(document.querySelector("article.assistant")?.textContent.length))
         .observe(document.getElementById("log"), { childList: true, subtree: true, characterData: true });
     });
-    await say("Tell me about the sea in three sentences.");
+    await page.getByRole("button", { name: "Settings" }).click();
+    await page.getByLabel("Temperature").fill("0");
+    await page.getByLabel("Most tokens").fill("300");
+    await page.getByRole("button", { name: "Done" }).click();
+    await say("Write a long story about the sea.");
     await writing();
     check(await page.locator("#log").getAttribute("aria-busy") === "true", "a screen reader would read every piece");
     await idle();
@@ -264,7 +268,10 @@ const checks = {
 };
 
 async function picture(file) {
-  await page.evaluate(() => localStorage.clear());
+  await page.evaluate(() => {
+    localStorage.clear();
+    localStorage.setItem("torchless.temperature", 0);
+  });
   await page.emulateMedia({ colorScheme: "light" });
   await page.setViewportSize({ width: 900, height: 620 });
   await page.reload();

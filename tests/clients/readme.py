@@ -17,7 +17,9 @@ SHELL = "set -euo pipefail\ncurl() { command curl --silent --show-error --fail-w
 
 def run(script, base):
     check(ADDRESS in script, f"README: an example does not name {ADDRESS}:\n{script}")
-    done = subprocess.run(["bash", "-c", SHELL + script.replace(ADDRESS, base)], capture_output=True, text=True, timeout=120)
+    command = ["timeout", "120", "bash", "-c", SHELL + script.replace(ADDRESS, base)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    check(done.returncode != 124, f"README: not done after two minutes:\n{script}")
     check(done.returncode == 0, f"README:\n{script}\n{done.stdout}{done.stderr}")
     check(done.stdout.strip() and '{"error"' not in done.stdout, f"README:\n{script}\nprints\n{done.stdout}")
     print(f"README: {' '.join(script.split())[:100]}", flush=True)
