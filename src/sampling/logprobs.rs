@@ -2,7 +2,7 @@
 
 use torchless_kernels::scalar;
 
-use super::sampler::keep_best;
+use super::best::best_of;
 
 /// Natural logarithms of probabilities, as the logits have them: at temperature 1, before anything is penalised or cut.
 #[derive(Debug, Clone, PartialEq)]
@@ -17,8 +17,8 @@ impl Logprobs {
     /// Of the token `chosen`, and of the `n` most probable ones.
     pub(crate) fn new(logits: &[f32], chosen: u32, n: usize) -> Self {
         let logprob = log_probabilities(logits);
-        let mut best: Vec<(u32, f32)> = (0..).zip(logits.iter().copied()).collect();
-        keep_best(&mut best, n);
+        let (mut best, mut runs) = (Vec::new(), Vec::new());
+        best_of(logits, n, &mut best, &mut runs);
         Self { chosen: logprob(chosen), top: best.into_iter().map(|(id, _)| (id, logprob(id))).collect() }
     }
 }

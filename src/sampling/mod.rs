@@ -1,5 +1,6 @@
 //! From logits to the next token: sampler, grammar, log-probabilities, and the strings that end a text.
 
+mod best;
 mod grammar;
 mod logprobs;
 mod pcg;

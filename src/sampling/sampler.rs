@@ -7,8 +7,12 @@ pub use super::settings::{Mirostat, Sampling};
 
 use torchless_kernels::{Kernels, scalar};
 
+use super::best::{at_least, best_of, better, sort_more};
 use super::pcg::Pcg32;
 use crate::Error;
+
+/// The weight of a token that may well be drawn, beside 1 of the best.
+const LIKELY: f32 = 1.0 / 256.0;
 
 /// Chooses tokens; holds its random state and its buffers.
 #[derive(Debug)]
@@ -26,6 +30,8 @@ pub struct Sampler {
     candidates: Vec<(u32, f32)>,
     /// `vocab_size` weights, where those of all are needed.
     weights: Vec<f32>,
+    /// For [`best_of`].
+    runs: Vec<f32>,
 }
 
 impl Sampler {
@@ -49,6 +55,7 @@ impl Sampler {
             times: vec![0; vocab_size],
             candidates: Vec::with_capacity(vocab_size),
             weights: vec![0.0; vocab_size],
+            runs: Vec::with_capacity(vocab_size),
             kernels: Kernels::detect(),
             settings,
         })
@@ -68,24 +75,23 @@ impl Sampler {
     /// # Panics
     /// If `logits` is not `vocab_size` long.
     pub fn sample(&mut self, logits: &[f32], recent: &[u32]) -> Result<u32, Error> {
-        if logits.iter().any(overflows) {
+        if any_overflows(logits) {
             return Err(Error::NotANumber);
         }
         self.logits.copy_from_slice(logits);
         self.bias();
         self.penalise(recent);
-        if self.logits.iter().any(overflows) {
+        if any_overflows(&self.logits) {
             return Err(Error::LogitOverflow);
         }
-        if self.logits.iter().all(|&logit| logit == f32::NEG_INFINITY) {
+        let best = self.kernels.argmax(&self.logits);
+        if self.logits.get(best).is_none_or(|&logit| logit == f32::NEG_INFINITY) {
             return Err(Error::NoTokenLeft);
         }
         let Sampling { temperature, top_k, mirostat, typical_p, .. } = self.settings;
         if temperature == 0.0 || (top_k == 1 && mirostat.is_none()) {
-            return Ok(self.kernels.argmax(&self.logits) as u32);
+            return Ok(best as u32);
         }
-        self.candidates.clear();
-        self.candidates.extend(self.logits.iter().enumerate().map(|(id, &logit)| (id as u32, logit)));
         if let Some(mirostat) = mirostat {
             return Ok(self.draw_mirostat(mirostat));
         }
@@ -107,9 +113,8 @@ impl Sampler {
             self.cut_min_p();
         } else if min_p > 0.0 {
             self.weigh_all(1.0);
-            let Self { candidates, weights, .. } = self;
-            candidates.retain(|&(id, _)| weights.get(id as usize).is_some_and(|&weight| weight >= min_p));
-            candidates.sort_unstable_by(better);
+            at_least(&self.weights, min_p, &self.logits, &mut self.candidates);
+            self.candidates.sort_unstable_by(better);
         } else {
             let left = self.rng.unit() * self.weigh_all(temperature);
             // Rounding can leave a crumb: it belongs to the best.
@@ -121,17 +126,26 @@ impl Sampler {
 
     /// Works out the weights of all tokens at a temperature, and their sum.
     fn weigh_all(&mut self, temperature: f32) -> f32 {
-        let best = self.logits.iter().fold(f32::NEG_INFINITY, |best, &logit| best.max(logit));
+        let best = self.logits.get(self.kernels.argmax(&self.logits)).copied().unwrap_or_default();
         for (weight, logit) in self.weights.iter_mut().zip(&self.logits) {
             *weight = (logit - best) / temperature;
         }
         self.kernels.softmax_block(&mut self.weights).1
     }
 
-    /// How many of the best candidates it takes until their weights are more than `mass`; sorts these.
+    /// How many of the best tokens it takes until their weights are more than `mass`: they are the first candidates then, sorted.
     fn exceed(&mut self, mass: f32) -> Option<usize> {
+        // Nearly always these few are enough.
+        at_least(&self.weights, LIKELY, &self.logits, &mut self.candidates);
+        self.exceed_with_candidates(mass).or_else(|| {
+            self.take_all();
+            self.exceed_with_candidates(mass)
+        })
+    }
+
+    fn exceed_with_candidates(&mut self, mass: f32) -> Option<usize> {
+        // In f64: a small weight must not vanish beside the sum of many.
         let (mut reached, mut sorted) = (0.0, 0);
-        // A small weight must not vanish beside the sum of many.
         while sorted < self.candidates.len() {
             let before = sorted;
             sorted = sort_more(&mut self.candidates, sorted);
@@ -144,6 +158,12 @@ impl Sampler {
             }
         }
         None
+    }
+
+    /// Makes all tokens candidates, in the order of their ids.
+    fn take_all(&mut self) {
+        self.candidates.clear();
+        self.candidates.extend((0..).zip(self.logits.iter().copied()));
     }
 
     fn bias(&mut self) {
@@ -192,8 +212,11 @@ impl Sampler {
     /// Keeps the `top_k` best, sorted; lower ids first among equals.
     fn top_k(&mut self) {
         match self.settings.top_k {
-            0 => self.candidates.sort_unstable_by(better),
-            k => keep_best(&mut self.candidates, k),
+            0 => {
+                self.take_all();
+                self.candidates.sort_unstable_by(better);
+            }
+            k => best_of(&self.logits, k, &mut self.candidates, &mut self.runs),
         }
     }
 
@@ -262,6 +285,7 @@ impl Sampler {
     }
 
     fn draw_mirostat(&mut self, Mirostat { tau, eta }: Mirostat) -> u32 {
+        self.take_all();
         self.candidates.sort_unstable_by(better);
         let ((_, best), temperature) = (self.best(), self.settings.temperature);
         let total: f32 = self.candidates.iter().map(|c| scalar::exp((c.1 - best) / temperature)).sum();
@@ -278,36 +302,9 @@ impl Sampler {
     }
 }
 
-/// Whether no probability can be made of a logit. −∞ is one that can: 0.
-fn overflows(logit: &f32) -> bool {
-    logit.is_nan() || *logit == f32::INFINITY
-}
-
-/// Higher logits first, lower ids among equals.
-fn better(a: &(u32, f32), b: &(u32, f32)) -> std::cmp::Ordering {
-    b.1.total_cmp(&a.1).then(a.0.cmp(&b.0))
-}
-
-/// Sorts some more of the candidates, the first `sorted` of which are; returns how many are then.
-fn sort_more(candidates: &mut [(u32, f32)], sorted: usize) -> usize {
-    let n = (4 * sorted).max(64).min(candidates.len());
-    let (_, rest) = candidates.split_at_mut(sorted);
-    let more = n - sorted;
-    if more > 0 && more < rest.len() {
-        rest.select_nth_unstable_by(more - 1, better);
-    }
-    let (more, _) = rest.split_at_mut(more);
-    more.sort_unstable_by(better);
-    n
-}
-
-/// Keeps the `n` best, sorted.
-pub(super) fn keep_best(candidates: &mut Vec<(u32, f32)>, n: usize) {
-    if n > 0 && n < candidates.len() {
-        candidates.select_nth_unstable_by(n - 1, better);
-    }
-    candidates.truncate(n);
-    candidates.sort_unstable_by(better);
+/// Whether there is a logit that no probability can be made of. −∞ is one that can: 0. Looks at all of them: so it is vector code.
+fn any_overflows(logits: &[f32]) -> bool {
+    logits.iter().fold(false, |any, &logit| any | (logit.is_nan() | (logit == f32::INFINITY)))
 }
 
 /// How probable a token is, relative to the best.

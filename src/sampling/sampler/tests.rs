@@ -109,7 +109,7 @@ fn mirostat_steers_the_surprise_to_its_aim() {
 /// What is left to draw from.
 fn kept(settings: Sampling, logits: &[f32]) -> Vec<(u32, f32)> {
     let mut sampler = Sampler::new(settings, logits.len()).unwrap();
-    sampler.candidates.extend((0..).zip(logits.iter().copied()));
+    sampler.logits.copy_from_slice(logits);
     sampler.cut();
     sampler.candidates
 }
