@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// How much longer a pass may take for the sake of prompts than without them.
-const PATIENCE: f64 = 2.5;
+const PATIENCE: f64 = 2.2;
 
 /// Tokens of prompts in a pass before anything has been measured, and at the least.
 const AT_FIRST: usize = 16;
@@ -64,10 +64,10 @@ mod tests {
         assert_eq!((pace.prompt_tokens(0, 512), pace.prompt_tokens(4, 512)), (512, AT_FIRST));
         pace.note(4, 0, seconds(0.010));
         pace.note(0, 500, seconds(0.5));
-        assert_eq!(pace.prompt_tokens(4, 512), 25);
+        assert_eq!(pace.prompt_tokens(4, 512), 22);
         // Behind a long context each token of a prompt takes longer.
         (0..50).for_each(|_| pace.note(4, 30, seconds(0.010 + 30.0 * 0.0015)));
-        assert_eq!(pace.prompt_tokens(4, 512), 16);
+        assert_eq!(pace.prompt_tokens(4, 512), 14);
         // Nobody waits.
         assert_eq!(pace.prompt_tokens(0, 512), 512);
         // A pass has no more room.
