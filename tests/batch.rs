@@ -265,6 +265,9 @@ fn a_text_is_the_same_alone_and_among_others() {
             let session = SessionOptions { ctx: CTX, threads, chunk, ..SessionOptions::new(&model) };
             let options = BatchOptions { session, parallel, kv_memory: None };
             let mut scheduler = Scheduler::new(&model, &options).unwrap();
+            let fresh = scheduler.stats();
+            scheduler.warm_up().unwrap();
+            assert_eq!(scheduler.stats(), fresh, "nothing is left of it");
             for round in 0..2 {
                 let results = together(&mut scheduler, &options, &requests);
                 assert_as_alone(&model, &requests, &results);

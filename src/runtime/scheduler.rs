@@ -199,6 +199,17 @@ impl Scheduler {
         threads.install(|| f(self))
     }
 
+    /// Takes one token through the model and forgets it: then all weights are in memory, and no request waits for the disk.
+    ///
+    /// # Errors
+    /// If as many requests take part as may.
+    pub fn warm_up(&mut self) -> Result<(), Error> {
+        let sequence = self.batch.add().ok_or(Error::CacheFull)?;
+        let fed = self.batch.feed(&[Feed { sequence, tokens: &[0], logits: true }]);
+        self.batch.remove(sequence);
+        fed
+    }
+
     /// Puts a request to the end of the queue.
     pub fn submit(&mut self, request: Request) -> RequestId {
         self.last_id += 1;

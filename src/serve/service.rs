@@ -90,7 +90,11 @@ impl Loaded {
         let Served { model, scheduler, template } = served;
         let start = {
             let (model, scheduler) = (Arc::clone(&model), scheduler.clone());
-            move || Ok(Box::new(Scheduler::new(&model, &scheduler)?) as _)
+            move || {
+                let mut scheduler = Scheduler::new(&model, &scheduler)?;
+                scheduler.warm_up()?;
+                Ok(Box::new(scheduler) as _)
+            }
         };
         let capacity = scheduler.parallel.saturating_add(options.queue);
         let engine = Engine::new(Box::new(start), capacity)?;
