@@ -13,11 +13,15 @@ use serde_json::Value;
 use common::fixture::fixture;
 
 fn bench_serve(args: &[&str]) -> Output {
+    bench_serve_with(args, &[])
+}
+
+fn bench_serve_with(args: &[&str], variables: &[(&str, &str)]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_torchless"));
     for variable in ["TORCHLESS_MODEL", "TORCHLESS_ISA", "TORCHLESS_API_KEY"] {
         command.env_remove(variable);
     }
-    command.args(["bench", "serve"]).args(args).output().unwrap()
+    command.envs(variables.iter().copied()).args(["bench", "serve"]).args(args).output().unwrap()
 }
 
 fn good(args: &[&str]) -> String {
@@ -50,7 +54,10 @@ fn a_server_of_its_own_answers_as_many_as_are_asked_for() {
     }
     assert_eq!(points(&picture), 2 * 3, "a point for each row in each of three lines");
 
-    let table = good(&asked);
+    // A key in the environment is for others.
+    let output = bench_serve_with(&asked, &[("TORCHLESS_API_KEY", "lamp")]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let table = String::from_utf8(output.stdout).unwrap();
     let lines: Vec<_> = table.lines().filter(|line| line.starts_with('|')).collect();
     let widths: Vec<_> = lines.iter().map(|line| line.chars().count()).collect();
     assert_eq!(widths, [widths[0]; 4], "{table}");

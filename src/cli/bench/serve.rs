@@ -38,8 +38,8 @@ pub struct Args {
     /// A server that speaks OpenAI's API, in place of one of this program's own
     #[arg(long, value_name = "URL", conflicts_with_all = ["model", "threads", "ctx", "isa", "kv"])]
     url: Option<String>,
-    /// The key that it asks for
-    #[arg(long, value_name = "KEY", requires = "url", env = "TORCHLESS_API_KEY", hide_env_values = true)]
+    /// The key that the server at --url asks for
+    #[arg(long, value_name = "KEY", env = "TORCHLESS_API_KEY", hide_env_values = true)]
     api_key: Option<String>,
     /// How many ask at the same time
     #[arg(short, long, value_name = "N,…", value_delimiter = ',', default_value = "1,2,4,8,16", value_parser = streams)]
