@@ -3,6 +3,7 @@
 mod common {
     pub mod fixture;
     pub mod model;
+    pub mod rendered;
 }
 
 use std::collections::BTreeMap;
@@ -10,7 +11,6 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
-use flate2::read::GzDecoder;
 use proptest::prelude::*;
 use serde::Deserialize;
 use torchless::chat::{Chat, ChatTemplate, Message, Reply, Role};
@@ -20,6 +20,7 @@ use torchless::tokenizer::{Spec, Tokenizer};
 use torchless::{Error, Model};
 
 use common::model::model;
+use common::rendered::{Rendered, goldens};
 
 #[path = "fixtures/tokenizer/load.rs"]
 #[allow(dead_code)]
@@ -33,19 +34,6 @@ struct Goldens {
     smollm2_ids: Vec<Vec<u32>>,
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Rendered {
-    Text(String),
-    Error(String),
-}
-
-fn goldens() -> Goldens {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/chat");
-    let file = std::fs::File::open(folder.join("goldens.json.gz")).unwrap();
-    serde_json::from_reader(GzDecoder::new(file)).unwrap()
-}
-
 /// Like `renderer()` of make.py.
 fn plain_tokenizer() -> Tokenizer {
     let vocab = ["<unk>", "<s>", "</s>", "a"].iter().zip(0..).map(|(p, id)| ((*p).to_owned(), id)).collect();
@@ -56,7 +44,7 @@ fn smollm2() -> Tokenizer {
     let spec = load::spec("smollm2");
     let id = |piece: &str| spec.vocab.iter().find(|(p, _)| p == piece).unwrap().1;
     let (bos, eos) = (id("<|im_start|>"), id("<|im_end|>"));
-    let template = goldens().templates.remove("smollm2");
+    let template = goldens::<Goldens>().templates.remove("smollm2");
     Tokenizer::new(Spec {
         bos_token_id: Some(bos),
         eos_token_ids: vec![eos],
@@ -72,22 +60,14 @@ fn check(name: &str, tokenizer: &Tokenizer, goldens: &Goldens) {
     assert_eq!(goldens.rendered[name].len(), goldens.conversations.len());
     for (conversation, golden) in goldens.conversations.iter().zip(&goldens.rendered[name]) {
         for (prompt, golden) in [false, true].into_iter().zip(golden) {
-            match (template.render(conversation, prompt), golden) {
-                (Ok(text), Rendered::Text(golden)) => assert_eq!(&text, golden, "{name}: {conversation:?}"),
-                (Err(error), Rendered::Error(golden)) => {
-                    assert!(error.to_string().contains(golden), "{error}")
-                }
-                (result, Rendered::Text(golden) | Rendered::Error(golden)) => {
-                    panic!("{name}: {conversation:?} gives {result:?} instead of {golden:?}")
-                }
-            }
+            golden.check(template.render(conversation, prompt), (name, conversation));
         }
     }
 }
 
 #[test]
 fn templates_render_as_hugging_face_renders_them() {
-    let goldens = goldens();
+    let goldens = goldens::<Goldens>();
     let (plain, smollm2) = (plain_tokenizer(), smollm2());
     assert!(goldens.templates.len() >= 17 && goldens.conversations.len() >= 14);
     for name in goldens.templates.keys() {
@@ -97,7 +77,7 @@ fn templates_render_as_hugging_face_renders_them() {
 
 #[test]
 fn the_goldens_of_built_in_templates_are_theirs() {
-    let goldens = goldens();
+    let goldens = goldens::<Goldens>();
     for name in ChatTemplate::built_in() {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("src/chat/templates/{name}.jinja"));
         let source = std::fs::read_to_string(path).unwrap();
@@ -107,7 +87,7 @@ fn the_goldens_of_built_in_templates_are_theirs() {
 
 #[test]
 fn a_conversations_ids_are_hugging_faces() {
-    let (goldens, tokenizer) = (goldens(), smollm2());
+    let (goldens, tokenizer) = (goldens::<Goldens>(), smollm2());
     let template = ChatTemplate::of(&tokenizer).unwrap();
     for (conversation, ids) in goldens.conversations.iter().zip(&goldens.smollm2_ids) {
         // What a message spells like a special token is one to Hugging Face, and plain text here: see below.
@@ -130,7 +110,7 @@ fn encode(template: &ChatTemplate, tokenizer: &Tokenizer, messages: &[Message]) 
 
 #[test]
 fn messages_cannot_write_special_tokens() {
-    let (goldens, tokenizer) = (goldens(), smollm2());
+    let (goldens, tokenizer) = (goldens::<Goldens>(), smollm2());
     let template = ChatTemplate::of(&tokenizer).unwrap();
     let honest = encode(&template, &tokenizer, &[Message::new(Role::User, "hello")]);
     for text in [
@@ -206,7 +186,7 @@ proptest! {
 
 #[test]
 fn the_end_of_a_turn_is_found() {
-    let (goldens, smollm2, plain) = (goldens(), smollm2(), plain_tokenizer());
+    let (goldens, smollm2, plain) = (goldens::<Goldens>(), smollm2(), plain_tokenizer());
     let end = |source: &str, tokenizer: &Tokenizer| {
         ChatTemplate::new(source, tokenizer).unwrap().end_of_turn(tokenizer)
     };

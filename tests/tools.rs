@@ -3,12 +3,12 @@
 mod common {
     pub mod fixture;
     pub mod model;
+    pub mod rendered;
 }
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use flate2::read::GzDecoder;
 use proptest::prelude::*;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -20,6 +20,7 @@ use torchless::sampling::Sampling;
 use torchless::tokenizer::{Kind, Spec, Tokenizer};
 
 use common::model::model;
+use common::rendered::{Rendered, goldens};
 
 #[derive(Deserialize)]
 struct Goldens {
@@ -32,19 +33,6 @@ struct Goldens {
 struct Conversation {
     messages: Vec<Message>,
     tools: Vec<Value>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Rendered {
-    Text(String),
-    Error(String),
-}
-
-fn goldens() -> Goldens {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/chat");
-    let file = std::fs::File::open(folder.join("goldens.json.gz")).unwrap();
-    serde_json::from_reader(GzDecoder::new(file)).unwrap()
 }
 
 fn tool(written: &Value) -> Tool {
@@ -63,7 +51,7 @@ fn plain_tokenizer() -> Tokenizer {
 
 #[test]
 fn tools_are_shown_as_hugging_face_shows_them() {
-    let (goldens, tokenizer) = (goldens(), plain_tokenizer());
+    let (goldens, tokenizer) = (goldens::<Goldens>(), plain_tokenizer());
     assert!(goldens.rendered_with_tools.len() >= 4 && goldens.with_tools.len() >= 9);
     for (name, rendered) in &goldens.rendered_with_tools {
         let path = Path::new("tests/fixtures/chat/templates").join(format!("{name}.jinja"));
@@ -74,15 +62,7 @@ fn tools_are_shown_as_hugging_face_shows_them() {
             let tools: Vec<Tool> = conversation.tools.iter().map(tool).collect();
             for (prompt, golden) in [false, true].into_iter().zip(golden) {
                 let messages = &conversation.messages;
-                match (template.render_with_tools(messages, &tools, prompt), golden) {
-                    (Ok(text), Rendered::Text(golden)) => assert_eq!(&text, golden, "{name}: {messages:?}"),
-                    (Err(error), Rendered::Error(golden)) => {
-                        assert!(error.to_string().contains(golden), "{error}")
-                    }
-                    (result, Rendered::Text(golden) | Rendered::Error(golden)) => {
-                        panic!("{name}: {messages:?} gives {result:?} instead of {golden:?}")
-                    }
-                }
+                golden.check(template.render_with_tools(messages, &tools, prompt), (name, messages));
             }
         }
     }
@@ -128,7 +108,7 @@ fn arguments_that_are_no_object_are_refused() {
 
 #[test]
 fn the_form_of_calls_is_found() {
-    let (goldens, tokenizer) = (goldens(), plain_tokenizer());
+    let (goldens, tokenizer) = (goldens::<Goldens>(), plain_tokenizer());
     for (name, source) in &goldens.templates {
         let form = match &**name {
             "tools-mistral" => Some(ToolForm::Mistral),
@@ -186,7 +166,7 @@ proptest! {
     ) {
         thread_local!(static ALL: (Tokenizer, Vec<ChatTemplate>) = {
             let tokenizer = hostile_tokenizer();
-            let shown = goldens().templates.into_iter().filter(|(name, _)| name.starts_with("tools-"));
+            let shown = goldens::<Goldens>().templates.into_iter().filter(|(name, _)| name.starts_with("tools-"));
             let templates = shown.map(|(_, source)| ChatTemplate::new(&source, &tokenizer).unwrap()).collect();
             (tokenizer, templates)
         });

@@ -101,6 +101,13 @@ pub fn write(area: &Area, text: &str, at: (i32, i32), style: TextStyle, end: HPo
     Ok(())
 }
 
+/// Begins a chart that has a title above it and two axes with their descriptions.
+pub fn chart<'a, 'b>(area: &'a Area<'b>) -> ChartBuilder<'a, 'b, SVGBackend<'b>> {
+    let mut chart = ChartBuilder::on(area);
+    chart.margin(8).margin_top(34).margin_right(20).x_label_area_size(40).y_label_area_size(62);
+    chart
+}
+
 /// Gives a chart's axes, and the lines behind it, the colours and letters that all charts have.
 pub fn plain<'s, 'a, 'b, X: Ranged, Y: Ranged, DB: DrawingBackend>(
     mesh: &'s mut MeshStyle<'a, 'b, X, Y, DB>,

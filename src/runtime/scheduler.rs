@@ -320,14 +320,14 @@ impl Scheduler {
     }
 
     /// Sees to it that there are pages for `tokens` more of the `i`-th running request. Where there are none, later ones are put back;
-    /// where there is no later one, it waits, or is put back itself if nobody before it takes part.
+    /// where there is no later one, it waits for those before it.
     fn make_room(&mut self, i: usize, tokens: usize, promised: &mut usize) -> bool {
         let Some(sequence) = self.running[i].sequence else { return false };
         let missing = self.batch.sequences().pages_missing(sequence, tokens);
         while self.batch.sequences().pages_available() < *promised + missing {
             let last = self.running.len() - 1;
             if last == i {
-                // One alone always fits.
+                // The first of all never comes here: one alone always fits.
                 return false;
             }
             let given = self.running[last]

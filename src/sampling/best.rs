@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 
 /// Tokens whose largest logit is looked for together.
-const RUN: usize = 64;
+pub(super) const RUN: usize = 64;
 
 /// Higher logits first, lower ids among equals.
 pub(super) fn better(a: &(u32, f32), b: &(u32, f32)) -> Ordering {

@@ -7,7 +7,7 @@ pub use super::settings::{Mirostat, Sampling};
 
 use torchless_kernels::{Kernels, scalar};
 
-use super::best::{at_least, best_of, better, sort_more};
+use super::best::{RUN, at_least, best_of, better, sort_more};
 use super::pcg::Pcg32;
 use crate::Error;
 
@@ -55,7 +55,7 @@ impl Sampler {
             times: vec![0; vocab_size],
             candidates: Vec::with_capacity(vocab_size),
             weights: vec![0.0; vocab_size],
-            runs: Vec::with_capacity(vocab_size),
+            runs: Vec::with_capacity(vocab_size.div_ceil(RUN)),
             kernels: Kernels::detect(),
             settings,
         })

@@ -5,7 +5,9 @@ use plotters::style::text_anchor::HPos;
 use torchless::bench::Test;
 
 use super::{Row, Setting};
-use crate::cli::plot::{Area, GREY, HEADER, INK, PALE, colour, font, header, number, plain, round_up, write};
+use crate::cli::plot::{
+    Area, GREY, HEADER, INK, PALE, chart, colour, font, header, number, plain, round_up, write,
+};
 
 /// Pixels wide.
 const WIDTH: u32 = 860;
@@ -242,13 +244,7 @@ impl<'r> Panel<'r> {
     ) -> anyhow::Result<()> {
         write(area, title, (20, 14), font(14.0, INK), HPos::Left)?;
         let deepest = self.rows().map(|row| row.depth).max().unwrap_or(0).max(1) as f64;
-        let mut chart = ChartBuilder::on(area)
-            .margin(8)
-            .margin_top(34)
-            .margin_right(20)
-            .x_label_area_size(40)
-            .y_label_area_size(62)
-            .build_cartesian_2d(0.0..deepest, 0.0..top)?;
+        let mut chart = chart(area).build_cartesian_2d(0.0..deepest, 0.0..top)?;
         plain(&mut chart.configure_mesh())
             .axis_desc_style(font(12.0, INK))
             .x_labels(8)

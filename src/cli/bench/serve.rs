@@ -17,7 +17,7 @@ use crate::cli::machine::cpu_name;
 use crate::cli::model::{ModelArgs, RunArgs};
 use crate::cli::output::{emit_json, emit_line};
 use crate::cli::plot::{
-    Area, GREY, HEADER, INK, Picture, colour, font, header, number, plain, round_up, write,
+    self, Area, GREY, HEADER, INK, Picture, colour, font, header, number, plain, round_up, write,
 };
 use crate::cli::progress;
 use crate::cli::values::positive;
@@ -252,13 +252,7 @@ fn chart(rows: &[Row], area: &Area, title: &str, unit: &str, lines: &[Line]) -> 
     let most = rows.iter().map(|row| row.streams).max().unwrap_or(1) as f64;
     let values = lines.iter().flat_map(|(_, value)| rows.iter().map(value));
     let top = round_up(values.fold(f64::MIN_POSITIVE, f64::max) * 1.05);
-    let mut chart = ChartBuilder::on(area)
-        .margin(8)
-        .margin_top(34)
-        .margin_right(20)
-        .x_label_area_size(40)
-        .y_label_area_size(62)
-        .build_cartesian_2d(0.0..most * 1.1, 0.0..top)?;
+    let mut chart = plot::chart(area).build_cartesian_2d(0.0..most * 1.1, 0.0..top)?;
     plain(&mut chart.configure_mesh())
         .axis_desc_style(font(12.0, INK))
         .x_label_formatter(&|x| format!("{x:.0}"))
