@@ -1,15 +1,15 @@
 //! The JSON header of a `.bin` file: metadata, tokenizer, and the table of tensors.
 
-use std::fmt;
 use std::str::FromStr;
 
-use serde::de::{Deserialize, Deserializer, Error as _, SeqAccess, Visitor};
+use serde::de::{Deserialize, Deserializer};
 
+use super::tokenizer;
 use crate::Malformed;
 use crate::arch::tensors::{FIRST_O_BIAS, FIRST_QK_NORM, FIRST_QKV_BIAS, ROPE_FACTORS};
 use crate::arch::{Config, MAX_POSITIONS};
 use crate::format::entries::Entries;
-use crate::tokenizer::{Kind, Spec};
+use crate::tokenizer::Spec;
 
 /// What a header says.
 pub(crate) struct Header {
@@ -33,35 +33,8 @@ pub(crate) struct RawTensor {
 #[derive(serde::Deserialize)]
 struct RawHeader {
     metadata: Entries<Text>,
-    tokenizer: RawTokenizer,
+    tokenizer: tokenizer::Raw,
     tensors: Entries<RawTensor>,
-}
-
-#[derive(serde::Deserialize)]
-struct RawTokenizer {
-    vocab: Entries<u32>,
-    #[serde(default)]
-    merges: Vec<Merge>,
-    #[serde(default)]
-    equal_merges: Vec<(usize, usize)>,
-    #[serde(default)]
-    kind: Option<String>,
-    #[serde(default)]
-    pre: Option<String>,
-    #[serde(default)]
-    ignore_merges: Option<bool>,
-    #[serde(default)]
-    special_tokens: Option<Entries<u32>>,
-    #[serde(default)]
-    added_tokens: Option<Entries<u32>>,
-    #[serde(default)]
-    nfc: bool,
-    #[serde(default)]
-    prefix_first: bool,
-    #[serde(default)]
-    add_bos: Option<bool>,
-    #[serde(default)]
-    chat_template: Option<String>,
 }
 
 /// Reads the header's JSON.
@@ -70,7 +43,7 @@ pub(crate) fn parse(json: &[u8]) -> Result<Header, Malformed> {
     let metadata = Metadata(raw.metadata.0);
     let tensors = raw.tensors.0;
     let config = config(&metadata, &tensors)?;
-    let tokenizer = tokenizer(raw.tokenizer, &config)?;
+    let tokenizer = raw.tokenizer.spec(&config)?;
     Ok(Header { config, tokenizer, tensors })
 }
 
@@ -152,34 +125,6 @@ fn head_dim_of_q_proj(tensors: &[(String, RawTensor)], n_heads: usize) -> Result
     }
 }
 
-fn tokenizer(raw: RawTokenizer, config: &Config) -> Result<Spec, Malformed> {
-    let kind = match raw.kind.as_deref() {
-        None | Some("metaspace") => Kind::Metaspace,
-        Some("byte_level") => Kind::ByteLevel,
-        Some(other) => {
-            return Err(Malformed(format!(
-                "tokenizer.kind is {other:?}: metaspace and byte_level are supported"
-            )));
-        }
-    };
-    Ok(Spec {
-        kind,
-        pre: raw.pre,
-        ignore_merges: raw.ignore_merges,
-        vocab: raw.vocab.0,
-        merges: raw.merges.into_iter().map(|Merge(left, right)| (left, right)).collect(),
-        equal_merges: raw.equal_merges.into_iter().map(|(start, end)| start..end).collect(),
-        special_tokens: raw.special_tokens.map_or_else(Vec::new, |s| s.0),
-        added_tokens: raw.added_tokens.map_or_else(Vec::new, |s| s.0),
-        nfc: raw.nfc,
-        prefix_first: raw.prefix_first,
-        bos_token_id: config.bos_token_id,
-        eos_token_ids: config.eos_token_ids.clone(),
-        add_bos: raw.add_bos,
-        chat_template: raw.chat_template,
-    })
-}
-
 /// A metadata value: a string, or (leniently) a bare number or boolean.
 struct Text(String);
 
@@ -189,34 +134,5 @@ impl<'de> Deserialize<'de> for Text {
             serde_json::Value::String(s) => Ok(Self(s)),
             other => Ok(Self(other.to_string())),
         }
-    }
-}
-
-/// `"left right"`, or `["left", "right"]`.
-struct Merge(String, String);
-
-impl<'de> Deserialize<'de> for Merge {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Either;
-        impl<'de> Visitor<'de> for Either {
-            type Value = Merge;
-            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-                f.write_str("a merge: \"left right\" or [\"left\", \"right\"]")
-            }
-            fn visit_str<E: serde::de::Error>(self, s: &str) -> Result<Merge, E> {
-                // A piece may hold other white space, but never U+0020.
-                let (left, right) =
-                    s.split_once(' ').ok_or_else(|| E::custom(format_args!("merge {s:?} has no space")))?;
-                Ok(Merge(left.to_owned(), right.to_owned()))
-            }
-            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Merge, A::Error> {
-                let (left, right) = (seq.next_element()?, seq.next_element()?);
-                match (left, right, seq.next_element::<serde::de::IgnoredAny>()?) {
-                    (Some(left), Some(right), None) => Ok(Merge(left, right)),
-                    _ => Err(A::Error::custom("a merge is of two pieces")),
-                }
-            }
-        }
-        deserializer.deserialize_any(Either)
     }
 }

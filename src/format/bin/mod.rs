@@ -2,6 +2,8 @@
 
 mod header;
 pub(super) mod source;
+#[expect(clippy::indexing_slicing, reason = "a JSON value indexed by a name that it lacks is null")]
+mod tokenizer;
 #[expect(
     clippy::indexing_slicing,
     clippy::arithmetic_side_effects,

@@ -9,11 +9,11 @@ use std::ops::Range;
 
 use serde_json::{Map, Value, json};
 
-use super::MAX_HEADER;
+use super::{MAX_HEADER, tokenizer};
 use crate::arch::Config;
 use crate::format::encoding::{Dtype, Encoded, Sizes};
 use crate::format::fs::{AtomicFile, Pieces};
-use crate::tokenizer::{Kind, Spec};
+use crate::tokenizer::Spec;
 use crate::{Error, Malformed};
 
 /// Tensors and scales start at multiples of this many bytes from the start of the payload.
@@ -190,7 +190,7 @@ fn lay_out(tensors: &[TensorInfo]) -> Result<Vec<Place>, Malformed> {
 /// The JSON header, padded.
 fn header(
     config: &Config,
-    tokenizer: &Spec,
+    spec: &Spec,
     tensors: &[TensorInfo],
     places: &[Place],
 ) -> Result<Vec<u8>, Malformed> {
@@ -207,7 +207,7 @@ fn header(
     let quant = places.iter().map(|place| place.dtype).find(|&dtype| dtype != Dtype::F32);
     let header = json!({
         "metadata": metadata(config, tokenizer, quant.unwrap_or(Dtype::F32).name()),
-        "tokenizer": tokenizer_object(tokenizer)?,
+        "tokenizer": tokenizer::to_json(tokenizer)?,
         "tensors": entries.collect::<Map<_, _>>(),
     });
     let mut header = header.to_string().into_bytes();
@@ -261,57 +261,6 @@ fn python_float(repr: &str) -> String {
     }
 }
 
-/// The header's `tokenizer`.
-fn tokenizer_object(tokenizer: &Spec) -> Result<Value, Malformed> {
-    let mut vocab = Map::new();
-    for (piece, id) in &tokenizer.vocab {
-        if vocab.insert(piece.clone(), json!(id)).is_some() {
-            return Err(Malformed(format!("two tokens of the vocabulary are {piece:?}")));
-        }
-    }
-    // "left right" is read by splitting at the first space, so a left part that holds one needs the other spelling.
-    let pairs = tokenizer.merges.iter().any(|(left, _)| left.contains(' '));
-    let merge = |(left, right): &(String, String)| match pairs {
-        true => json!([left, right]),
-        false => json!(format!("{left} {right}")),
-    };
-    let ids = |tokens: &[(String, u32)]| -> Map<_, _> {
-        tokens.iter().map(|(piece, id)| (piece.clone(), json!(id))).collect()
-    };
-    let mut object = json!({
-        "kind": match tokenizer.kind { Kind::Metaspace => "metaspace", Kind::ByteLevel => "byte_level" },
-        "vocab": vocab,
-        "merges": tokenizer.merges.iter().map(merge).collect::<Vec<_>>(),
-        "special_tokens": ids(&tokenizer.special_tokens),
-    });
-    if let Some(pre) = &tokenizer.pre {
-        object["pre"] = json!(pre);
-    }
-    if !tokenizer.equal_merges.is_empty() {
-        let ranges = tokenizer.equal_merges.iter().map(|range| [range.start, range.end]);
-        object["equal_merges"] = json!(ranges.collect::<Vec<_>>());
-    }
-    if !tokenizer.added_tokens.is_empty() {
-        object["added_tokens"] = json!(ids(&tokenizer.added_tokens));
-    }
-    if tokenizer.nfc {
-        object["nfc"] = json!(true);
-    }
-    if tokenizer.prefix_first {
-        object["prefix_first"] = json!(true);
-    }
-    if let Some(ignore) = tokenizer.ignore_merges {
-        object["ignore_merges"] = json!(ignore);
-    }
-    if let Some(add_bos) = tokenizer.add_bos {
-        object["add_bos"] = json!(add_bos);
-    }
-    if let Some(template) = &tokenizer.chat_template {
-        object["chat_template"] = json!(template);
-    }
-    Ok(object)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -324,16 +273,5 @@ mod tests {
             assert_eq!(python_float(&format!("{value:?}")), expected);
         }
         assert_eq!(python_float(&format!("{:?}", 1e-5f32)), "1e-05");
-    }
-
-    #[test]
-    fn merges_with_a_space_on_the_left_are_written_as_pairs() {
-        let merges = |pairs: &[(&str, &str)]| {
-            let merges = pairs.iter().map(|&(l, r)| (l.into(), r.into())).collect();
-            let spec = Spec { merges, ..Spec::default() };
-            tokenizer_object(&spec).unwrap()["merges"].clone()
-        };
-        assert_eq!(merges(&[("a", "b"), ("ab", " c")]), json!(["a b", "ab  c"]));
-        assert_eq!(merges(&[("a", "b"), ("a b", "c")]), json!([["a", "b"], ["a b", "c"]]));
     }
 }

@@ -1,4 +1,4 @@
-//! GGUF files: the container here, what its keys and tensors mean to us in `gguf/model.rs`.
+//! GGUF files: the container here; what its keys and tensors mean to us beside it.
 //!
 //! Layout (little-endian, versions 2 and 3): magic, version u32, tensor count u64, key count u64; keys, each a name, a
 //! value type u32 and a value; tensor descriptions, each a name, a dimension count u32, the dimensions u64 (the
@@ -6,7 +6,9 @@
 //! absent), the data that the offsets are relative to. Strings are a u64 length and UTF-8 bytes; arrays a type u32, a
 //! u64 length and the elements.
 
+mod config;
 mod model;
+mod tokenizer;
 
 use std::collections::HashMap;
 use std::ops::Range;
