@@ -27,7 +27,7 @@ struct Case {
     file: Value,
     texts: Vec<String>,
     ids: Vec<Vec<u32>>,
-    decoded: Vec<String>,
+    decoded: Vec<Option<String>>,
 }
 
 fn fixture(name: &str) -> PathBuf {
@@ -97,7 +97,7 @@ fn every_tokenizer_json_is_followed() {
             let back = tokenizer.decode(ids);
             if ours != *ids {
                 wrong.push(format!("{text:?}: {ours:?}, not {ids:?}: {described}"));
-            } else if back != *decoded {
+            } else if decoded.as_ref().is_some_and(|decoded| back != *decoded) {
                 wrong.push(format!("{text:?}: decoded {back:?}, not {decoded:?}: {described}"));
             }
         }

@@ -88,7 +88,7 @@ impl WrittenTokens {
     }
 
     /// The parts of `text`: from the left the tokens, of those that start at one place the longest, with the text before
-    /// each; and the text that remains. What a token's rule forbids is text, and nothing else is recognised in it. Takes a
+    /// each; and the text that remains, or no text and no token. What a token's rule forbids is text, and nothing else is recognised in it. Takes a
     /// time in proportion to the text.
     pub fn split<'t>(&self, text: &'t str) -> impl Iterator<Item = (&'t str, Option<u32>)> {
         let mut starts = self.starts(text);
@@ -107,12 +107,14 @@ impl WrittenTokens {
                 if token.rule.single_word && (before.ends_with(is_word) || after.starts_with(is_word)) {
                     continue;
                 }
-                // White space may have been taken by the token before.
+                // The token before may have taken white space, or all of this one where it is white space itself.
                 let before = text.get(from..start.at).unwrap_or_default();
                 let before = if token.rule.lstrip { before.trim_end() } else { before };
                 let space = if token.rule.rstrip { after.len() - after.trim_start().len() } else { 0 };
-                done = Some(end + space);
-                return Some((before, Some(token.id)));
+                let end = end + space;
+                done = Some(end);
+                let id = (!token.rule.lstrip || from < end).then_some(token.id);
+                return Some((before, id));
             }
             done = None;
             text.get(from..).map(|rest| (rest, None))
