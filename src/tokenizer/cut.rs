@@ -19,11 +19,22 @@ pub(super) struct Cutter(Vec<Step>);
 #[derive(Debug)]
 enum Step {
     Named(PreTokenizer),
-    Split { pattern: Expression, behavior: Behavior, invert: bool },
-    Characters { at: fn(char) -> bool, behavior: Behavior },
+    Split {
+        pattern: Expression,
+        behavior: Behavior,
+        invert: bool,
+    },
+    Characters {
+        at: fn(char) -> bool,
+        behavior: Behavior,
+    },
     /// Runs of letters and digits, and of symbols.
     Words,
-    Metaspace { replacement: char, prepend: Prepend, split: bool },
+    Metaspace {
+        replacement: char,
+        prepend: Prepend,
+        split: bool,
+    },
     /// A space before what does not begin with one.
     PrefixSpace,
 }
@@ -47,7 +58,9 @@ impl Cutter {
         let Some(cuts) = &spec.pre_tokenizer else {
             let of_kind = match spec.kind {
                 Kind::Metaspace => Vec::new(),
-                Kind::ByteLevel => vec![Step::Named(PreTokenizer::named(spec.pre.as_deref().unwrap_or("gpt-2"))?)],
+                Kind::ByteLevel => {
+                    vec![Step::Named(PreTokenizer::named(spec.pre.as_deref().unwrap_or("gpt-2"))?)]
+                }
             };
             return Ok(Cutter(of_kind));
         };

@@ -72,7 +72,8 @@ impl Decoder {
         match std::mem::replace(&mut self.at_start, DecodeStart::Keep) {
             DecodeStart::Keep => {}
             DecodeStart::Space => drop(self.pending.drain(..usize::from(self.pending.starts_with(b" ")))),
-            DecodeStart::Spaces => self.pending.retain(|&byte| byte != b' '),
+            DecodeStart::Spaces if tokenizer.vocab.is_text(id) => self.pending.retain(|&byte| byte != b' '),
+            DecodeStart::Spaces => {}
         }
     }
 }

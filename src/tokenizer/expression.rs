@@ -39,10 +39,13 @@ impl Expression {
             Pattern::Regex(regex) => regex,
         };
         if regex.len() > MAX_CHARS {
-            return Err(malformed(format!("the expression {} is longer than {MAX_CHARS} bytes", quoted(regex))));
+            return Err(malformed(format!(
+                "the expression {} is longer than {MAX_CHARS} bytes",
+                quoted(regex)
+            )));
         }
         // In Oniguruma's language ^ and $ are the ends of lines.
-        let compiled = RegexBuilder::new(regex)
+        let compiled = RegexBuilder::new(&translated(regex)?)
             .oniguruma_mode(true)
             .multi_line(true)
             .backtrack_limit(MAX_BACKTRACKS)
@@ -57,9 +60,12 @@ impl Expression {
         })
     }
 
-    /// The places of its matches in `text`, in order; they do not overlap. An expression that would need very many steps
+    /// The places of its matches in `text`, in order; they do not overlap, and there are none in an empty text. An expression that would need very many steps
     /// to find the next one is taken not to match any more.
     pub fn matches<'t>(&'t self, text: &'t str) -> Box<dyn Iterator<Item = (usize, usize)> + 't> {
+        if text.is_empty() {
+            return Box::new(std::iter::empty());
+        }
         match self {
             // An empty text matches between all characters, which cuts nothing out of a text but cuts it everywhere.
             Expression::Text(pattern) => {
@@ -89,4 +95,34 @@ impl Expression {
         replaced.push_str(text.get(end..).unwrap_or_default());
         Cow::Owned(replaced)
     }
+}
+
+/// An expression of Oniguruma's in the language of `fancy_regex`, where the two differ.
+fn translated(regex: &str) -> Result<String, Malformed> {
+    let refuse = |what: &str| {
+        Err(malformed(format!("the expression {} cannot be used: it has {what}", quoted(regex))))
+    };
+    let mut translated = String::with_capacity(regex.len());
+    let mut rest = regex.chars();
+    while let Some(c) = rest.next() {
+        match (c, rest.as_str().chars().next()) {
+            ('\\', Some(escaped)) => {
+                rest.next();
+                match escaped {
+                    // Without the two that join letters.
+                    'w' => translated.push_str(r"[\w--[\x{200c}\x{200d}]]"),
+                    'W' => translated.push_str(r"[\W\x{200c}\x{200d}]"),
+                    _ => translated.extend([c, escaped]),
+                }
+            }
+            ('[', Some(':')) => return refuse("a POSIX bracket"),
+            ('(', Some('?'))
+                if rest.as_str().chars().skip(1).take_while(char::is_ascii_lowercase).any(|c| c == 'm') =>
+            {
+                return refuse("the option m");
+            }
+            _ => translated.push(c),
+        }
+    }
+    Ok(translated)
 }

@@ -23,7 +23,10 @@ enum Step {
     Nfkd,
     Lowercase,
     StripAccents,
-    Strip { left: bool, right: bool },
+    Strip {
+        left: bool,
+        right: bool,
+    },
     Prepend(String),
     /// At the beginning of the whole only.
     PrependFirst(String),
@@ -65,7 +68,6 @@ impl Normalizer {
         }
         Ok(Normalizer(steps))
     }
-
 
     /// The text after all steps.
     pub fn apply<'t>(&self, text: &'t str, first: bool) -> Part<'t> {
@@ -117,7 +119,7 @@ impl Step {
             Step::Prepend(prefix) | Step::PrependFirst(prefix) => Cow::Owned(format!("{prefix}{text}")),
             Step::Replace(pattern, content) => {
                 if content.is_empty() {
-                    first &= pattern.matches(&text).next().is_none_or(|(at, _)| at > 0);
+                    first &= pattern.matches(&text).next().is_none_or(|(at, end)| at > 0 || end == 0);
                 }
                 pattern.replace(text, content)
             }

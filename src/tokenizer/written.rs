@@ -150,7 +150,8 @@ mod tests {
         let mut pieces = pieces.to_vec();
         pieces.sort();
         pieces.dedup();
-        let token = |(piece, id): (String, u32)| Token { written: piece.into(), id, rule: TokenRule::default() };
+        let token =
+            |(piece, id): (String, u32)| Token { written: piece.into(), id, rule: TokenRule::default() };
         WrittenTokens::new(pieces.into_iter().zip(0..).map(token).collect()).unwrap()
     }
 

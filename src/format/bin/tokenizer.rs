@@ -115,7 +115,8 @@ fn token_rules(
 
 fn decode_start(name: &str) -> Result<DecodeStart, Malformed> {
     let known = DECODE_STARTS.iter().find(|(known, _)| *known == name);
-    let unknown = || Malformed(format!("tokenizer.decode_start is {name:?}: keep, space and spaces are known"));
+    let unknown =
+        || Malformed(format!("tokenizer.decode_start is {name:?}: keep, space and spaces are known"));
     known.map(|&(_, start)| start).ok_or_else(unknown)
 }
 

@@ -1,6 +1,5 @@
 //! `tokenizer.json` and the small files beside it.
 
-
 #![expect(clippy::indexing_slicing, reason = "a JSON value indexed by a name that it lacks is null")]
 
 mod conventions;
@@ -104,7 +103,9 @@ fn check_unknown(json: &Json, model: &Value, kind: Kind, vocab: &HashMap<String,
 /// The parts of a `Sequence`, and of those in it; of anything else, itself.
 fn steps<'a>(value: &'a Value, key: &str) -> Vec<&'a Value> {
     match value[key].as_array() {
-        Some(parts) if value["type"] == "Sequence" => parts.iter().flat_map(|part| steps(part, key)).collect(),
+        Some(parts) if value["type"] == "Sequence" => {
+            parts.iter().flat_map(|part| steps(part, key)).collect()
+        }
         _ => vec![value],
     }
 }

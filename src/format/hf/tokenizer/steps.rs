@@ -110,7 +110,8 @@ fn name(cuts: &[Cut]) -> Option<&'static str> {
 /// What the decoder leaves out at the start, if that is not what the kind has; what else it does must be what the kind does.
 fn decoder(json: &Json, kind: Kind) -> Result<Option<DecodeStart>, Error> {
     let Some(decoder) = json.get("decoder") else { return Ok(None) };
-    let refuse = || json.error(format!("decoder {} is not supported with this pre_tokenizer", excerpt(decoder)));
+    let refuse =
+        || json.error(format!("decoder {} is not supported with this pre_tokenizer", excerpt(decoder)));
     let (mut spelled, mut bytes, mut fused) = (false, false, false);
     let mut start = DecodeStart::Keep;
     for step in steps(decoder, "decoders") {
@@ -118,7 +119,9 @@ fn decoder(json: &Json, kind: Kind) -> Result<Option<DecodeStart>, Error> {
             (Kind::ByteLevel, "ByteLevel") => (spelled, bytes) = (true, true),
             (Kind::Metaspace, "ByteFallback") => bytes = true,
             (_, "Fuse") => fused = true,
-            (Kind::Metaspace, "Replace") if step["pattern"] == json!({"String": "▁"}) && step["content"] == " " => {
+            (Kind::Metaspace, "Replace")
+                if step["pattern"] == json!({"String": "▁"}) && step["content"] == " " =>
+            {
                 spelled = true;
             }
             (Kind::Metaspace, "Metaspace") if step["replacement"] == "▁" && !spelled => {
