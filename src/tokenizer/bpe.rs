@@ -2,6 +2,7 @@
 //! leftmost among equals.
 
 use super::Spec;
+use super::spm::MAX_MERGED;
 use super::vocab::{Vocab, malformed};
 use crate::Malformed;
 use rustc_hash::FxHashMap;
@@ -126,10 +127,14 @@ impl Merger<'_> {
             Merges::Pairs(pairs) => return pairs.get(&(left, right)).copied(),
             Merges::Spelled(ranks) => ranks,
         };
-        spelled.clear();
-        for id in [left, right] {
-            spelled.push_str(&self.spec.vocab.get(self.vocab.slot(id)?)?.0);
+        let piece = |id| Some(self.spec.vocab.get(self.vocab.slot(id)?)?.0.as_str());
+        let (left, right) = (piece(left)?, piece(right)?);
+        if left.len() + right.len() > MAX_MERGED {
+            return None;
         }
+        spelled.clear();
+        spelled.push_str(left);
+        spelled.push_str(right);
         let id = self.vocab.text_id(spelled)?;
         Some(Merge { rank: *ranks.get(self.vocab.slot(id)?)?, id })
     }

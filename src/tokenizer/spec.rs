@@ -41,7 +41,7 @@ pub struct Spec {
     /// rank each.
     pub equal_merges: Vec<Range<usize>>,
     /// By place in [`Spec::vocab`], in place of merges: two pieces become the one that they spell together, that of the best
-    /// score first, the leftmost in a text among equals (SentencePiece). Pieces past the end are not made.
+    /// score first, the leftmost in a text among equals (SentencePiece). Pieces past the end, or longer than 128 bytes, are not made.
     pub scores: Vec<f32>,
     /// Pieces that are control tokens, not text: recognised in text only where asked for, dropped when decoding.
     pub special_tokens: Vec<(String, u32)>,

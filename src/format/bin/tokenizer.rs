@@ -7,7 +7,6 @@ use serde::de::{Deserialize, Deserializer, Error as _, SeqAccess, Visitor};
 use serde_json::{Map, Value, json};
 
 use crate::Malformed;
-use crate::arch::Config;
 use crate::format::entries::Entries;
 use crate::tokenizer::{Cut, DecodeStart, Kind, Normalize, Spec, TokenRule};
 
@@ -52,8 +51,8 @@ pub struct Raw {
 }
 
 impl Raw {
-    /// The tokenizer; BOS and EOS stand in the metadata.
-    pub fn spec(self, config: &Config) -> Result<Spec, Malformed> {
+    /// The tokenizer, with BOS and EOS, which stand in the metadata.
+    pub fn spec(self, bos: Option<u32>, eos: Vec<u32>) -> Result<Spec, Malformed> {
         let raw = self;
         let kind = match raw.kind.as_deref() {
             None | Some("metaspace") => Kind::Metaspace,
@@ -84,8 +83,8 @@ impl Raw {
             prefix_first: raw.prefix_first,
             decode_start: raw.decode_start.as_deref().map(decode_start).transpose()?,
             start_tokens: raw.start_tokens,
-            bos_token_id: config.bos_token_id,
-            eos_token_ids: config.eos_token_ids.clone(),
+            bos_token_id: bos,
+            eos_token_ids: eos,
             add_bos: raw.add_bos,
             chat_template: raw.chat_template,
         })
@@ -248,5 +247,38 @@ mod tests {
         };
         assert_eq!(merges(&[("a", "b"), ("ab", " c")]), json!(["a b", "ab  c"]));
         assert_eq!(merges(&[("a", "b"), ("a b", "c")]), json!([["a", "b"], ["a b", "c"]]));
+    }
+
+    #[test]
+    fn what_is_written_is_read_again() {
+        let split =
+            r#"{"type": "Split", "pattern": {"Regex": "a|b"}, "behavior": "Removed", "invert": true}"#;
+        let token = |piece: &str, id| vec![(piece.to_owned(), id)];
+        let spec = Spec {
+            kind: Kind::ByteLevel,
+            normalizer: Some(vec![
+                Normalize::Nfc {},
+                Normalize::Strip { left: true, right: false },
+                Normalize::Prepend { prepend: " ".to_owned() },
+            ]),
+            pre_tokenizer: Some(vec![
+                serde_json::from_str(split).unwrap(),
+                Cut::ByteLevel { add_prefix_space: true, use_regex: false },
+            ]),
+            vocab: token("a", 3),
+            scores: vec![-1.5],
+            special_tokens: token("<s>", 4),
+            added_tokens: token("<x>", 5),
+            token_rules: vec![
+                (4, TokenRule { lstrip: true, normalized: true, ..TokenRule::default() }),
+                (5, TokenRule { rstrip: true, single_word: true, mergeable: true, ..TokenRule::default() }),
+            ],
+            decode_start: Some(DecodeStart::Spaces),
+            start_tokens: vec![4, 4],
+            add_bos: Some(true),
+            ..Spec::default()
+        };
+        let raw: Raw = serde_json::from_value(to_json(&spec).unwrap()).unwrap();
+        assert_eq!(raw.spec(None, Vec::new()).unwrap(), spec);
     }
 }

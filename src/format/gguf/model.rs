@@ -24,7 +24,7 @@ pub fn open(map: Mmap) -> Result<Source, Malformed> {
         )));
     }
     let config = config::read(&gguf)?;
-    let tokenizer = tokenizer::read(&gguf, config.vocab_size)?;
+    let (tokenizer, notes) = tokenizer::read(&gguf, config.vocab_size)?;
     let mut tensors = tensors(&gguf, &map, &config)?;
     if let Some(factor) = config::linear_rope_scaling(&gguf, &config.architecture)? {
         let factors = SourceTensor::of(&vec![factor; config.head_dim / 2]);
@@ -43,7 +43,7 @@ pub fn open(map: Mmap) -> Result<Source, Malformed> {
         tokenizer,
         tensors,
         files: Vec::new(),
-        notes: Vec::new(),
+        notes,
     })
 }
 
