@@ -289,6 +289,10 @@ fn bad_specifications_are_refused_with_the_culprit_named() {
         (Spec { pre: Some("gpt-2".into()), pre_tokenizer: Some(vec![]), ..good() }, "pre goes without"),
         (Spec { pre_tokenizer: Some(vec![Cut::Whitespace {}; 33]), ..good() }, "33 steps"),
         (Spec { normalizer: Some(vec![Normalize::Nfc {}; 33]), ..good() }, "33 steps"),
+        (
+            Spec { normalizer: Some(vec![Normalize::Prepend { prepend: "x".repeat(257) }]), ..good() },
+            "more than 256 bytes",
+        ),
         (Spec { pre_tokenizer: Some(vec![split("a(b")]), ..good() }, "\"a(b\" cannot be used"),
         (Spec { pre_tokenizer: Some(vec![BYTES, split("a")]), ..good() }, "ByteLevel is the last step"),
         (
@@ -326,6 +330,15 @@ fn an_expression_that_would_look_for_ever_gives_up() {
         assert_eq!(tokenizer.encode(&letters, PLAIN).len(), letters.len(), "{hostile}");
         assert!(start.elapsed().as_secs() < 30, "{hostile}: {:?}", start.elapsed());
     }
+}
+
+/// Thirty steps that each double the text would make a thousand million of one character.
+#[test]
+fn a_normalizer_that_would_grow_for_ever_stops() {
+    let double = Normalize::Replace { pattern: Pattern::String("a".to_owned()), content: "aa".to_owned() };
+    let spec = Spec { normalizer: Some(vec![double; 30]), ..toy(Kind::ByteLevel, &["a"], &[]) };
+    let ids = Tokenizer::new(spec).unwrap().encode(&"a".repeat(1000), PLAIN);
+    assert!((16_000..40_000).contains(&ids.len()), "{}", ids.len());
 }
 
 #[test]

@@ -27,6 +27,7 @@ pub fn read(folder: &Path, config: &Json, vocab_size: usize) -> Result<(Spec, Ve
     let mut spec = steps::read(&json)?;
     let model = json.get("model").unwrap_or(&Value::Null);
     check_model(&json, model, spec.kind)?;
+    spec.decode_start = steps::decoder(&json, spec.kind)?;
     // Llama 3's files from before the field existed mean true; so does our default for them.
     let ignore_merges = model["ignore_merges"].as_bool();
     spec.ignore_merges = ignore_merges.filter(|_| spec.kind == Kind::ByteLevel);
