@@ -25,7 +25,7 @@ mod written;
 
 pub use decode::Decoder;
 pub use spec::{DecodeStart, Kind, Spec, TokenRule};
-pub use spm::{ScoredMerges, merges_from_scores};
+pub use spm::{ScoredMerges, merges_from_scores, scores_for_merges};
 pub use steps::{Behavior, Cut, Normalize, Pattern, Prepend};
 
 use crate::Malformed;

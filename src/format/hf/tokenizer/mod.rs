@@ -13,8 +13,11 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::json::{Json, excerpt};
-use crate::Error;
-use crate::tokenizer::{Kind, Spec, TokenRule};
+use crate::tokenizer::{Kind, Spec, TokenRule, scores_for_merges};
+use crate::{Error, Malformed};
+
+/// With more merges a vocabulary takes long to read: Gemma's has half a million, for half as many pieces.
+const MANY_MERGES: usize = 200_000;
 
 /// The tokenizer of the model in `folder`, and what the user should know about it.
 pub fn read(folder: &Path, config: &Json, vocab_size: usize) -> Result<(Spec, Vec<String>), Error> {
@@ -50,6 +53,9 @@ pub fn read(folder: &Path, config: &Json, vocab_size: usize) -> Result<(Spec, Ve
     }
     spec.vocab = entries;
     spec.merges = merges(&json)?;
+    if spec.kind == Kind::Metaspace && spec.merges.len() > MANY_MERGES {
+        scores_for_merges(&mut spec).map_err(Malformed::in_file(folder))?;
+    }
     conventions::read(folder, config, &json, &mut spec, &mut notes)?;
     Ok((spec, notes))
 }
