@@ -206,8 +206,8 @@ fn header(
     // A hint only: each tensor's own type decides.
     let quant = places.iter().map(|place| place.dtype).find(|&dtype| dtype != Dtype::F32);
     let header = json!({
-        "metadata": metadata(config, tokenizer, quant.unwrap_or(Dtype::F32).name()),
-        "tokenizer": tokenizer::to_json(tokenizer)?,
+        "metadata": metadata(config, spec, quant.unwrap_or(Dtype::F32).name()),
+        "tokenizer": tokenizer::to_json(spec)?,
         "tensors": entries.collect::<Map<_, _>>(),
     });
     let mut header = header.to_string().into_bytes();
