@@ -1,10 +1,13 @@
 //! Asking the hub over HTTP: whom the token is shown to, which answers are waited out, and which are final.
 
+use std::fs;
 use std::io::Read;
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use ureq::http::{Request, Response};
+use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::{Agent, Body};
 
 use super::{Hub, Reference};
@@ -104,7 +107,13 @@ pub struct Client<'a> {
 }
 
 impl<'a> Client<'a> {
-    pub fn new(hub: &'a Hub) -> Self {
+    /// # Errors
+    /// When the certificates cannot be read.
+    pub fn new(hub: &'a Hub) -> Result<Self, Error> {
+        let roots = match &hub.certificates {
+            Some(file) => roots(file)?,
+            None => RootCerts::WebPki,
+        };
         let seconds = |n| Some(Duration::from_secs(n));
         let config = Agent::config_builder()
             .user_agent(concat!("torchless/", env!("CARGO_PKG_VERSION")))
@@ -112,11 +121,12 @@ impl<'a> Client<'a> {
             .http_status_as_error(false)
             // Followed here, where it is known whom the token is for.
             .max_redirects(0)
+            .tls_config(TlsConfig::builder().root_certs(roots).build())
             .timeout_resolve(seconds(15))
             .timeout_connect(seconds(15))
             .timeout_recv_response(seconds(60))
             .timeout_per_read(seconds(30));
-        Self { hub, agent: config.build().into() }
+        Ok(Self { hub, agent: config.build().into() })
     }
 
     /// Asks for a file from byte `from` on, or for nothing but its headers.
@@ -196,6 +206,20 @@ impl<'a> Client<'a> {
             }
         }
     }
+}
+
+/// The certificates in a file of PEM.
+fn roots(file: &Path) -> Result<RootCerts, Error> {
+    let pem = fs::read(file).map_err(Error::io(file))?;
+    let certificates = parse_pem(&pem).filter_map(|item| match item {
+        Ok(PemItem::Certificate(certificate)) => Some(certificate),
+        _ => None,
+    });
+    let certificates: Vec<_> = certificates.collect();
+    if certificates.is_empty() {
+        return Err(Error::file(file, "holds no certificates in PEM: SSL_CERT_FILE names a file that does"));
+    }
+    Ok(certificates.into())
 }
 
 /// How often something failed, and how long to wait before it is tried again.

@@ -35,6 +35,8 @@ pub struct Hub {
     pub cache: PathBuf,
     /// Who asks. Only the hub itself is told.
     pub token: Option<String>,
+    /// A file with the certificates to trust (PEM); `None`: those that Mozilla trusts.
+    pub certificates: Option<PathBuf>,
     /// Whether to do with what is in the cache.
     pub offline: bool,
     /// What is waited, at first, before something that failed is tried again.
@@ -93,7 +95,7 @@ impl From<Sibling> for Remote {
 
 impl Hub {
     /// As the variables say that all tools for the hub know: `HF_ENDPOINT`, `HF_TOKEN` (or `HF_TOKEN_PATH`, or `token` in `HF_HOME`),
-    /// `HF_HUB_CACHE`, `HF_HOME`, `HF_HUB_OFFLINE`.
+    /// `HF_HUB_CACHE`, `HF_HOME`, `HF_HUB_OFFLINE`; and `SSL_CERT_FILE`, or `REQUESTS_CA_BUNDLE`.
     ///
     /// # Errors
     /// When they name no cache, or a token that is none.
@@ -119,6 +121,9 @@ impl Hub {
             endpoint: endpoint.trim_end_matches('/').to_owned(),
             cache,
             token,
+            certificates: variable("SSL_CERT_FILE")
+                .or_else(|| variable("REQUESTS_CA_BUNDLE"))
+                .map(PathBuf::from),
             offline: text("HF_HUB_OFFLINE").is_some_and(is_set),
             pause: Duration::from_secs(1),
         })
@@ -164,7 +169,7 @@ impl Hub {
             let not_asked = Some("HF_HUB_OFFLINE is set".to_owned());
             return Ok(Fetched { path: self.find(reference)?, not_asked });
         }
-        let client = Client::new(self);
+        let client = Client::new(self)?;
         let revision = escaped(&reference.revision, '\0');
         let address =
             format!("{}/api/models/{}/revision/{revision}?blobs=true", self.endpoint, reference.repository);
