@@ -2,6 +2,7 @@
 
 mod common {
     pub mod fixture;
+    #[allow(dead_code, reason = "processes that are ended are tested in tests/kept.rs")]
     pub mod hub;
 }
 
@@ -169,7 +170,7 @@ fn what_other_tools_fetched_is_used() {
     // A file that another process has not fetched yet.
     fs::remove_file(path.join("model-00002-of-00002.safetensors")).unwrap();
     let error = one_line(&hub.find(&reference).unwrap_err());
-    assert!(error.contains("is not whole in") && error.contains("without HF_HUB_OFFLINE"), "{error}");
+    assert!(error.contains("is not in /") && error.contains("without HF_HUB_OFFLINE"), "{error}");
     // Its content is there, and only named.
     assert_eq!(setup.path(MODEL), path);
     assert!(setup.server.asked().iter().all(|asked| asked.of_hub && !asked.path.contains("/resolve/")));
@@ -311,7 +312,7 @@ fn what_is_not_there_is_said() {
     assert!(setup.repository().join("refs/refs/pr/1").is_file());
 
     setup.hub.offline = true;
-    setup.error("hf:org/other", "hf:org/other: is not whole in ");
+    setup.error("hf:org/other", "hf:org/other: is not in ");
 
     // Nobody listens there.
     let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();

@@ -2,6 +2,7 @@
 
 mod common {
     pub mod fixture;
+    #[allow(dead_code, reason = "what goes wrong with a hub is tested in tests/hub.rs")]
     pub mod hub;
 }
 
@@ -14,7 +15,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use common::fixture::fixture;
-use common::hub::StandIn;
+use common::hub::{Fault, StandIn, etag};
 
 /// A cache, and models to convert beside it.
 struct Setup {
@@ -360,6 +361,48 @@ fn a_model_of_the_hub_is_fetched_once_and_converted_once() {
     assert!(failure(command(&["pull", "hf:org/none"])).contains("hf:org/none: there is none"));
     assert!(failure(command(&["pull", "hf:org"])).contains("write hf:ORG/NAME"));
     assert_eq!(command(&["pull", "org/tiny"]).status().unwrap().code(), Some(2));
+}
+
+#[cfg(unix)]
+#[test]
+fn a_pull_that_is_ended_goes_on_where_it_was() {
+    use rustix::process::{Pid, Signal, kill_process};
+    for (signal, code) in [(Signal::INT, Some(130)), (Signal::KILL, None)] {
+        let setup = Setup::new();
+        let content = fs::read(fixture("qwen3.gguf")).unwrap();
+        let server = StandIn::new(vec![("m.gguf".to_owned(), content.clone())]);
+        let pull = || {
+            let mut command = setup.command(&["pull", "hf:org/tiny"]);
+            command.env("HF_ENDPOINT", server.endpoint());
+            command
+        };
+        server.meet(|asked| (!asked.of_hub).then_some(Fault::Stall(50_000)));
+        let mut child = pull().stderr(std::process::Stdio::null()).spawn().unwrap();
+        let digest = etag("m.gguf", &content);
+        let partial = setup.path("hf/hub/models--org--tiny/blobs").join(format!("{digest}.incomplete"));
+        while fs::metadata(&partial).map_or(0, |found| found.len()) < 50_000 {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        kill_process(Pid::from_child(&child), signal).unwrap();
+        assert_eq!(child.wait().unwrap().code(), code);
+        server.meet(|_| None);
+        server.asked();
+        let (path, _) = good(pull());
+        assert!(fs::read(path.trim_end()).unwrap() == content && !partial.exists());
+        let asked = server.asked().into_iter().find(|asked| !asked.of_hub).unwrap();
+        assert_eq!(asked.headers["range"], "bytes=50000-");
+    }
+}
+
+#[test]
+fn either_part_names_one_model() {
+    let setup = Setup::new();
+    let (one, two) = (setup.path("m-00001-of-00002.gguf"), setup.path("m-00002-of-00002.gguf"));
+    fs::copy(fixture("qwen3.gguf"), &one).unwrap();
+    fs::copy(fixture("qwen3.gguf"), &two).unwrap();
+    setup.good(&generate(two.to_str().unwrap(), &[]));
+    assert_eq!(setup.good(&generate(one.to_str().unwrap(), &[])).1, "");
+    assert!(setup.kept().len() == 1 && setup.kept()[0].starts_with("m-auto-"), "{:?}", setup.kept());
 }
 
 #[test]

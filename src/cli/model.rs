@@ -155,7 +155,7 @@ pub fn fetch(hub: &Hub, reference: &Reference) -> anyhow::Result<PathBuf> {
     if !hub.offline && hub.find(reference).is_err() {
         note(format_args!("Fetching {reference}, once, into {}", hub.cache.display()));
     }
-    let bar = progress::Bytes::new();
+    let bar = progress::Bytes::resumable();
     let fetched = hub.fetch(reference, &mut |at| bar.show(at))?;
     drop(bar);
     if let Some(why) = fetched.not_asked {

@@ -13,15 +13,24 @@ use super::output::one_line;
 /// A bar that counts bytes, fed by converting and pulling.
 pub struct Bytes {
     bar: ProgressBar,
-    _orderly: Orderly,
+    _orderly: Option<Orderly>,
 }
 
 impl Bytes {
     /// A bar that shows itself with the first step.
     pub fn new() -> Self {
+        Self::with(Some(Orderly::begin()))
+    }
+
+    /// A bar for work that may end at any moment, since it goes on where it was: Ctrl-C does not wait for a server that says nothing.
+    pub fn resumable() -> Self {
+        Self::with(None)
+    }
+
+    fn with(orderly: Option<Orderly>) -> Self {
         let bar = ProgressBar::new(0);
         bar.set_style(style("{bar:30} {decimal_bytes}/{decimal_total_bytes}, {eta} left  {wide_msg}"));
-        Self { bar, _orderly: Orderly::begin() }
+        Self { bar, _orderly: orderly }
     }
 
     /// Shows how far the work has come; breaks it off after Ctrl-C.

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::hub::Reference;
+use super::parts::{first_part, part_of};
 use super::{cache_folder, hexadecimal};
 use crate::Error;
 use crate::format::convert::{Convertible, OnProgress, Progress, Quant, Report, report};
@@ -47,10 +48,11 @@ impl Origin {
     /// # Errors
     /// When it is not there.
     pub fn of_path(path: &Path) -> Result<Self, Error> {
-        let whole = path.canonicalize().map_err(Error::io(path))?;
+        let path = first_of(path);
+        let whole = path.canonicalize().map_err(Error::io(&path))?;
         // As it is called here: a link may lead to a name that says nothing.
-        let named = if path.file_name().is_some() { path } else { &whole };
-        Ok(Self { name: whole.display().to_string(), stem: stem_of(named), path: path.to_owned() })
+        let stem = stem_of(if path.file_name().is_some() { &path } else { &whole });
+        Ok(Self { name: whole.display().to_string(), stem, path })
     }
 
     /// What was [fetched](super::Hub::fetch) from the hub.
@@ -83,10 +85,20 @@ impl Origin {
     }
 }
 
-/// A name without the ending of a GGUF file.
+/// A name without the ending of a GGUF file, and the number of a part.
 fn stem_of(path: &Path) -> String {
     let name = path.file_name().unwrap_or(OsStr::new("model")).to_string_lossy();
-    name.strip_suffix(".gguf").unwrap_or(&name).to_owned()
+    match name.strip_suffix(".gguf") {
+        Some(stem) => part_of(stem).map_or(stem, |(base, _)| base).to_owned(),
+        None => name.into_owned(),
+    }
+}
+
+/// The first part of a model of which this is another: whichever is named, it is the same model.
+fn first_of(path: &Path) -> PathBuf {
+    let stem = path.file_name().and_then(OsStr::to_str).and_then(|name| name.strip_suffix(".gguf"));
+    let first = stem.and_then(first_part).map(|stem| path.with_file_name(format!("{stem}.gguf")));
+    first.filter(|first| first.is_file()).unwrap_or_else(|| path.to_owned())
 }
 
 /// What a conversion was made from.
@@ -194,6 +206,8 @@ impl Conversions {
         if !record.is_current(origin, quant) || !model.is_file() {
             return None;
         }
+        // Another process may have been killed on its last step.
+        temporary::remove_abandoned(&self.folder, OsStr::new(PREFIX));
         // For those who ask what was used last; a cache that cannot be written to does without.
         let touched = File::options().append(true).open(entry.join(RECORD));
         let _ = touched.and_then(|file| file.set_modified(SystemTime::now()));
@@ -293,6 +307,7 @@ impl Conversions {
     /// When it cannot be removed.
     pub fn remove(&self, kept: &Conversion) -> Result<(), Error> {
         let entry = self.folder.join(&kept.name);
+        temporary::remove_abandoned(&self.folder, OsStr::new(PREFIX));
         let gone = self.temporary()?;
         // At once for those who look for it, however long it takes.
         fs::rename(&entry, gone.path().join("removed")).map_err(Error::io(&entry))?;

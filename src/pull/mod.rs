@@ -25,6 +25,7 @@ mod converted;
 mod hub;
 mod named;
 mod package;
+mod parts;
 
 use std::path::PathBuf;
 

@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::Duration;
 
 use serde_json::json;
 use sha1::Sha1;
@@ -30,6 +31,8 @@ pub enum Fault {
     Status(u16, &'static [(&'static str, &'static str)]),
     /// The connection ends after so many bytes of the body.
     Break(usize),
+    /// Nothing more comes for a while after so many bytes of the body.
+    Stall(usize),
     /// A byte of the body is another.
     Damage,
     /// The whole file comes, whatever range is asked for.
@@ -168,22 +171,25 @@ impl Shared {
         }
         let asked = Asked { of_hub, method, path, headers };
         self.asked.lock().unwrap().push(asked.clone());
-        let (head, body, rest) = self.answer(&asked);
+        let fault = (self.content.lock().unwrap().faults)(&asked);
+        let (head, body, rest) = self.answer(&asked, fault);
         let mut stream = stream;
         let length = body.len() + rest;
         write!(stream, "HTTP/1.1 {head}Content-Length: {length}\r\nConnection: close\r\n\r\n")?;
         if asked.method != "HEAD" {
             stream.write_all(&body)?;
         }
+        if matches!(fault, Some(Fault::Stall(_))) {
+            thread::sleep(Duration::from_secs(20));
+        }
         Ok(())
     }
 
     /// Status and headers, the body, and how many bytes of it do not come.
-    fn answer(&self, asked: &Asked) -> (String, Vec<u8>, usize) {
+    fn answer(&self, asked: &Asked, fault: Option<Fault>) -> (String, Vec<u8>, usize) {
         let content = self.content.lock().unwrap();
         let refused =
             |status: u16, code: &str| (format!("{status} No\r\nX-Error-Code: {code}\r\n"), Vec::new(), 0);
-        let fault = (content.faults)(asked);
         if let Some(Fault::Status(status, headers)) = fault {
             let headers: String =
                 headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
@@ -261,7 +267,7 @@ fn sent(file: &[u8], asked: &Asked, fault: Option<Fault>, headers: String) -> (S
         None => ("200 OK\r\n".to_owned(), file),
     };
     let kept = match fault {
-        Some(Fault::Break(kept)) => kept.min(body.len()),
+        Some(Fault::Break(kept) | Fault::Stall(kept)) => kept.min(body.len()),
         _ => body.len(),
     };
     let rest = body.split_off(kept).len();

@@ -4,6 +4,7 @@ use super::Remote;
 use super::reference::Reference;
 use crate::Error;
 use crate::format::hf::{BESIDE_WEIGHTS, INDEX, SINGLE};
+use crate::pull::parts::part_of;
 
 /// The files to fetch.
 #[derive(Debug, PartialEq, Eq)]
@@ -128,15 +129,6 @@ fn models(files: &[Remote]) -> Vec<Model<'_>> {
         }
     }
     models
-}
-
-/// `NAME` and 3 of `NAME-00001-of-00003`.
-fn part_of(stem: &str) -> Option<(&str, usize)> {
-    let (rest, parts) = stem.rsplit_once("-of-")?;
-    let (base, number) = rest.rsplit_once('-')?;
-    let is_number = |text: &str| text.len() == 5 && text.bytes().all(|byte| byte.is_ascii_digit());
-    let parts = parts.parse().ok().filter(|_| is_number(parts) && is_number(number))?;
-    Some((base, parts))
 }
 
 /// Whether `part`, in whatever case, stands in `name` between what separates words there. `Q4_K` is no part of `Q4_K_M`.

@@ -55,7 +55,7 @@ impl Failure {
             Self::Here(error) => return error,
             Self::Unreachable(why) => {
                 format!(
-                    "{endpoint} is out of reach ({why}), and nothing of it is here: check the network, or the proxy"
+                    "{endpoint} is out of reach ({why}), and the model is not here: check the network, the proxy, or the certificates (SSL_CERT_FILE)"
                 )
             }
             Self::Later { why, after: Some(time) } => {
@@ -171,6 +171,7 @@ impl<'a> Client<'a> {
             ureq::Error::BadUri(_) | ureq::Error::Http(_) | ureq::Error::Protocol(_) => {
                 wrong(problem.to_string())
             }
+            ureq::Error::Io(problem) => Failure::Unreachable(problem.to_string()),
             problem => Failure::Unreachable(problem.to_string()),
         })
     }

@@ -137,8 +137,9 @@ impl Hub {
         let store = Store::new(&self.cache, &reference.repository);
         let missing = || {
             let (cache, endpoint) = (self.cache.display(), &self.endpoint);
-            reference
-                .error(format!("is not whole in {cache}: fetch it from {endpoint}, without HF_HUB_OFFLINE"))
+            reference.error(format!(
+                "is not in {cache}, or not all of it: fetch it from {endpoint}, without HF_HUB_OFFLINE"
+            ))
         };
         let commit = store.commit_of(&reference.revision).ok_or_else(missing)?;
         let names = store.files_of(&commit);
