@@ -139,8 +139,8 @@ impl ConvertArgs {
             return Ok(model);
         }
         let (name, folder) = (origin.name(), conversions.folder().display());
-        note(format_args!("Converting {name} (--quant {quant}), once, into {folder}"));
         let bar = progress::Bytes::new();
+        let bar = bar.announcing(format!("Converting {name} (--quant {quant}), once, into {folder}"));
         let (model, report) = conversions.convert(origin, quant, &mut |at| bar.show(at))?;
         drop(bar);
         for line in report.iter().flat_map(|report| &report.notes) {
@@ -152,10 +152,8 @@ impl ConvertArgs {
 
 /// Fetches a model of the hub, as far as it is not here, and says so where the hub could not be asked.
 pub fn fetch(hub: &Hub, reference: &Reference) -> anyhow::Result<PathBuf> {
-    if !hub.offline && hub.find(reference).is_err() {
-        note(format_args!("Fetching {reference}, once, into {}", hub.cache.display()));
-    }
     let bar = progress::Bytes::resumable();
+    let bar = bar.announcing(format!("Fetching {reference}, once, into {}", hub.cache.display()));
     let fetched = hub.fetch(reference, &mut |at| bar.show(at))?;
     drop(bar);
     if let Some(why) = fetched.not_asked {
