@@ -186,6 +186,11 @@ fn what_has_changed_is_converted_anew_and_takes_the_old_ones_place() {
     // Others are not read.
     fs::write(folder.join("README.md"), "new").unwrap();
     assert_eq!(setup.good(&generate(&model, &[])).1, "");
+    // So are those that it was converted into in another way.
+    setup.good(&generate(&model, &["--quant", "f32"]));
+    assert_eq!(setup.kept().len(), 2);
+    touch(&folder.join("tokenizer.json"), 300);
+    again("tokenizer.json");
     // Another converter, or a record that makes no sense.
     let record = setup.path("cache/converted").join(&entry[0]).join("record.json");
     let text = fs::read_to_string(&record).unwrap();
@@ -297,7 +302,7 @@ fn a_full_disk_is_one_line_and_leaves_nothing() {
     command.env("TORCHLESS_CACHE", setup.path("cache")).env_remove("TORCHLESS_MODEL");
     command.args(["-c", &format!("ulimit -f 20; exec {program} generate -m {model} she")]);
     let error = failure(command);
-    assert!(error.contains("cache/converted: "), "{error}");
+    assert!(error.contains("cache/converted: ") && error.contains("TORCHLESS_CACHE"), "{error}");
     assert_eq!(setup.kept(), [""; 0]);
 }
 
@@ -322,6 +327,9 @@ fn a_model_of_the_hub_is_fetched_once_and_converted_once() {
     );
     let model = fixture("mistral-hf");
     let expected = setup.good(&generate(model.to_str().unwrap(), &[])).0;
+    let mut offline = command(&["tokenize", "-m", "hf:org/tiny", "she", "--quant", "f32"]);
+    offline.env("HF_HUB_OFFLINE", "1");
+    assert_eq!(good(offline).1.lines().count(), 1, "only that it is converted");
     let (text, said) = good(command(&generate("hf:org/tiny", &[])));
     assert!(text == expected && said.starts_with("Converting hf:org/tiny "), "{said}");
     server.asked();
@@ -360,7 +368,7 @@ fn a_model_of_the_hub_is_fetched_once_and_converted_once() {
 
     assert!(failure(command(&["pull", "hf:org/none"])).contains("hf:org/none: there is none"));
     assert!(failure(command(&["pull", "hf:org"])).contains("write hf:ORG/NAME"));
-    assert_eq!(command(&["pull", "org/tiny"]).status().unwrap().code(), Some(2));
+    assert_eq!(command(&["pull", "org/tiny"]).output().unwrap().status.code(), Some(2));
 }
 
 #[cfg(unix)]

@@ -4,8 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use anyhow::{Context, bail};
-use torchless::Model;
+use anyhow::{Context, anyhow, bail};
 use torchless::chat::ChatTemplate;
 use torchless::format::convert::Quant;
 use torchless::kernels::Kernels;
@@ -13,6 +12,7 @@ use torchless::kv::KvType;
 use torchless::pull::{self, Conversions, Hub, Named, Origin, Reference};
 use torchless::runtime::{SessionOptions, Threads};
 use torchless::tokenizer::Tokenizer;
+use torchless::{Error, Model};
 
 use super::output::note;
 use super::progress;
@@ -141,7 +141,13 @@ impl ConvertArgs {
         let (name, folder) = (origin.name(), conversions.folder().display());
         let bar = progress::Bytes::new();
         let bar = bar.announcing(format!("Converting {name} (--quant {quant}), once, into {folder}"));
-        let (model, report) = conversions.convert(origin, quant, &mut |at| bar.show(at))?;
+        let converted = conversions.convert(origin, quant, &mut |at| bar.show(at));
+        let (model, report) = converted.map_err(|error| match &error {
+            Error::Io { path, .. } if path.starts_with(conversions.folder()) => {
+                anyhow!("{error} (TORCHLESS_CACHE names another folder)")
+            }
+            _ => error.into(),
+        })?;
         drop(bar);
         for line in report.iter().flat_map(|report| &report.notes) {
             note(format_args!("note: {line}"));
@@ -156,7 +162,8 @@ pub fn fetch(hub: &Hub, reference: &Reference) -> anyhow::Result<PathBuf> {
     let bar = bar.announcing(format!("Fetching {reference}, once, into {}", hub.cache.display()));
     let fetched = hub.fetch(reference, &mut |at| bar.show(at))?;
     drop(bar);
-    if let Some(why) = fetched.not_asked {
+    // Whoever asked for that need not be told.
+    if let Some(why) = fetched.not_asked.filter(|_| !hub.offline) {
         note(format_args!("note: {reference} as it was when it was fetched: {why}"));
     }
     Ok(fetched.path)

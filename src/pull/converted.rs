@@ -221,7 +221,7 @@ impl Conversions {
         self.list().into_iter().find(|kept| kept.source == source).map(|kept| kept.model)
     }
 
-    /// Converts a model, unless another process just did, and removes what it was converted into before it changed. One
+    /// Converts a model, unless another process just did, and removes whatever it was converted into before it changed. One
     /// conversion is made at a time: others wait.
     ///
     /// # Errors
@@ -260,7 +260,21 @@ impl Conversions {
             fs::rename(&entry, superseded.path().join("superseded")).map_err(Error::io(&entry))?;
         }
         folder.rename(&entry).map_err(Error::io(&entry))?;
+        self.remove_outdated(origin);
         Ok((entry.join(&record.model), Some(report)))
+    }
+
+    /// Removes what a model was converted into, in whatever way, before it changed.
+    fn remove_outdated(&self, origin: &Origin) {
+        for kept in self.list().into_iter().filter(|kept| kept.source == origin.name) {
+            let record = Record::read(&self.folder.join(&kept.name));
+            let is_current =
+                |record: Record| kept.quant.parse().is_ok_and(|quant| record.is_current(origin, quant));
+            if !record.is_some_and(is_current) {
+                // It takes room, and does no other harm.
+                let _ = self.remove(&kept);
+            }
+        }
     }
 
     fn temporary(&self) -> Result<temporary::Folder, Error> {
