@@ -36,7 +36,7 @@ pub fn edit(folder: &Path, name: &str, change: impl FnOnce(&mut Value)) {
 /// Changes the tensors of `folder`: name to type, shape and bytes.
 type Tensors = HashMap<String, (Dtype, Vec<usize>, Vec<u8>)>;
 
-fn edit_tensors(folder: &Path, change: impl FnOnce(&mut Tensors)) {
+pub fn edit_tensors(folder: &Path, change: impl FnOnce(&mut Tensors)) {
     let path = folder.join("model.safetensors");
     let mut tensors = read_tensors(&path);
     change(&mut tensors);
