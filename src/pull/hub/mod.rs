@@ -26,6 +26,9 @@ use crate::Error;
 use crate::format::convert::{OnProgress, Progress};
 use crate::format::hf;
 
+/// Files that hold a tokenizer, each in its own way.
+const TOKENIZERS: [&str; 3] = ["tokenizer.json", "tokenizer.model", "tekken.json"];
+
 /// Where models come from, and where they are kept.
 #[derive(Clone)]
 pub struct Hub {
@@ -150,10 +153,10 @@ impl Hub {
         let choice = choose(&files.collect::<Vec<_>>(), reference)?;
         let snapshot = store.snapshot(&commit);
         match &choice {
-            Choice::Folder(files) => {
+            Choice::Folder(_) => {
                 let weights = hf::weights(&snapshot).map_err(|_| missing())?;
-                let mut needed = weights.iter().map(String::as_str).chain(["tokenizer.json"]);
-                let whole = !files.is_empty() && needed.all(|name| snapshot.join(name).is_file());
+                let is_here = |name: &str| snapshot.join(name).is_file();
+                let whole = weights.iter().all(|name| is_here(name)) && TOKENIZERS.into_iter().any(is_here);
                 if whole { Ok(snapshot) } else { Err(missing()) }
             }
             Choice::Gguf(files) => Ok(first(&snapshot, files)),
