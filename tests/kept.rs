@@ -126,6 +126,10 @@ fn the_first_use_converts_and_the_second_opens() {
         );
         let (second, said) = setup.good(&generate(&model, &[]));
         assert_eq!((second, said), (expected.clone(), String::new()));
+        if Path::new(&model).is_dir() {
+            let shard = format!("{model}/model-00002-of-00002.safetensors");
+            assert_eq!(setup.good(&generate(&shard, &[])), (expected.clone(), String::new()));
+        }
         // Everywhere a model can be named.
         let (short, _) = setup.good(&[&[model.as_str()], &ASK[..]].concat());
         let mut by_variable = setup.command(&[&["generate"], &ASK[..]].concat());
@@ -355,6 +359,16 @@ fn a_model_of_the_hub_is_fetched_once_and_converted_once() {
         here
     });
     assert!(setup.path("tiny.bin").is_file());
+
+    // What can be had again need not be kept twice.
+    let models = setup.path("hf/hub/models--org--tiny");
+    fs::rename(&models, setup.path("elsewhere")).unwrap();
+    server.asked();
+    for name in ["hf:org/tiny", "hf:org/tiny:F32", "hf:org/tiny:m-F32.gguf"] {
+        assert_eq!(good(command(&generate(name, &[]))).1, "", "{name}");
+    }
+    assert!(server.asked().is_empty());
+    fs::rename(setup.path("elsewhere"), models).unwrap();
 
     // Something newer comes when it is pulled, and not before.
     server.commit(files.into_iter().filter(|(name, _)| name != "tokenizer_config.json").collect());

@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::bail;
 use clap::error::ErrorKind;
 use serde_json::json;
-use torchless::pull::{Conversion, Conversions};
+use torchless::pull::{Conversion, Conversions, Origin};
 
 use super::output::{bytes, count, emit, emit_json, note};
 use super::wrong_usage;
@@ -87,9 +87,10 @@ fn choose(names: &[String], list: &[Conversion]) -> anyhow::Result<Vec<Conversio
         if name.is_empty() {
             return Err(wrong_usage("cache", ErrorKind::InvalidValue, "an empty name names no conversion"));
         }
+        let origin = Origin::of_path(Path::new(name)).ok();
         let whole = Path::new(name).canonicalize().ok();
         let is_meant = |kept: &&Conversion| {
-            let is_source = whole.as_ref().is_some_and(|path| path.display().to_string() == kept.source);
+            let is_source = origin.as_ref().is_some_and(|origin| origin.name() == kept.source);
             let is_model = whole.is_some() && whole == kept.model.canonicalize().ok();
             kept.name == *name || kept.source == *name || is_source || is_model
         };

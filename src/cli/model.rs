@@ -124,6 +124,11 @@ impl ConvertArgs {
         if let Some(model) = is_here.and_then(|origin| conversions.find(&origin, self.quant())) {
             return Ok(model);
         }
+        if hub.find(reference).is_err()
+            && let Some(model) = conversions.of_hub(reference, self.quant())
+        {
+            return Ok(model);
+        }
         let path = fetch(&hub, reference)?;
         self.kept(&conversions, &Origin::of_hub(reference, path))
     }

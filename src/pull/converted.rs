@@ -5,6 +5,7 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File, TryLockError};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -49,10 +50,9 @@ impl Origin {
     /// When it is not there.
     pub fn of_path(path: &Path) -> Result<Self, Error> {
         let path = first_of(path);
-        let whole = path.canonicalize().map_err(Error::io(&path))?;
-        // As it is called here: a link may lead to a name that says nothing.
-        let stem = stem_of(if path.file_name().is_some() { &path } else { &whole });
-        Ok(Self { name: whole.display().to_string(), stem, path })
+        fs::metadata(&path).map_err(Error::io(&path))?;
+        let whole = full_name(&path).map_err(Error::io(&path))?;
+        Ok(Self { name: whole.display().to_string(), stem: stem_of(&whole), path })
     }
 
     /// What was [fetched](super::Hub::fetch) from the hub.
@@ -82,6 +82,14 @@ impl Origin {
     /// The folder that its files are in.
     fn folder(&self) -> &Path {
         if self.path.is_dir() { &self.path } else { folder_of(&self.path) }
+    }
+}
+
+/// A path from the root on. The last name stays as it is: it may be a link, to one that says nothing.
+fn full_name(path: &Path) -> io::Result<PathBuf> {
+    match path.file_name() {
+        Some(name) => Ok(folder_of(path).canonicalize()?.join(name)),
+        None => path.canonicalize(),
     }
 }
 
@@ -214,10 +222,21 @@ impl Conversions {
         Some(model)
     }
 
+    /// What a model of the hub was converted into that is no longer in the hub's cache: what can be had again is as good as there.
+    pub fn of_hub(&self, reference: &Reference, quant: Quant) -> Option<PathBuf> {
+        let quant = quant.to_string();
+        let is_meant = |kept: &Conversion| {
+            kept.quant == quant && kept.source.parse().is_ok_and(|source| reference.covers(&source))
+        };
+        let mut found = self.list().into_iter().filter(is_meant);
+        let (kept, other) = (found.next()?, found.next());
+        let record = Record::read(&self.folder.join(&kept.name))?;
+        (other.is_none() && record.converter == CONVERTER && kept.model.is_file()).then_some(kept.model)
+    }
+
     /// What a model was converted into that is no longer there itself.
     pub fn left_of(&self, path: &Path) -> Option<PathBuf> {
-        let folder = folder_of(path).canonicalize().ok()?;
-        let source = folder.join(path.file_name()?).display().to_string();
+        let source = full_name(path).ok()?.display().to_string();
         self.list().into_iter().find(|kept| kept.source == source).map(|kept| kept.model)
     }
 

@@ -1,7 +1,7 @@
 //! Which files of a repository make up the model that is asked for.
 
 use super::Remote;
-use super::reference::Reference;
+use super::reference::{Reference, has_part};
 use crate::Error;
 use crate::format::hf::{BESIDE_WEIGHTS, INDEX, SINGLE};
 use crate::pull::parts::part_of;
@@ -129,17 +129,6 @@ fn models(files: &[Remote]) -> Vec<Model<'_>> {
         }
     }
     models
-}
-
-/// Whether `part`, in whatever case, stands in `name` between what separates words there. `Q4_K` is no part of `Q4_K_M`.
-fn has_part(name: &str, part: &str) -> bool {
-    let (name, part) = (name.to_ascii_lowercase(), part.to_ascii_lowercase());
-    let ends = |c: Option<char>| c.is_none_or(|c| "-./".contains(c));
-    name.match_indices(&part).any(|(at, _)| {
-        let (before, after) =
-            (name.get(..at).unwrap_or_default(), name.get(at + part.len()..).unwrap_or_default());
-        ends(before.chars().next_back()) && ends(after.chars().next())
-    })
 }
 
 fn file_name(path: &str) -> &str {

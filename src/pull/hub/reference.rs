@@ -29,6 +29,16 @@ impl Reference {
         self.repository.rsplit('/').next().unwrap_or(&self.repository)
     }
 
+    /// Whether this names a model that is called `whole` with its file's whole name.
+    pub(in crate::pull) fn covers(&self, whole: &Reference) -> bool {
+        let is_file = match (&self.file, &whole.file) {
+            (None, None) => true,
+            (Some(asked), Some(file)) => asked == file || has_part(file, asked),
+            _ => false,
+        };
+        is_file && self.repository == whole.repository && self.revision == whole.revision
+    }
+
     /// An error about what this names.
     pub(super) fn error(&self, problem: impl Into<String>) -> Error {
         Error::Hub { reference: self.to_string(), problem: problem.into() }
@@ -95,6 +105,17 @@ pub(super) fn is_inside(name: &str) -> bool {
         path.components().map(|part| part.as_os_str().len() + 1).sum::<usize>() == name.len() + 1;
     let plain = !name.contains(|c: char| c.is_control() || matches!(c, '\\' | ':'));
     !name.is_empty() && name.len() <= 500 && normal && as_written && plain
+}
+
+/// Whether `part`, in whatever case, stands in `name` between what separates words there. `Q4_K` is no part of `Q4_K_M`.
+pub(super) fn has_part(name: &str, part: &str) -> bool {
+    let (name, part) = (name.to_ascii_lowercase(), part.to_ascii_lowercase());
+    let ends = |c: Option<char>| c.is_none_or(|c| "-./".contains(c));
+    name.match_indices(&part).any(|(at, _)| {
+        let (before, after) =
+            (name.get(..at).unwrap_or_default(), name.get(at + part.len()..).unwrap_or_default());
+        ends(before.chars().next_back()) && ends(after.chars().next())
+    })
 }
 
 #[cfg(test)]
