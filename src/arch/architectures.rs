@@ -69,6 +69,8 @@ pub(crate) enum Bias {
 pub(crate) enum Window {
     Never,
     EveryLayer,
+    /// Those that `layer_types` names; every layer, where it is absent.
+    NamedLayers,
     /// From layer `max_window_layers` on, if `use_sliding_window` is true.
     LaterLayers,
     /// All but the last of so many, again and again.
@@ -166,7 +168,13 @@ const GRANITE: Architecture = Architecture {
 pub(crate) const ARCHITECTURES: [Architecture; 12] = [
     LLAMA,
     MISTRAL,
-    Architecture { model_type: "ministral", class: "MinistralForCausalLM", gguf: "", ..MISTRAL },
+    Architecture {
+        model_type: "ministral",
+        class: "MinistralForCausalLM",
+        gguf: "",
+        window: Window::NamedLayers,
+        ..MISTRAL
+    },
     Architecture {
         model_type: "ministral3",
         class: "Ministral3ForCausalLM",

@@ -43,7 +43,7 @@ pub(crate) fn parse(json: &[u8]) -> Result<Header, Malformed> {
     let metadata = Metadata(raw.metadata.0);
     let tensors = raw.tensors.0;
     let config = config(&metadata, &tensors)?;
-    let tokenizer = raw.tokenizer.spec(&config)?;
+    let tokenizer = raw.tokenizer.spec(config.bos_token_id, config.eos_token_ids.clone())?;
     Ok(Header { config, tokenizer, tensors })
 }
 

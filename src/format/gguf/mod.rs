@@ -8,6 +8,7 @@
 
 mod config;
 mod model;
+mod pre_tokenizer;
 mod rope;
 mod tokenizer;
 

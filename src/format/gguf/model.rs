@@ -21,17 +21,17 @@ use crate::{Error, Malformed};
 pub fn open(path: &Path, map: Mmap) -> Result<Source, Error> {
     let (files, maps) = parts(path, map)?;
     let mut tensors = HashMap::new();
-    let mut first = None;
+    let mut first: Option<Gguf> = None;
     for (path, map) in files.iter().zip(&maps) {
         let gguf = Gguf::parse(map).map_err(Malformed::in_file(path))?;
         add_tensors(&gguf, map, &mut tensors).map_err(Malformed::in_file(path))?;
-        first.get_or_insert(gguf);
+        match &mut first {
+            // What a model has is told by its tensors, wherever they are.
+            Some(first) => first.tensors.extend(gguf.tensors),
+            None => first = Some(gguf),
+        }
     }
-    let Some(mut gguf) = first else { return Err(Error::file(path, "no parts")) };
-    // What a model has is told by its tensors, wherever they are.
-    for map in maps.iter().skip(1) {
-        gguf.tensors.extend(Gguf::parse(map).map_err(Malformed::in_file(path))?.tensors);
-    }
+    let Some(gguf) = first else { return Err(Error::file(path, "no parts")) };
     model(&gguf, tensors, files).map_err(Malformed::in_file(path))
 }
 
@@ -42,7 +42,7 @@ fn model(
     files: Vec<PathBuf>,
 ) -> Result<Source, Malformed> {
     let (architecture, config, factors) = config::read(gguf)?;
-    let tokenizer = tokenizer::read(gguf, config.vocab_size)?;
+    let (tokenizer, notes) = tokenizer::read(gguf, config.vocab_size)?;
     let tensors = named(tensors, architecture, &config)?;
     let tensors = with_factors(tensors, factors)?;
     Ok(Source {
@@ -54,7 +54,7 @@ fn model(
         tokenizer,
         tensors,
         files,
-        notes: Vec::new(),
+        notes,
     })
 }
 

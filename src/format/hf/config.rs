@@ -210,13 +210,21 @@ fn window(json: &Json, architecture: &Architecture, config: &mut Config) -> Resu
     let used = json.bool("use_sliding_window")? == Some(true);
     let window = json.usize("sliding_window")?;
     let window = window.or(architecture.defaults.sliding_window.filter(|_| !json.is_null("sliding_window")));
+    let shorter = window.filter(|window| *window < config.max_position_embeddings);
+    let contradiction = || {
+        json.error(
+            "layer_types and sliding_window (or use_sliding_window) contradict each other: correct one",
+        )
+    };
     let windowed: Vec<bool> = match (kind, types) {
         (Window::Never, _) => vec![false; n_layers],
-        (Window::LaterLayers, Some(types)) if types.contains(&true) && !used => {
-            return Err(json.error("layer_types and use_sliding_window contradict each other: correct one"));
+        // What transformers would do is not what the file says.
+        (Window::LaterLayers, Some(types)) if types.contains(&true) && !used => return Err(contradiction()),
+        (Window::EveryLayer, Some(types)) if types.contains(&false) && shorter.is_some() => {
+            return Err(contradiction());
         }
         (_, Some(types)) => types,
-        (Window::EveryLayer, None) => vec![true; n_layers],
+        (Window::EveryLayer | Window::NamedLayers, None) => vec![true; n_layers],
         (Window::AllButOneOf(n), None) => (1..=n_layers).map(|layer| !layer.is_multiple_of(n)).collect(),
         (Window::LaterLayers, None) => {
             let first = json.usize("max_window_layers")?.unwrap_or(28);
@@ -226,7 +234,6 @@ fn window(json: &Json, architecture: &Architecture, config: &mut Config) -> Resu
             (0..n_layers).map(|layer| used && config.no_rope_layers.binary_search(&layer).is_ok()).collect()
         }
     };
-    let shorter = window.filter(|window| *window < config.max_position_embeddings);
     // A model of which no layer is told from another keeps what its file says.
     let all = windowed.iter().all(|windowed| *windowed);
     config.sliding_window = if all { window } else { shorter.filter(|_| windowed.contains(&true)) };
