@@ -198,7 +198,7 @@ fn what_has_changed_is_converted_anew_and_takes_the_old_ones_place() {
     // Another converter, or a record that makes no sense.
     let record = setup.path("cache/converted").join(&entry[0]).join("record.json");
     let text = fs::read_to_string(&record).unwrap();
-    fs::write(&record, text.replace("\"converter\":", "\"converter\":9")).unwrap();
+    fs::write(&record, text.replace("\"converter\":\"", "\"converter\":\"9")).unwrap();
     again("another converter");
     fs::write(&record, "{").unwrap();
     again("a damaged record");
@@ -317,7 +317,7 @@ fn a_model_of_the_hub_is_fetched_once_and_converted_once() {
     let file =
         |path: PathBuf| (path.file_name().unwrap().to_str().unwrap().to_owned(), fs::read(&path).unwrap());
     let mut files: Vec<_> = folder.map(file).collect();
-    files.push(("m-F32.gguf".to_owned(), fs::read(fixture("qwen3.gguf")).unwrap()));
+    files.push(("f32/m-F32.gguf".to_owned(), fs::read(fixture("qwen3.gguf")).unwrap()));
     let server = StandIn::new(files.clone());
     let command = |args: &[&str]| {
         let mut command = setup.command(args);
@@ -346,10 +346,11 @@ fn a_model_of_the_hub_is_fetched_once_and_converted_once() {
     // A GGUF file of it, and by its name in full.
     let (_, said) = good(command(&generate("hf:org/tiny:F32", &[])));
     assert!(
-        said.contains("Fetching hf:org/tiny:F32, once") && said.contains("Converting hf:org/tiny:m-F32.gguf"),
+        said.contains("Fetching hf:org/tiny:F32, once")
+            && said.contains("Converting hf:org/tiny:f32/m-F32.gguf"),
         "{said}"
     );
-    assert_eq!(good(command(&generate("hf:org/tiny:m-F32.gguf", &[]))).1, "");
+    assert_eq!(good(command(&generate("hf:org/tiny:f32/m-F32.gguf", &[]))).1, "");
     let to = setup.path("to.bin");
     good(command(&["convert", "hf:org/tiny", to.to_str().unwrap()]));
     assert_eq!(setup.good(&generate(to.to_str().unwrap(), &[])).0, expected);
@@ -364,7 +365,7 @@ fn a_model_of_the_hub_is_fetched_once_and_converted_once() {
     let models = setup.path("hf/hub/models--org--tiny");
     fs::rename(&models, setup.path("elsewhere")).unwrap();
     server.asked();
-    for name in ["hf:org/tiny", "hf:org/tiny:F32", "hf:org/tiny:m-F32.gguf"] {
+    for name in ["hf:org/tiny", "hf:org/tiny:F32", "hf:org/tiny:f32/m-F32.gguf"] {
         assert_eq!(good(command(&generate(name, &[]))).1, "", "{name}");
     }
     assert!(server.asked().is_empty());

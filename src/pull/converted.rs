@@ -20,8 +20,8 @@ use crate::Error;
 use crate::format::convert::{Convertible, OnProgress, Progress, Quant, Report, report};
 use crate::format::fs::{folder_of, temporary};
 
-/// What is raised when converting the same source gives another file.
-const CONVERTER: u32 = 1;
+/// Who converts. The number is raised where the same source becomes another file within a version.
+const CONVERTER: &str = concat!(env!("CARGO_PKG_VERSION"), "/1");
 
 /// The record's name, in a conversion's folder.
 const RECORD: &str = "record.json";
@@ -59,8 +59,10 @@ impl Origin {
     pub fn of_hub(reference: &Reference, path: PathBuf) -> Self {
         let is_file = path.is_file();
         let stem = if is_file { stem_of(&path) } else { reference.name().to_owned() };
-        let file =
-            is_file.then(|| path.file_name()).flatten().map(|name| name.to_string_lossy().into_owned());
+        // Behind `snapshots` and the commit: it may lie in a folder of the repository.
+        let inside: Vec<_> = path.iter().rev().take_while(|part| *part != "snapshots").collect();
+        let file: PathBuf = inside.iter().rev().skip(1).collect();
+        let file = is_file.then(|| file.to_string_lossy().replace(std::path::MAIN_SEPARATOR, "/"));
         Self { name: Reference { file, ..reference.clone() }.to_string(), stem, path }
     }
 
@@ -112,7 +114,7 @@ fn first_of(path: &Path) -> PathBuf {
 /// What a conversion was made from.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Record {
-    converter: u32,
+    converter: String,
     source: String,
     quant: String,
     /// The model file's name.
@@ -307,7 +309,7 @@ impl Conversions {
             state: State::of(path),
         };
         Record {
-            converter: CONVERTER,
+            converter: CONVERTER.to_owned(),
             source: origin.name.clone(),
             quant: quant.to_string(),
             model: format!("{}.bin", origin.stem),
