@@ -30,7 +30,7 @@ use super::wrong_usage;
 /// Talk with a model: each line is a message, and the model answers
 ///
 /// With a question on the command line it answers that, and ends: - reads the question from stdin. A file's name is a model,
-/// and so is a word that ends in .bin; all else is a question.
+/// and so is a model's folder, hf:ORG/NAME, and a word that ends in .bin or .gguf; all else is a question.
 ///
 /// The conversation stays in memory, so that a turn costs only its new words. Ctrl-C stops an answer; Ctrl-D or /quit
 /// ends. A line that ends with \ goes on in the next, and text between two """ may have many lines. Without a terminal
@@ -48,7 +48,7 @@ use super::wrong_usage;
     ($XDG_STATE_HOME/torchless; where there is no such folder, in that of programs' data).")]
 pub struct Args {
     /// The model file, the same as -m; or a question
-    #[arg(value_name = "PATH|QUESTION")]
+    #[arg(value_name = "MODEL|QUESTION")]
     first: Option<OsString>,
     /// A question, after the model
     #[arg(value_name = "QUESTION")]

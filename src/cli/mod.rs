@@ -1,6 +1,7 @@
 //! The command line: one file a subcommand. Results go to stdout, everything else to stderr.
 
 mod bench;
+mod cache;
 mod chat;
 mod completions;
 mod convert;
@@ -37,7 +38,8 @@ use torchless::kernels::{Isa, Kernels};
 
 /// Runs language models of the Mistral, Llama and Qwen families on the CPU.
 ///
-/// Without a model named, everything uses SmolLM2-135M-Instruct, which is fetched on first use.
+/// A model is a file, a folder or a name on the hub. Without one named, everything uses SmolLM2-135M-Instruct, which is fetched
+/// on first use.
 #[derive(Parser)]
 #[command(
     name = "torchless",
@@ -48,6 +50,8 @@ use torchless::kernels::{Isa, Kernels};
         torchless chat\n  \
         torchless generate \"The capital of France is\"\n  \
         torchless serve\n  \
+        torchless chat -m llama-3.2-1b.Q4_K_M.gguf\n  \
+        torchless chat -m hf:HuggingFaceTB/SmolLM2-360M-Instruct\n  \
         torchless convert ./Mistral-7B-v0.1 mistral.bin\n  \
         torchless mistral.bin \"Once upon a time\" --debug\n\n\
         Results go to stdout, everything else to stderr; --json gives results for machines.\n\
@@ -68,6 +72,7 @@ enum Command {
     Inspect(inspect::Args),
     Convert(convert::Args),
     Pull(pull::Args),
+    Cache(cache::Args),
     Bench(bench::Args),
     Kernels(kernels::Args),
     Completions(completions::Args),
@@ -105,6 +110,7 @@ pub fn main() -> ExitCode {
         Command::Inspect(args) => inspect::run(args),
         Command::Convert(args) => convert::run(args),
         Command::Pull(args) => pull::run(args),
+        Command::Cache(args) => cache::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Kernels(args) => kernels::run(&args),
         Command::Completions(args) => completions::run(&args, &mut Cli::command()),

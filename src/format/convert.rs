@@ -104,6 +104,11 @@ impl Convertible {
         self.tensors.first().is_some_and(|(_, tensor)| tensor.is_of_file())
     }
 
+    /// The files that it is read from, also those that would be if they were there.
+    pub fn files(&self) -> &[PathBuf] {
+        &self.source.files
+    }
+
     /// The tokenizer that the model file will have.
     pub fn tokenizer(&self) -> &Tokenizer {
         &self.tokenizer

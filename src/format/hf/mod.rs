@@ -118,11 +118,11 @@ fn is_copy(a: &SourceTensor, b: &SourceTensor) -> bool {
     a.shape() == b.shape() && (0..rows).all(&mut same)
 }
 
-const SINGLE: &str = "model.safetensors";
-const INDEX: &str = "model.safetensors.index.json";
+pub(crate) const SINGLE: &str = "model.safetensors";
+pub(crate) const INDEX: &str = "model.safetensors.index.json";
 
 /// Whatever else of a folder is read, where it exists.
-const BESIDE_WEIGHTS: [&str; 7] = [
+pub(crate) const BESIDE_WEIGHTS: [&str; 7] = [
     "config.json",
     "generation_config.json",
     "tokenizer.json",
@@ -133,7 +133,7 @@ const BESIDE_WEIGHTS: [&str; 7] = [
 ];
 
 /// The names of the files that hold the tensors.
-fn weights(folder: &Path) -> Result<BTreeSet<String>, Error> {
+pub(crate) fn weights(folder: &Path) -> Result<BTreeSet<String>, Error> {
     if folder.join(SINGLE).exists() {
         Ok(BTreeSet::from([SINGLE.to_owned()]))
     } else if let Some(index) = Json::read(&folder.join(INDEX))? {
