@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::message::{Message, Role, Tool, ToolCall, ToolChoice};
+use super::message::{Message, Role};
+use super::tool::{Tool, ToolCall, ToolChoice};
 use crate::Error;
 use crate::sampling::{Grammar, on_one_line};
 use crate::tokenizer::Tokenizer;
@@ -26,7 +27,7 @@ const ARGUMENT: &str = "probe argument";
 pub(super) fn tool() -> Tool {
     let properties = json!({"value": {"type": "string"}});
     let parameters = json!({"type": "object", "properties": properties, "required": ["value"]});
-    Tool { name: NAME.to_owned(), description: Some("A tool.".to_owned()), parameters }
+    Tool::new(NAME, Some("A tool."), parameters)
 }
 
 /// A question, a call, and its answer.

@@ -80,10 +80,10 @@ pub struct Args {
 pub fn run(args: Args) -> anyhow::Result<()> {
     let form = args.sampling.form_file();
     let grammar = args.sampling.grammar()?;
-    let sampling = args.sampling.settings()?;
     check_text("generate", args.prompt.as_deref().unwrap_or_default(), &args.model)?;
     let text = prompt(args.prompt.as_deref(), args.file.as_deref())?;
     let model = args.model.open(args.debug)?;
+    let sampling = args.sampling.settings(&model)?;
     let special = EncodeOptions { special: args.special, ..Default::default() };
     let prompt = model.tokenizer().encode(&text, special);
     let session_options = args.run.session_options(&model, prompt.len().saturating_add(args.max_tokens))?;

@@ -45,12 +45,15 @@ impl NamedModel {
 impl ModelArgs {
     /// Where the model is; fetches the default one if that is what is wanted and it is not there yet.
     pub fn path(&self) -> anyhow::Result<PathBuf> {
-        // Not clap's: to it a variable is an argument given, and in conflict with others.
-        let variable = || std::env::var_os("TORCHLESS_MODEL").filter(|path| !path.is_empty());
-        match self.model.clone().or_else(|| variable().map(PathBuf::from)) {
+        match self.model.clone().or_else(named_by_variable) {
             Some(path) => Ok(path),
             None => default_model(),
         }
+    }
+
+    /// Whether a model is named, by an option or by the variable.
+    pub fn is_named(&self) -> bool {
+        self.model.is_some() || named_by_variable().is_some()
     }
 
     /// Opens the model.
@@ -67,6 +70,11 @@ impl ModelArgs {
         }
         Ok(model)
     }
+}
+
+/// Not clap's: to it a variable is an argument given, and in conflict with others.
+fn named_by_variable() -> Option<PathBuf> {
+    std::env::var_os("TORCHLESS_MODEL").filter(|path| !path.is_empty()).map(PathBuf::from)
 }
 
 /// Notes where a model's chat template cannot be used: a chat would say so, and only then.

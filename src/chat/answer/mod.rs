@@ -7,8 +7,8 @@ use std::mem;
 
 use self::call::{CallReader, Step};
 use self::ids::Ids;
-use super::message::Tool;
 use super::reasoning::THINK;
+use super::tool::Tool;
 use super::tool_form::ToolForm;
 use crate::runtime::Piece;
 use crate::tokenizer::Tokenizer;

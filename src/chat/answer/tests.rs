@@ -17,7 +17,7 @@ fn tokenizer(special: bool) -> Tokenizer {
 }
 
 fn tool(name: &str) -> Tool {
-    Tool { name: name.to_owned(), description: None, parameters: json!({"type": "object"}) }
+    Tool::new(name, None, json!({"type": "object"}))
 }
 
 fn parser(tokenizer: &Tokenizer, form: Option<ToolForm>) -> AnswerParser {

@@ -53,10 +53,7 @@ fn takes(grammar: &Grammar, tokenizer: &Tokenizer, text: &str) -> bool {
 fn tools() -> Vec<Tool> {
     let number = json!({"type": "object", "properties": {"x": {"$ref": "#/$defs/small"}}, "required": ["x"],
         "additionalProperties": false, "$defs": {"small": {"enum": [1, 2]}}});
-    vec![
-        Tool { name: "f".to_owned(), description: None, parameters: number },
-        Tool { name: "get \"it\"\u{7f}é".to_owned(), description: None, parameters: Value::Null },
-    ]
+    vec![Tool::new("f", None, number), Tool::new("get \"it\"\u{7f}é", None, Value::Null)]
 }
 
 fn call(name: &str, member: &str, arguments: &str) -> String {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use memmap2::Mmap;
 
-use super::{Gguf, config, tokenizer};
+use super::{Gguf, config, generation, tokenizer};
 use crate::Malformed;
 use crate::arch::Config;
 use crate::arch::tensors::ROPE_FACTORS;
@@ -25,6 +25,8 @@ pub fn open(map: Mmap) -> Result<Source, Malformed> {
     }
     let config = config::read(&gguf)?;
     let tokenizer = tokenizer::read(&gguf, config.vocab_size)?;
+    let mut notes = Vec::new();
+    let generation = generation::read(&gguf, &mut notes);
     let mut tensors = tensors(&gguf, &map, &config)?;
     if let Some(factor) = config::linear_rope_scaling(&gguf, &config.architecture)? {
         let factors = SourceTensor::of(&vec![factor; config.head_dim / 2]);
@@ -41,9 +43,10 @@ pub fn open(map: Mmap) -> Result<Source, Malformed> {
             ..config
         },
         tokenizer,
+        generation,
         tensors,
         files: Vec::new(),
-        notes: Vec::new(),
+        notes,
     })
 }
 
