@@ -17,7 +17,7 @@ use minijinja::machinery::{
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, Error, ErrorKind, Value};
 
-use super::python::operators::{CONCAT, IN, ITERATED, ORDER, REM};
+use super::python::operators::{ADD, CONCAT, IN, ITERATED, ORDER, REM};
 use super::walk::{FLAT, SOME, STEP, STORED, WALKED};
 
 /// Bytes of a template; the longest public one has 30 000.
@@ -241,6 +241,7 @@ fn filter<'a>(name: &'static str, expr: Expr<'a>) -> Expr<'a> {
 /// An operation, as Python has it.
 fn operation<'a>(op: BinOpKind, left: Expr<'a>, right: Expr<'a>, span: Span) -> Expr<'a> {
     let (name, op) = match op {
+        BinOpKind::Add => (ADD, None),
         BinOpKind::Lt => (ORDER, Some("<")),
         BinOpKind::Lte => (ORDER, Some("<=")),
         BinOpKind::Gt => (ORDER, Some(">")),

@@ -4,7 +4,7 @@ use minijinja::value::{Rest, Value, ValueKind, ValueOrKwargs};
 use minijinja::{Environment, Error, State};
 
 use super::args::{Args, refuse};
-use super::operators::{REM, float_of};
+use super::operators::{REM, float_of, is_whole};
 use super::print::{repr, text};
 use super::text::{self as strings, is_lower, is_space, is_upper};
 
@@ -29,7 +29,9 @@ pub(super) fn add(environment: &mut Environment) {
         Ok::<_, Error>(out)
     });
     for name in ["e", "escape", "forceescape"] {
-        environment.add_filter(name, move |state: &State, value: &Value| escape(state, value, name));
+        environment.add_filter(name, move |state: &State, value: &Value| {
+            escape(state, value, name == "forceescape")
+        });
     }
     for name in ["upper", "lower", "title", "capitalize"] {
         environment.add_filter(name, move |state: &State, value: &Value| {
@@ -171,7 +173,7 @@ fn round(state: &mut State, value: &Value, args: Rest<ValueOrKwargs>) -> Result<
     let method = args.text(1, "method")?.unwrap_or_else(|| "common".to_owned());
     args.finish(2)?;
     number(value)?;
-    let whole = value.is_integer() || value.kind() == ValueKind::Bool;
+    let whole = is_whole(value);
     if method == "common" && whole && precision >= 0 {
         return int(value, Rest(Vec::new()));
     }
@@ -321,8 +323,9 @@ fn truncate(state: &State, value: &Value, args: Rest<ValueOrKwargs>) -> Result<V
     Ok(Value::from(format!("{kept}{end}")))
 }
 
-fn escape(state: &State, value: &Value, name: &str) -> Result<Value, Error> {
-    if value.is_safe() && name != "forceescape" {
+/// A text with what HTML reads as marks written in another way; one that is marked as safe only where it is forced.
+pub(super) fn escape(state: &State, value: &Value, force: bool) -> Result<Value, Error> {
+    if value.is_safe() && !force {
         return Ok(value.clone());
     }
     let text = text(state, value)?;

@@ -2,14 +2,17 @@
 //! operator's name first among the arguments where there are several.
 
 use minijinja::formatting::{FormatStyle, format};
-use minijinja::value::{Value, ValueKind};
+use minijinja::value::{Tuple, Value, ValueKind};
 use minijinja::{Environment, Error, State};
 
 use super::args::refuse;
+use super::filters::escape;
 use super::print::text;
 use crate::chat::walk::printed;
 
-/// `<`, `<=`, `>` and `>=`. No template can write these names.
+/// `+`. No template can write these names.
+pub(crate) const ADD: &str = "add!";
+/// `<`, `<=`, `>` and `>=`.
 pub(crate) const ORDER: &str = "order!";
 /// `in`.
 pub(crate) const IN: &str = "in!";
@@ -21,6 +24,7 @@ pub(crate) const CONCAT: &str = "concat!";
 pub(crate) const ITERATED: &str = "iterated!";
 
 pub(super) fn add(environment: &mut Environment) {
+    environment.add_filter(ADD, sum);
     environment.add_filter(ORDER, |left: &Value, op: &str, right: &Value| order(left, op, right));
     environment.add_filter(IN, contained);
     environment.add_filter(REM, remainder);
@@ -45,8 +49,45 @@ pub(super) fn add(environment: &mut Environment) {
     environment.add_test("in", contained);
 }
 
+/// The sum of numbers, or strings, lists or tuples joined. Beside a string that is marked as safe, another is escaped.
+fn sum(state: &State, left: &Value, right: &Value) -> Result<Value, Error> {
+    let unlike = || refuse(format!("+ joins no {} and {}", left.kind(), right.kind()));
+    if let (Some(a), Some(b)) = (left.as_str(), right.as_str()) {
+        if !left.is_safe() && !right.is_safe() {
+            return Ok(Value::from(a.to_owned() + b));
+        }
+        let [a, b] = [escape(state, left, false)?, escape(state, right, false)?];
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        return Ok(Value::from_safe_string(text(&a) + &text(&b)));
+    }
+    if left.kind() == ValueKind::Seq && right.kind() == ValueKind::Seq {
+        let items = left.len().unwrap_or(0).saturating_add(right.len().unwrap_or(0));
+        state.consume_fuel((items / 8) as u64)?;
+        let items: Vec<Value> = left.try_iter()?.chain(right.try_iter()?).collect();
+        return match (left.is_tuple(), right.is_tuple()) {
+            (true, true) => Ok(Value::from(Tuple::from(items))),
+            (false, false) => Ok(Value::from(items)),
+            _ => unlike(),
+        };
+    }
+    if !is_number(left) || !is_number(right) {
+        return unlike();
+    }
+    if !is_whole(left) || !is_whole(right) {
+        return Ok(Value::from(float_of(left)? + float_of(right)?));
+    }
+    let (a, b) = (i128::try_from(left.clone())?, i128::try_from(right.clone())?);
+    let Some(total) = a.checked_add(b) else { return refuse("+: the sum is too large") };
+    Ok(i64::try_from(total).map_or_else(|_| Value::from(total), Value::from))
+}
+
 fn is_number(value: &Value) -> bool {
     matches!(value.kind(), ValueKind::Number | ValueKind::Bool)
+}
+
+/// Whether a number is a whole one by its type.
+pub(super) fn is_whole(value: &Value) -> bool {
+    value.is_integer() || value.kind() == ValueKind::Bool
 }
 
 /// A number as a float; truth values are numbers.
@@ -120,8 +161,7 @@ fn remainder(state: &State, left: &Value, right: &Value) -> Result<Value, Error>
     if !is_number(left) || !is_number(right) {
         return unlike();
     }
-    let whole = |value: &Value| value.is_integer() || value.kind() == ValueKind::Bool;
-    if whole(left) && whole(right) {
+    if is_whole(left) && is_whole(right) {
         let (Ok(a), Ok(b)) = (i128::try_from(left.clone()), i128::try_from(right.clone())) else {
             return unlike();
         };
