@@ -4,7 +4,7 @@ use minijinja::value::{Rest, Value, ValueKind, ValueOrKwargs};
 use minijinja::{Environment, Error, State};
 
 use super::args::{Args, refuse};
-use super::operators::{REM, float_of, is_whole};
+use super::operators::{REM, float_of, is_hashable, is_whole};
 use super::print::{repr, text};
 use super::text::{self as strings, is_lower, is_space, is_upper};
 
@@ -27,6 +27,11 @@ pub(super) fn add(environment: &mut Environment) {
         let mut out = String::new();
         repr(&mut out, value)?;
         Ok::<_, Error>(out)
+    });
+    // What is in a map is no attribute of it.
+    environment.add_filter("attr", |value: &Value, name: &str| match value.kind() {
+        ValueKind::Map => Ok(Value::UNDEFINED),
+        _ => value.get_attr(name),
     });
     for name in ["e", "escape", "forceescape"] {
         environment.add_filter(name, move |state: &State, value: &Value| {
@@ -52,12 +57,9 @@ fn add_tests(environment: &mut Environment) {
     });
     environment.add_test("lower", |state: &State, value: &Value| text(state, value).map(|t| is_lower(&t)));
     environment.add_test("upper", |state: &State, value: &Value| text(state, value).map(|t| is_upper(&t)));
-    environment.add_test("filter", |state: &State, name: &Value| {
-        name.as_str().is_some_and(|name| minijinja::tests::is_filter(state, name))
-    });
-    environment.add_test("test", |state: &State, name: &Value| {
-        name.as_str().is_some_and(|name| minijinja::tests::is_test(state, name))
-    });
+    environment
+        .add_test("filter", |state: &State, name: &Value| known(state, name, minijinja::tests::is_filter));
+    environment.add_test("test", |state: &State, name: &Value| known(state, name, minijinja::tests::is_test));
     for (name, rest) in [("odd", 1), ("even", 0)] {
         environment.add_test(name, move |state: &mut State, value: &Value| {
             number(value)?;
@@ -68,6 +70,14 @@ fn add_tests(environment: &mut Environment) {
         number(value)?;
         remainder(state, value, by).map(|left| left == Value::from(0))
     });
+}
+
+/// Whether a filter or a test has this name.
+fn known(state: &State, name: &Value, is_known: fn(&State, &str) -> bool) -> Result<bool, Error> {
+    if !is_hashable(name) {
+        return refuse(format!("{} is no name", name.kind()));
+    }
+    Ok(name.as_str().is_some_and(|name| is_known(state, name)))
 }
 
 fn number(value: &Value) -> Result<(), Error> {
@@ -279,6 +289,9 @@ fn dictsort(state: &mut State, value: &Value, args: Rest<ValueOrKwargs>) -> Resu
     let Some(at) = ["key", "value"].iter().position(|known| *known == by) else {
         return refuse("you can only sort by either \"key\" or \"value\"");
     };
+    if value.kind() != ValueKind::Map {
+        return refuse(format!("dictsort: a map is needed, not {}", value.kind()));
+    }
     let pairs = state.apply_filter("items", std::slice::from_ref(value))?;
     let options = [("attribute", Value::from(at.to_string())), ("reverse", Value::from(reverse))];
     let options = options.into_iter().chain([("case_sensitive", Value::from(case_sensitive))]);

@@ -101,9 +101,15 @@ pub(super) fn float_of(value: &Value) -> Result<f64, Error> {
 /// Compares numbers, strings, lists or tuples; Python orders nothing else, and none of them by another.
 fn order(left: &Value, op: &str, right: &Value) -> Result<bool, Error> {
     let lists = |value: &Value| value.kind() == ValueKind::Seq;
-    let alike = is_number(left) && is_number(right)
-        || left.as_str().is_some() && right.as_str().is_some()
-        || lists(left) && lists(right) && left.is_tuple() == right.is_tuple();
+    if lists(left) && lists(right) && left.is_tuple() == right.is_tuple() {
+        let mut pairs = left.try_iter()?.zip(right.try_iter()?);
+        return match pairs.find(|(a, b)| a != b) {
+            // How deep lists may be nested was checked before.
+            Some((a, b)) => order(&a, op, &b),
+            None => order(&Value::from(left.len()), op, &Value::from(right.len())),
+        };
+    }
+    let alike = is_number(left) && is_number(right) || left.as_str().is_some() && right.as_str().is_some();
     if !alike {
         return refuse(format!("{op} compares no {} with {}", left.kind(), right.kind()));
     }
@@ -127,6 +133,7 @@ fn contained(state: &State, item: &Value, of: &Value) -> Result<bool, Error> {
         (None, ValueKind::String) => {
             refuse(format!("in: only a string can be in a string, not {}", item.kind()))
         }
+        (_, ValueKind::Map) if !is_hashable(item) => refuse(format!("in: {} cannot be a key", item.kind())),
         (_, ValueKind::Map) => Ok(!of.get_item(item)?.is_undefined() || has_key(of, item)?),
         (_, ValueKind::Seq | ValueKind::Iterable) => {
             // Each comparison may walk through both.
@@ -136,6 +143,11 @@ fn contained(state: &State, item: &Value, of: &Value) -> Result<bool, Error> {
         }
         (_, kind) => refuse(format!("in: nothing can be in {kind}")),
     }
+}
+
+/// Whether a value can be a key.
+pub(super) fn is_hashable(value: &Value) -> bool {
+    value.is_tuple() || !matches!(value.kind(), ValueKind::Seq | ValueKind::Map)
 }
 
 /// Whether a map has the key, whatever its value.
