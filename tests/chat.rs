@@ -143,7 +143,7 @@ fn messages_cannot_write_special_tokens() {
 #[test]
 fn roles_thoughts_and_variables_cannot_write_special_tokens() {
     let tokenizer = smollm2();
-    let source = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.reasoning_content }}{{ m.x.y }}{{ m.content }}<|im_end|>{% endfor %}";
+    let source = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.reasoning_content }}{{ m.x.y }}{{ m.x | tojson(ensure_ascii=true) }}{{ m.content }}<|im_end|>{% endfor %}";
     let template = ChatTemplate::new(source, &tokenizer).unwrap();
     let ids = |said: &str| {
         let mut message =

@@ -4,7 +4,7 @@ use minijinja::Error;
 use minijinja::value::{Rest, Value, ValueKind, ValueOrKwargs};
 
 use super::args::{Args, refuse};
-use super::print::float;
+use super::print::{float, is_private};
 
 /// Bytes of JSON: indentation can be most of a text.
 const MAX_JSON: usize = 64 << 20;
@@ -127,7 +127,7 @@ impl Dumps {
                 '\u{8}' => self.out.push_str("\\b"),
                 '\u{c}' => self.out.push_str("\\f"),
                 '\0'..='\x1f' => self.out.push_str(&format!("\\u{:04x}", u32::from(c))),
-                c if self.ascii && !matches!(c, ' '..='~') => {
+                c if self.ascii && !matches!(c, ' '..='~') && !is_private(c) => {
                     for unit in c.encode_utf16(&mut [0; 2]) {
                         self.out.push_str(&format!("\\u{unit:04x}"));
                     }

@@ -96,7 +96,7 @@ fn string(out: &mut String, text: &str) {
             '\t' => out.push_str("\\t"),
             '\\' => out.push_str("\\\\"),
             _ if c == quote => out.extend(['\\', c]),
-            _ if is_printable(c) => out.push(c),
+            _ if is_printable(c) || is_private(c) => out.push(c),
             _ => out.push_str(&match u32::from(c) {
                 code @ ..0x100 => format!("\\x{code:02x}"),
                 code @ ..0x1_0000 => format!("\\u{code:04x}"),
@@ -105,6 +105,11 @@ fn string(out: &mut String, text: &str) {
         }
     }
     out.push(quote);
+}
+
+/// Whether a character may stand in for another (`mask.rs`), and is written as it is wherever it comes: Python would escape it.
+pub(super) fn is_private(c: char) -> bool {
+    c >= '\u{f0000}'
 }
 
 /// Whether `repr` shows a character as itself.
