@@ -169,7 +169,8 @@ impl Calibration {
                 x.copy_from_slice(before);
                 // In f32 nothing overflows that is not infinite already.
                 let overflowed = AtomicBool::new(false);
-                let segment = [Segment { rows: 0..tokens, start: 0, table, overflowed: &overflowed }];
+                let segment =
+                    [Segment { rows: 0..tokens, start: 0, long: false, table, overflowed: &overflowed }];
                 pass.place(workspace, &segment);
                 pass.layer(*layer, cache, workspace, &segment);
                 next.push(workspace.x[..before.len()].to_vec());

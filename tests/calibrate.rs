@@ -3,6 +3,7 @@
 mod common {
     pub mod fixture;
     pub mod hash;
+    pub mod random;
     pub mod wide;
 }
 

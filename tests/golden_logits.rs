@@ -9,6 +9,7 @@ mod common {
     pub mod hashed_bits;
     pub mod logprobs;
     pub mod model;
+    pub mod random;
     pub mod tokens;
     pub mod wide;
 }

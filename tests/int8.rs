@@ -6,6 +6,7 @@ mod common {
     pub mod fixture;
     pub mod hash;
     pub mod logprobs;
+    pub mod random;
     pub mod wide;
 }
 

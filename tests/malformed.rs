@@ -238,9 +238,13 @@ fn contexts_longer_than_any_are_cut_to_the_longest() {
     }
 }
 
+fn split(regex: &str) -> Value {
+    json!([{"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated"}])
+}
+
 #[test]
 fn tokenizers() {
-    let cases: [(&str, Value, &str); 12] = [
+    let cases: [(&str, Value, &str); 21] = [
         ("/vocab", json!([]), "header: invalid type: sequence"),
         ("/vocab/a", json!(-1), "header: invalid value: integer `-1`"),
         ("/vocab/a", json!("7"), "header: invalid type: string"),
@@ -253,6 +257,15 @@ fn tokenizers() {
         ("/kind", json!("wordpiece"), "tokenizer.kind is \"wordpiece\""),
         ("/special_tokens", json!({"<s>": 9}), "special token \"<s>\" has id 9, but 1"),
         ("/special_tokens", json!({"": 9}), "special token 9 is empty"),
+        ("/normalizer", json!([{"type": "Upper"}]), "header: unknown variant `Upper`"),
+        ("/normalizer", json!([{"type": "NFC", "more": 1}]), "header: unknown field `more`"),
+        ("/normalizer", json!(vec![json!({"type": "NFC"}); 33]), "33 steps"),
+        ("/pre_tokenizer", split(r"a(b"), "the expression \"a(b\" cannot be used"),
+        ("/pre_tokenizer", split(r"(\w{1000}){1000}"), "cannot be used"),
+        ("/scores", json!([0.5]), "merges and scores"),
+        ("/token_rules", json!({"a": ["lstrip"]}), "tokenizer.token_rules: \"a\" is neither"),
+        ("/decode_start", json!("drop"), "tokenizer.decode_start is \"drop\""),
+        ("/start_tokens", json!([1 << 20]), "the start token's id 1048576"),
     ];
     for (place, value, reason) in cases {
         let mut parts = Parts::of("mistral-f32.bin");

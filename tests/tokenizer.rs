@@ -2,7 +2,10 @@
 
 use proptest::prelude::*;
 use std::sync::LazyLock;
-use torchless::tokenizer::{EncodeOptions, Kind, Spec, Tokenizer, merges_from_scores};
+use torchless::tokenizer::{
+    Behavior, Cut, DecodeStart, EncodeOptions, Kind, Normalize, Pattern, Spec, TokenRule, Tokenizer,
+    merges_from_scores,
+};
 
 #[path = "fixtures/tokenizer/load.rs"]
 mod load;
@@ -278,6 +281,20 @@ fn bad_specifications_are_refused_with_the_culprit_named() {
             "\"pythia\" is not supported; known are gpt-2, smollm",
         ),
         (Spec { vocab: named(&"long".repeat(999), huge), ..good() }, "longlong\"… has id"),
+        (Spec { start_tokens: vec![0, 9], ..good() }, "start token's id 9"),
+        (Spec { token_rules: vec![(0, TokenRule::default())], ..good() }, "token 0 has a rule"),
+        (Spec { scores: vec![f32::NAN], ..good() }, "not a number"),
+        (Spec { scores: vec![0.0], ..toy(Kind::ByteLevel, &["a", "b"], &[("a", "b")]) }, "merges and scores"),
+        (Spec { nfc: true, normalizer: Some(vec![]), ..good() }, "nfc and prefix_first"),
+        (Spec { pre: Some("gpt-2".into()), pre_tokenizer: Some(vec![]), ..good() }, "pre goes without"),
+        (Spec { pre_tokenizer: Some(vec![Cut::Whitespace {}; 33]), ..good() }, "33 steps"),
+        (Spec { normalizer: Some(vec![Normalize::Nfc {}; 33]), ..good() }, "33 steps"),
+        (Spec { pre_tokenizer: Some(vec![split("a(b")]), ..good() }, "\"a(b\" cannot be used"),
+        (Spec { pre_tokenizer: Some(vec![BYTES, split("a")]), ..good() }, "ByteLevel is the last step"),
+        (
+            Spec { pre_tokenizer: Some(vec![BYTES]), kind: Kind::Metaspace, ..good() },
+            "ByteLevel is the last step",
+        ),
     ];
     for (spec, expected) in cases {
         let error = Tokenizer::new(spec).unwrap_err().to_string();
@@ -288,6 +305,74 @@ fn bad_specifications_are_refused_with_the_culprit_named() {
         (empty.vocab_len(), empty.encode("text", PLAIN), empty.decode(&[0])),
         (0, vec![], String::new())
     );
+}
+
+const BYTES: Cut = Cut::ByteLevel { add_prefix_space: false, use_regex: false };
+
+fn split(regex: &str) -> Cut {
+    let pattern = Pattern::Regex(regex.to_owned());
+    Cut::Split { pattern, behavior: Behavior::Isolated, invert: false }
+}
+
+/// Each of these tries, from every place, all ways to cut what is before it.
+#[test]
+fn an_expression_that_would_look_for_ever_gives_up() {
+    let letters = "a".repeat(3000);
+    for hostile in [r"(?:a+)+(?!a|$)b", r"(a*)*(?=c)", r"(a|a)*\1(?<!a)c", r"(?=(a+a+)+b)a"] {
+        let spec =
+            Spec { pre_tokenizer: Some(vec![split(hostile), BYTES]), ..toy(Kind::ByteLevel, &["a"], &[]) };
+        let Ok(tokenizer) = Tokenizer::new(spec) else { continue };
+        let start = std::time::Instant::now();
+        assert_eq!(tokenizer.encode(&letters, PLAIN).len(), letters.len(), "{hostile}");
+        assert!(start.elapsed().as_secs() < 30, "{hostile}: {:?}", start.elapsed());
+    }
+}
+
+#[test]
+fn several_tokens_before_a_text() {
+    let spec = Spec {
+        special_tokens: vec![("<a>".to_owned(), 5), ("<b>".to_owned(), 6)],
+        start_tokens: vec![6, 5],
+        bos_token_id: Some(6),
+        add_bos: Some(true),
+        ..toy(Kind::ByteLevel, &["a", "b"], &[])
+    };
+    let tokenizer = Tokenizer::new(spec).unwrap();
+    assert_eq!(tokenizer.encode("ab", EncodeOptions::default()), [6, 5, 0, 1]);
+    assert_eq!(tokenizer.encode("ab", PLAIN), [0, 1]);
+    let template = EncodeOptions { bos: true, special: true };
+    assert_eq!(tokenizer.encode("<b>a", template), [6, 0], "the text has its own");
+    assert_eq!(tokenizer.encode("<a>a", template), [6, 5, 5, 0]);
+}
+
+#[test]
+fn what_decoding_drops_at_the_start() {
+    let decoded = |start, ids: &[u32]| {
+        let spec = Spec { decode_start: start, ..toy(Kind::Metaspace, &["▁", "a", "▁▁a▁b"], &[]) };
+        let tokenizer = Tokenizer::new(spec).unwrap();
+        assert_eq!(stream(&tokenizer, ids), tokenizer.decode(ids));
+        tokenizer.decode(ids)
+    };
+    assert_eq!(decoded(None, &[2, 0, 1]), " a b a");
+    assert_eq!(decoded(Some(DecodeStart::Space), &[2, 0, 1]), " a b a");
+    assert_eq!(decoded(Some(DecodeStart::Keep), &[2, 0, 1]), "  a b a");
+    assert_eq!(decoded(Some(DecodeStart::Spaces), &[2, 0, 1]), "ab a");
+}
+
+/// What a stranger writes does not become a special token, whatever is done to it before tokens are looked for.
+#[test]
+fn normalising_makes_no_special_tokens_of_plain_text() {
+    let spec = Spec {
+        normalizer: Some(vec![Normalize::Nfkc {}, Normalize::Lowercase {}]),
+        special_tokens: vec![("<END>".to_owned(), 20)],
+        token_rules: vec![(20, TokenRule { normalized: true, ..TokenRule::default() })],
+        ..toy(Kind::ByteLevel, &["<", "e", "n", "d", ">"], &[])
+    };
+    let tokenizer = Tokenizer::new(spec).unwrap();
+    for text in ["<END>", "<end>", "＜ＥＮＤ＞"] {
+        assert_eq!(tokenizer.encode(text, PLAIN), [0, 1, 2, 3, 4], "{text}");
+        assert_eq!(tokenizer.encode(text, SPECIAL), [20], "{text}");
+    }
 }
 
 /// BPE as its definition has it: look for the best pair, merge its leftmost occurrence, again.
@@ -394,14 +479,18 @@ proptest! {
         let mut vocab = vocab_of(&merges);
         vocab.push(("▁a".to_owned(), vocab.len() as u32));
         let tokens: Vec<String> = vocab.iter().map(|(piece, _)| piece.clone()).collect();
-        let scores: Vec<f32> = (0..tokens.len()).map(|i| ((i * 7919) % 1009 % different) as f32).collect();
+        // On both sides of zero.
+        let of_token = |i: usize| ((i * 7919) % 1009 % different) as f32 - 3.0;
+        let scores: Vec<f32> = (0..tokens.len()).map(of_token).collect();
         let (merges, equal_merges) = merges_from_scores(&tokens, &scores).unwrap();
+        let by_score = Spec { vocab: vocab.clone(), scores, ..Spec::default() };
         let tokenizer = Tokenizer::new(Spec { vocab, merges, equal_merges, ..Spec::default() }).unwrap();
         let ids = tokenizer.encode(&text, PLAIN);
         let pieces: Vec<&str> = ids.iter().map(|&id| tokenizer.piece(id).unwrap()).collect();
+        prop_assert_eq!(Tokenizer::new(by_score).unwrap().encode(&text, PLAIN), ids.clone());
 
         let mut parts: Vec<String> = format!("▁{}", text.replace(' ', "▁")).chars().map(String::from).collect();
-        let score = |piece: &str| tokens.iter().position(|token| token == piece).map(|i| -scores[i] as i32);
+        let score = |piece: &str| tokens.iter().position(|token| token == piece).map(|i| -of_token(i) as i32);
         while let Some((_, at)) =
             (1..parts.len()).filter_map(|at| Some((score(&parts[at - 1..=at].concat())?, at))).min()
         {

@@ -5,6 +5,7 @@ mod common {
     pub mod fixture;
     pub mod hash;
     pub mod long;
+    pub mod random;
     pub mod tokens;
     pub mod wide;
 }

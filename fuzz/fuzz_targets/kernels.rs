@@ -8,7 +8,7 @@ use arbitrary::Arbitrary;
 use torchless::kernels::half::f16;
 use torchless::kernels::{
     Allocator, BLOCK, CODE_SPAN, CacheElement, GROUP, INT4_LIMIT, Int4Matrix, Int4Scales, Int8Keys, Int8KeysMut,
-    Int8Span, Int8Values, Int8ValuesMut, Isa, Kernels, MatMut,
+    Gate, Int8Span, Int8Values, Int8ValuesMut, Isa, Kernels, MatMut,
     PANEL_ROWS, PanelMatrix, QMatrix, QuantizedBuf, QuantizedRow, SpanBuffers, SpanQueries, SpanResult,
 };
 
@@ -147,8 +147,10 @@ fn run(k: Kernels, input: &Input) -> Out {
             .updated(&x, |out| k.rms_norm(&x, &y, 1e-5, out))
             .quantized(n, |row| k.rms_norm_quantize(&x, &y, 1e-5, row)),
         Family::SiluMul => out
-            .updated(&x, |out| k.silu_mul(&x, &y, out))
-            .quantized(n, |row| k.silu_mul_quantize(&x, &y, row)),
+            .updated(&x, |out| k.glu(Gate::Silu, &x, &y, out))
+            .updated(&x, |out| k.glu(Gate::Gelu, &x, &y, out))
+            .updated(&x, |x| k.softcap(x, 30.0))
+            .quantized(n, |row| k.glu_quantize(Gate::Silu, &x, &y, row)),
         Family::Rope => {
             let (heads, half) = (usize::from(input.shape[0] % 4), usize::from(input.shape[1] % 70) + 1);
             let (x, angles) = (input.floats(heads * 2 * half, 0), input.floats(2 * half, 1));
@@ -235,7 +237,7 @@ fn attention_span(k: Kernels, input: &Input) -> Out {
     let seen: Vec<_> = (0..queries).map(|t| (at + t) % 20..(at * 7 + 13 * t) % 44 + 20).collect();
     let (mut output, mut sums) = (vec![0.5; queries * head_dim], vec![[0.5; 2]; queries]);
     k.attn_span_i8(
-        &SpanQueries { f32: &padded, int8: quantized.view(queries) },
+        &SpanQueries { f32: &padded, int8: quantized.view(queries), softcap: None },
         &Int8Span {
             keys: &[Int8Keys::new(&key_words, head_dim)],
             values: &[Int8Values::new(&value_words, head_dim)],

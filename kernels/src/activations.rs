@@ -7,7 +7,7 @@
 use crate::mat::MatMut;
 use crate::memory::{Aligned, Allocator};
 use crate::quant::{Quantized, QuantizedBuf, QuantizedMut, QuantizedRow};
-use crate::{GROUP, Kernels};
+use crate::{GROUP, Gate, Kernels};
 use std::ops::Range;
 
 /// A number format of activations.
@@ -248,13 +248,13 @@ impl Kernels {
         }
     }
 
-    /// `silu(gate) · up` of one token, or of whole groups of one: see [`scalar::silu_mul`](crate::scalar::silu_mul).
-    pub fn silu_mul_into(self, gate: &[f32], up: &[f32], out: ActivationRow) {
+    /// `f(gate) · up` of one token, or of whole groups of one: see [`scalar::glu`](crate::scalar::glu).
+    pub fn glu_into(self, f: Gate, gate: &[f32], up: &[f32], out: ActivationRow) {
         if let Some(out) = out.f32 {
-            self.silu_mul(gate, up, out);
+            self.glu(f, gate, up, out);
         }
         if let Some(out) = out.int8 {
-            self.silu_mul_quantize(gate, up, out);
+            self.glu_quantize(f, gate, up, out);
         }
     }
 }

@@ -10,7 +10,7 @@ use crate::mat::MatMut;
 use crate::panels::PanelMatrix;
 use crate::quant::{GROUP, Outlier, PARTS, QMatrix, QUAD, QuantizedGroup, QuantizedRow, TINY};
 use crate::scalar::{
-    self, EXP_LN2_HI, EXP_LN2_LO, EXP_MAX, EXP_MIN, EXP_POLY, EXP_ROUND, LANES, OUTLIER_RATIO,
+    self, EXP_LN2_HI, EXP_LN2_LO, EXP_MAX, EXP_MIN, EXP_POLY, EXP_ROUND, GELU, Gate, LANES, OUTLIER_RATIO,
 };
 use crate::simd::Simd;
 
@@ -309,25 +309,46 @@ pub(crate) fn rms_norm_quantize<S: Simd>(s: S, x: &[f32], weight: &[f32], eps: f
 }
 
 #[inline(always)]
-fn silu_mul_one<S: Simd>(s: S, g: S::F32, u: S::F32) -> S::F32 {
-    let minus_g = s.mul(g, s.splat(-1.0));
-    s.mul(s.div(g, s.add(s.splat(1.0), exp(s, minus_g))), u)
+fn glu_one<S: Simd>(s: S, f: Gate, g: S::F32, u: S::F32) -> S::F32 {
+    let exponent = match f {
+        Gate::Silu => s.mul(g, s.splat(-1.0)),
+        Gate::Gelu => {
+            let square = s.mul(g, g);
+            s.mul(g, s.add(s.splat(GELU[0]), s.mul(s.splat(GELU[1]), square)))
+        }
+    };
+    s.mul(s.div(g, s.add(s.splat(1.0), exp(s, exponent))), u)
 }
 
 #[inline(always)]
-pub(crate) fn silu_mul<S: Simd>(s: S, gate: &[f32], up: &[f32], out: &mut [f32]) {
+pub(crate) fn glu<S: Simd>(s: S, f: Gate, gate: &[f32], up: &[f32], out: &mut [f32]) {
     map2(
         s,
         gate,
         up,
         out,
         #[inline(always)]
-        |g, u| silu_mul_one(s, g, u),
+        |g, u| glu_one(s, f, g, u),
     );
 }
 
 #[inline(always)]
-pub(crate) fn silu_mul_quantize<S: Simd>(s: S, gate: &[f32], up: &[f32], out: QuantizedRow) {
+pub(crate) fn softcap<S: Simd>(s: S, x: &mut [f32], cap: f32) {
+    let twice = s.splat(2.0 / cap);
+    update(
+        s,
+        x,
+        #[inline(always)]
+        |x| {
+            let e = exp(s, s.mul(x, twice));
+            let tanh = s.sub(s.splat(1.0), s.div(s.splat(2.0), s.add(e, s.splat(1.0))));
+            s.mul(tanh, s.splat(cap))
+        },
+    );
+}
+
+#[inline(always)]
+pub(crate) fn glu_quantize<S: Simd>(s: S, f: Gate, gate: &[f32], up: &[f32], out: QuantizedRow) {
     quantize_groups(
         s,
         gate.len(),
@@ -336,7 +357,7 @@ pub(crate) fn silu_mul_quantize<S: Simd>(s: S, gate: &[f32], up: &[f32], out: Qu
         |at, n| {
             let (mut g, u) = (load_group(s, &gate[at..at + n]), load_group(s, &up[at..at + n]));
             for (g, u) in g.iter_mut().zip(&u) {
-                *g = silu_mul_one(s, *g, *u);
+                *g = glu_one(s, f, *g, *u);
             }
             g
         },

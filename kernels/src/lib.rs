@@ -52,7 +52,7 @@ pub use mat::MatMut;
 pub use memory::{Aligned, Allocator};
 pub use panels::{PANEL_ROWS, PanelMatrix};
 pub use quant::{GROUP, Outlier, QMatrix, QUAD, Quantized, QuantizedBuf, QuantizedMut, QuantizedRow};
-pub use scalar::{BLOCK, SPAN, SPAN_BLOCKS};
+pub use scalar::{BLOCK, Gate, SPAN, SPAN_BLOCKS};
 pub use sgemm::{Strided, add_product};
 #[doc(hidden)]
 pub use team::Team;
@@ -148,19 +148,25 @@ impl Kernels {
         unsafe { (self.table.rms_norm_quantize)(x, weight, eps, out) }
     }
 
-    /// `silu(gate) · up`, element by element: see [`scalar::silu_mul`].
-    pub fn silu_mul(self, gate: &[f32], up: &[f32], out: &mut [f32]) {
+    /// `f(gate) · up`, element by element: see [`scalar::glu`].
+    pub fn glu(self, f: Gate, gate: &[f32], up: &[f32], out: &mut [f32]) {
         assert_eq!((up.len(), out.len()), (gate.len(), gate.len()), "up and output");
         // SAFETY: lengths checked; the handle proves the CPU has the instructions.
-        unsafe { (self.table.silu_mul)(gate, up, out) }
+        unsafe { (self.table.glu)(f, gate, up, out) }
     }
 
-    /// `silu(gate) · up` of one token, or whole groups of one, quantised: see [`scalar::silu_mul_quantize`].
-    pub fn silu_mul_quantize(self, gate: &[f32], up: &[f32], out: QuantizedRow) {
+    /// `f(gate) · up` of one token, or whole groups of one, quantised: see [`scalar::glu_quantize`].
+    pub fn glu_quantize(self, f: Gate, gate: &[f32], up: &[f32], out: QuantizedRow) {
         assert_eq!(up.len(), gate.len(), "up");
         out.assert_shape(gate.len());
         // SAFETY: lengths checked; the handle proves the CPU has the instructions.
-        unsafe { (self.table.silu_mul_quantize)(gate, up, out) }
+        unsafe { (self.table.glu_quantize)(f, gate, up, out) }
+    }
+
+    /// `cap · tanh(x / cap)`, element by element; `cap` is positive: see [`scalar::softcap`].
+    pub fn softcap(self, x: &mut [f32], cap: f32) {
+        // SAFETY: no lengths to agree; the handle proves the CPU has the instructions.
+        unsafe { (self.table.softcap)(x, cap) }
     }
 
     /// Rotates the heads of one token; `cos` and `sin` hold `head_dim/2` values: see [`scalar::rope`].

@@ -6,7 +6,7 @@ use crate::int4::Int4Matrix;
 use crate::mat::MatMut;
 use crate::panels::PanelMatrix;
 use crate::quant::{QMatrix, Quantized, QuantizedRow};
-use crate::scalar::{self, BLOCK};
+use crate::scalar::{self, BLOCK, Gate};
 use std::ops::Range;
 
 /// The kernels of one instruction set. The callers in `lib.rs` have checked every length.
@@ -25,8 +25,9 @@ pub(crate) struct Table {
     pub matmul_f32: unsafe fn(&[f32], &[f32], usize, MatMut<f32>),
     pub rms_norm: unsafe fn(&[f32], &[f32], f32, &mut [f32]),
     pub rms_norm_quantize: unsafe fn(&[f32], &[f32], f32, QuantizedRow),
-    pub silu_mul: unsafe fn(&[f32], &[f32], &mut [f32]),
-    pub silu_mul_quantize: unsafe fn(&[f32], &[f32], QuantizedRow),
+    pub glu: unsafe fn(Gate, &[f32], &[f32], &mut [f32]),
+    pub glu_quantize: unsafe fn(Gate, &[f32], &[f32], QuantizedRow),
+    pub softcap: unsafe fn(&mut [f32], f32),
     pub rope: unsafe fn(&mut [f32], &[f32], &[f32]),
     pub add: unsafe fn(&mut [f32], &[f32]),
     pub mul: unsafe fn(&mut [f32], &[f32]),
@@ -58,8 +59,9 @@ pub(crate) static SCALAR: Table = Table {
     matmul_f32: scalar::matmul_f32,
     rms_norm: scalar::rms_norm,
     rms_norm_quantize: scalar::rms_norm_quantize,
-    silu_mul: scalar::silu_mul,
-    silu_mul_quantize: scalar::silu_mul_quantize,
+    glu: scalar::glu,
+    glu_quantize: scalar::glu_quantize,
+    softcap: scalar::softcap,
     rope: scalar::rope,
     add: scalar::add,
     mul: scalar::mul,
@@ -84,7 +86,7 @@ macro_rules! table {
     ($token:ty, $attribute:tt) => {
         pub(crate) static TABLE: $crate::table::Table = {
             use $crate::{
-                BLOCK, Int4Matrix, Int8Span, MatMut, PanelMatrix, QMatrix, Quantized, QuantizedRow,
+                BLOCK, Gate, Int4Matrix, Int8Span, MatMut, PanelMatrix, QMatrix, Quantized, QuantizedRow,
                 SpanBuffers, SpanQueries, SpanResult,
                 attention::{float as attention_f32, int8 as attention_i8},
                 float,
@@ -100,8 +102,9 @@ macro_rules! table {
                 float::matmul_f32(w: &[f32], x: &[f32], cols: usize, out: MatMut<f32>);
                 float::rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]);
                 float::rms_norm_quantize(x: &[f32], weight: &[f32], eps: f32, out: QuantizedRow);
-                float::silu_mul(gate: &[f32], up: &[f32], out: &mut [f32]);
-                float::silu_mul_quantize(gate: &[f32], up: &[f32], out: QuantizedRow);
+                float::glu(f: Gate, gate: &[f32], up: &[f32], out: &mut [f32]);
+                float::glu_quantize(f: Gate, gate: &[f32], up: &[f32], out: QuantizedRow);
+                float::softcap(x: &mut [f32], cap: f32);
                 float::rope(x: &mut [f32], cos: &[f32], sin: &[f32]);
                 float::add(x: &mut [f32], y: &[f32]);
                 float::mul(x: &mut [f32], y: &[f32]);

@@ -3,7 +3,7 @@
 use approx::assert_abs_diff_eq;
 use torchless_kernels::half::f16;
 use torchless_kernels::{
-    Allocator, BLOCK, GROUP, Int4Matrix, Int4Scales, Int8Keys, Int8KeysMut, Int8Span, Int8Values,
+    Allocator, BLOCK, GROUP, Gate, Int4Matrix, Int4Scales, Int8Keys, Int8KeysMut, Int8Span, Int8Values,
     Int8ValuesMut, Isa, Kernels, MatMut, Outlier, PANEL_ROWS, QMatrix, QUAD, QuantizedBuf, SpanBuffers,
     SpanQueries, SpanResult, scalar,
 };
@@ -237,8 +237,15 @@ fn float_kernels_do_what_their_names_say() {
     let rms = (wide.iter().map(|x| x * x).sum::<f64>() / 48.0 + 1e-5).sqrt();
     out.iter().zip(&wide).for_each(|(&o, x)| close(o, 2.0 * x / rms));
 
-    k.silu_mul(&x, &[3.0; 48], &mut out);
+    k.glu(Gate::Silu, &x, &[3.0; 48], &mut out);
     out.iter().zip(&wide).for_each(|(&o, x)| close(o, 3.0 * x / (1.0 + (-x).exp())));
+    k.glu(Gate::Gelu, &x, &[3.0; 48], &mut out);
+    let tanh = |x: f64| (std::f64::consts::FRAC_2_PI.sqrt() * (x + 0.044715 * x.powi(3))).tanh();
+    out.iter().zip(&wide).for_each(|(&o, x)| close(o, 3.0 * 0.5 * x * (1.0 + tanh(*x))));
+
+    let mut capped: Vec<f32> = x.iter().map(|x| 100.0 * x).collect();
+    k.softcap(&mut capped, 50.0);
+    capped.iter().zip(&wide).for_each(|(&o, x)| close(o, 50.0 * (2.0 * x).tanh()));
 
     // A quarter turn of a head of four: (a, b) → (−b, a) with a, b half a head apart.
     let mut head = [1.0, 2.0, 3.0, 4.0];
@@ -342,7 +349,7 @@ fn attention_in_int8_is_near_that_of_the_same_vectors() {
     k.quantize(&padded, quantized.view_mut(1).token(0));
     let (mut output, mut sums) = ([0.0; HEAD_DIM], [[0.0; 2]]);
     k.attn_span_i8(
-        &SpanQueries { f32: &padded, int8: quantized.view(1) },
+        &SpanQueries { f32: &padded, int8: quantized.view(1), softcap: None },
         &Int8Span { keys: &keys_of, values: &values_of },
         std::slice::from_ref(&(10..120)),
         &mut SpanBuffers::new(&mut Allocator::heap()),

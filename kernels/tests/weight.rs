@@ -1,7 +1,7 @@
 //! Weights and activations as values: what they answer, and that they reach the kernels of their formats.
 
 use torchless_kernels::{
-    ActivationBuf, ActivationFormat, ActivationFormats, ActivationsMut, Allocator, F32Matrix, GROUP,
+    ActivationBuf, ActivationFormat, ActivationFormats, ActivationsMut, Allocator, F32Matrix, GROUP, Gate,
     Int4Matrix, Int4Scales, Kernels, MatMut, PANEL_ROWS, QMatrix, QuantizedBuf, Weight,
 };
 
@@ -157,12 +157,12 @@ fn every_format_is_filled_whatever_the_splits() {
             for t in 0..tokens {
                 let at = (before + t) * COLS + start;
                 let features = at..at + GROUP;
-                kernels.silu_mul_into(&gate[features.clone()], &up[features], part.token(t));
+                kernels.glu_into(Gate::Silu, &gate[features.clone()], &up[features], part.token(t));
             }
         }
     }
     let mut expected = vec![0.0; TOKENS * COLS];
-    kernels.silu_mul(&gate, &up, &mut expected);
+    kernels.glu(Gate::Silu, &gate, &up, &mut expected);
     assert_eq!(buf.f32_mut(TOKENS), expected);
     // Of int8 a product tells: that of one-hot rows are the activations themselves.
     let values: Vec<i8> = (0..COLS * COLS).map(|i| if i % (COLS + 1) == 0 { 127 } else { 0 }).collect();

@@ -1,6 +1,6 @@
 //! The hyper-parameters of published models.
 
-use super::Config;
+use super::{Config, RopeConfig};
 
 /// The names [`shape`] knows.
 pub const SHAPES: [&str; 4] = ["smollm2-135m", "llama-3.2-1b", "mistral-7b", "llama-3-8b"];
@@ -17,16 +17,11 @@ pub fn shape(name: &str) -> Option<Config> {
         head_dim: 64,
         vocab_size: 49152,
         max_position_embeddings: 8192,
-        sliding_window: None,
-        rope_theta: 1e5,
+        rope: RopeConfig::plain(1e5),
+        rotary_dim: 64,
         norm_eps: 1e-5,
-        scaled_rope: false,
-        qkv_bias: false,
-        o_bias: false,
-        qk_norm: false,
         tie_word_embeddings: true,
-        bos_token_id: None,
-        eos_token_ids: Vec::new(),
+        ..Config::default()
     };
     let eight_billion = Config {
         hidden_size: 4096,
@@ -35,8 +30,9 @@ pub fn shape(name: &str) -> Option<Config> {
         n_heads: 32,
         n_kv_heads: 8,
         head_dim: 128,
+        rotary_dim: 128,
         vocab_size: 128_256,
-        rope_theta: 5e5,
+        rope: RopeConfig::plain(5e5),
         tie_word_embeddings: false,
         ..llama.clone()
     };
@@ -50,7 +46,7 @@ pub fn shape(name: &str) -> Option<Config> {
             n_kv_heads: 8,
             vocab_size: 128_256,
             max_position_embeddings: 131_072,
-            rope_theta: 5e5,
+            rope: RopeConfig::plain(5e5),
             ..llama
         },
         "mistral-7b" => Config {
@@ -58,7 +54,7 @@ pub fn shape(name: &str) -> Option<Config> {
             vocab_size: 32000,
             max_position_embeddings: 32768,
             sliding_window: Some(4096),
-            rope_theta: 1e4,
+            rope: RopeConfig::plain(1e4),
             ..eight_billion
         },
         "llama-3-8b" => eight_billion,

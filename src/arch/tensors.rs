@@ -10,8 +10,8 @@ use crate::Malformed;
 pub(crate) struct Tensors<T> {
     /// `[vocab_size, hidden_size]`
     pub embed: T,
-    /// `[head_dim/2]`: what the rotary embedding's frequencies are divided by (Llama 3.1's scaling and others).
-    pub rope_factors: Option<T>,
+    /// `[rotary_dim/2]`: what the frequencies of each of [`Config::ropes`] are divided by (Llama 3.1's scaling and others).
+    pub rope_factors: [Option<T>; 3],
     pub layers: Vec<Layer<T>>,
     /// `[hidden_size]`
     pub norm: T,
@@ -34,6 +34,8 @@ pub(crate) struct Layer<T> {
     pub o: T,
     /// `[hidden_size]`
     pub o_bias: Option<T>,
+    /// `[hidden_size]` (Gemma 2)
+    pub attn_post_norm: Option<T>,
     /// `[hidden_size]`
     pub mlp_norm: T,
     /// `[intermediate_size, hidden_size]`
@@ -42,13 +44,17 @@ pub(crate) struct Layer<T> {
     pub up: T,
     /// `[hidden_size, intermediate_size]`
     pub down: T,
+    /// `[hidden_size]` (Gemma 2)
+    pub mlp_post_norm: Option<T>,
 }
 
 /// The names that tell which optional tensors a file has.
-pub(crate) const ROPE_FACTORS: &str = "model.rotary_emb.factors";
+pub(crate) const ROPE_FACTORS: [&str; 3] =
+    ["model.rotary_emb.factors", "model.rotary_emb.window_factors", "model.rotary_emb.long_factors"];
 pub(crate) const FIRST_QKV_BIAS: &str = "model.layers.0.self_attn.q_proj.bias";
 pub(crate) const FIRST_QK_NORM: &str = "model.layers.0.self_attn.q_norm.weight";
 pub(crate) const FIRST_O_BIAS: &str = "model.layers.0.self_attn.o_proj.bias";
+pub(crate) const FIRST_POST_NORM: &str = "model.layers.0.post_feedforward_layernorm.weight";
 /// The head's name: tied heads have no tensor of their own.
 pub(crate) const HEAD: &str = "lm_head.weight";
 
@@ -64,8 +70,11 @@ impl<T: Clone> Tensors<T> {
     ) -> Result<Self, Malformed> {
         let (hidden, vocab) = (config.hidden_size, config.vocab_size);
         let embed = make("model.embed_tokens.weight", &[vocab, hidden])?;
-        let half = [config.head_dim / 2];
-        let rope_factors = config.scaled_rope.then(|| make(ROPE_FACTORS, &half)).transpose()?;
+        let half = [config.rotary_dim / 2];
+        let mut rope_factors = [const { None }; 3];
+        for ((rope, name), factors) in config.ropes().into_iter().zip(ROPE_FACTORS).zip(&mut rope_factors) {
+            *factors = rope.filter(|rope| rope.scaled).map(|_| make(name, &half)).transpose()?;
+        }
         let layers = (0..config.n_layers)
             .map(|i| Layer::for_each_tensor(config, i, &mut make))
             .collect::<Result<_, _>>()?;
@@ -141,20 +150,39 @@ impl<T> Layer<T> {
             },
             o: make("self_attn.o_proj.weight", &[hidden, q])?,
             o_bias: c.o_bias.then(|| make("self_attn.o_proj.bias", &[hidden])).transpose()?,
-            mlp_norm: make("post_attention_layernorm.weight", &[hidden])?,
+            attn_post_norm: c
+                .post_norms
+                .then(|| make("post_attention_layernorm.weight", &[hidden]))
+                .transpose()?,
+            mlp_norm: make(&format!("{}.weight", mlp_norm(c)), &[hidden])?,
             gate: make("mlp.gate_proj.weight", &[inter, hidden])?,
             up: make("mlp.up_proj.weight", &[inter, hidden])?,
             down: make("mlp.down_proj.weight", &[hidden, inter])?,
+            mlp_post_norm: c
+                .post_norms
+                .then(|| make("post_feedforward_layernorm.weight", &[hidden]))
+                .transpose()?,
         })
     }
 
     /// All tensors of the layer, in the order a forward pass reads them.
     pub fn all(&self) -> impl Iterator<Item = &T> {
-        let Self { attn_norm, qkv, qkv_bias, qk_norm, o, o_bias, mlp_norm, gate, up, down } = self;
+        let Self { attn_norm, qkv, qkv_bias, qk_norm, o, o_bias, attn_post_norm, .. } = self;
+        let Self { mlp_norm, gate, up, down, mlp_post_norm, .. } = self;
         let biases = qkv_bias.iter().flatten();
         let norms = qk_norm.iter().flatten();
         let attention =
             std::iter::once(attn_norm).chain(qkv).chain(biases).chain(norms).chain([o]).chain(o_bias);
-        attention.chain([mlp_norm, gate, up, down])
+        let mlp = [mlp_norm, gate, up, down].into_iter().chain(mlp_post_norm);
+        attention.chain(attn_post_norm).chain(mlp)
+    }
+}
+
+/// What the norm before the MLP is called. Where norms stand behind attention and the MLP as well, Llama's name for it is that of the one
+/// behind attention.
+pub(crate) fn mlp_norm(config: &Config) -> &'static str {
+    match config.post_norms {
+        true => "pre_feedforward_layernorm",
+        false => "post_attention_layernorm",
     }
 }

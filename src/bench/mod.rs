@@ -63,9 +63,14 @@ impl Test {
     /// Bytes the test reads at the least, a chunk of the prompt and each generated token reading once: all layers'
     /// weights, the head where logits are wanted, a row of the embedding, and the keys and values in sight.
     pub fn bytes(&self, model: &Model, options: &SessionOptions) -> usize {
-        let a_position = options.kv.bytes_a_position(model.config());
-        let window = model.config().sliding_window.unwrap_or(usize::MAX);
-        let in_sight = |first: usize, tokens: usize| first + tokens - (first + 1).saturating_sub(window);
+        let config = model.config();
+        let a_position = options.kv.bytes_a_position(config);
+        // Of the positions that all layers look at together, as many as a layer does on average.
+        let in_sight = |first: usize, tokens: usize| {
+            let behind = |window: usize| (first + 1).saturating_sub(window);
+            let all = (0..config.n_layers).map(|i| first + tokens - config.window_of(i).map_or(0, behind));
+            all.sum::<usize>() / config.n_layers
+        };
         let chunk = options.chunk.max(1);
         let chunks = (0..self.prompt).step_by(chunk).map(|first| (first, chunk.min(self.prompt - first)));
         let passes = chunks.chain((self.prompt..self.tokens()).map(|token| (token, 1)));

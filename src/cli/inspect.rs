@@ -6,6 +6,7 @@ use std::fmt::Write;
 use clap::ValueEnum;
 use serde_json::{Map, Value, json};
 use torchless::Model;
+use torchless::arch::Config;
 use torchless::format::bin::{Dtype, Tensor};
 use torchless::runtime::{Memory, Session, SessionOptions};
 use torchless::tokenizer::Kind;
@@ -99,9 +100,25 @@ fn to_json(model: &Model, ctx: usize, memory: Memory, caches: &[Cache]) -> Value
             "vocab_size": config.vocab_size,
             "max_position_embeddings": config.max_position_embeddings,
             "sliding_window": config.sliding_window,
-            "rope_theta": config.rope_theta,
+            "full_attention_layers": config.full_attention_layers,
+            "rope_theta": config.rope.theta,
+            "rope_magnitude": config.rope.magnitude,
+            "window_rope_theta": config.window_rope.map(|rope| rope.theta),
+            "long_rope_beyond": config.long_rope.map(|long| long.beyond),
+            "rotary_dim": config.rotary_dim,
+            "no_rope_layers": config.no_rope_layers,
+            "attention_temperature": config.attention_temperature.map(|temperature| temperature.beta),
             "norm_eps": config.norm_eps,
-            "rope_factors": model.rope_factors(),
+            "rope_factors": model.rope_factors()[0],
+            "long_rope_factors": model.rope_factors()[2],
+            "act_type": config.activation.name(),
+            "post_norms": config.post_norms,
+            "embedding_multiplier": config.embedding_multiplier,
+            "residual_multiplier": config.residual_multiplier,
+            "attention_multiplier": config.attention_multiplier,
+            "logits_scaling": config.logits_scaling,
+            "attn_logit_softcapping": config.attn_logit_softcapping,
+            "final_logit_softcapping": config.final_logit_softcapping,
             "qkv_bias": config.qkv_bias,
             "o_bias": config.o_bias,
             "qk_norm": config.qk_norm,
@@ -131,23 +148,50 @@ fn to_json(model: &Model, ctx: usize, memory: Memory, caches: &[Cache]) -> Value
     })
 }
 
+/// The window, and which layers have it.
+fn window(config: &Config) -> String {
+    match (config.sliding_window, config.full_attention_layers.len()) {
+        (None, _) => "none".to_owned(),
+        (Some(window), 0) => window.to_string(),
+        (Some(window), full) => {
+            format!("{window} in {} of {} layers", config.n_layers - full, config.n_layers)
+        }
+    }
+}
+
+/// The rotary embeddings.
+fn rope(model: &Model) -> String {
+    let (config, [factors, _, long]) = (model.config(), model.rope_factors());
+    let divided = |factors: &[f32]| {
+        let (least, most) = factors.iter().fold((f32::MAX, 0.0f32), |(a, b), &f| (a.min(f), b.max(f)));
+        format!("frequencies divided by {least} to {most}")
+    };
+    let mut text = config.rope.theta.to_string();
+    if let Some(factors) = factors {
+        text += &format!(" ({})", divided(factors));
+    }
+    if let Some(rope) = config.window_rope {
+        text += &format!(", {} within the window", rope.theta);
+    }
+    if let (Some(beyond), Some(factors)) = (config.long_rope, long) {
+        text += &format!(", {} in sequences longer than {}", divided(factors), beyond.beyond);
+    }
+    match config.no_rope_layers.len() {
+        0 => text,
+        none => text + &format!(", none in {none} layers"),
+    }
+}
+
 fn to_text(model: &Model, ctx: usize, memory: Memory, caches: &[Cache], all: bool) -> String {
     let of_type = |(kv, size): &Cache| format!("{kv} {}", bytes(*size));
     let (config, tokenizer, file) = (model.config(), model.tokenizer(), model.file());
     let spec = tokenizer.spec();
     let tied = if config.tie_word_embeddings { "tied to the embedding" } else { "its own" };
-    let window = config.sliding_window.map_or("none".to_owned(), |w| w.to_string());
-    let rope_scaling = match model.rope_factors() {
-        Some(factors) => {
-            let (least, most) = factors.iter().fold((f32::MAX, 0.0f32), |(a, b), &f| (a.min(f), b.max(f)));
-            format!(" (frequencies divided by {least} to {most})")
-        }
-        None => String::new(),
-    };
     let extras = [
         (config.qkv_bias, ", q/k/v biases"),
         (config.o_bias, ", output bias"),
         (config.qk_norm, ", q/k norms"),
+        (config.attn_logit_softcapping.is_some(), ", capped scores"),
     ];
     let extras: String = extras.into_iter().filter(|(has, _)| *has).map(|(_, name)| name).collect();
     let ids: Vec<_> = tokenizer.eos_ids().iter().map(u32::to_string).collect();
@@ -173,8 +217,8 @@ fn to_text(model: &Model, ctx: usize, memory: Memory, caches: &[Cache], all: boo
                 config.n_heads, config.n_kv_heads, config.head_dim
             ),
         ),
-        ("context", format!("{}, sliding window {window}", config.max_position_embeddings)),
-        ("rope theta", format!("{}{rope_scaling}, norm eps {:e}", config.rope_theta, config.norm_eps)),
+        ("context", format!("{}, sliding window {}", config.max_position_embeddings, window(config))),
+        ("rope theta", format!("{}, norm eps {:e}", rope(model), config.norm_eps)),
         ("vocabulary", format!("{}, head {tied}", config.vocab_size)),
         (
             "tokenizer",

@@ -89,13 +89,12 @@ impl Convertible {
         // What could not be opened is not written.
         let tokenizer = Tokenizer::new(source.tokenizer.clone()).map_err(Malformed::in_file(src))?;
         let tensors = source.take_tensors().map_err(Malformed::in_file(src))?;
-        if let Some((name, factors)) = tensors.iter().find(|(name, _)| name == ROPE_FACTORS) {
+        for (name, factors) in tensors.iter().filter(|(name, _)| ROPE_FACTORS.contains(&name.as_str())) {
             let mut values = vec![0.0; factors.shape().iter().product()];
             factors
                 .read_row(0, &mut values)
                 .map_err(|problem| Error::file(src, format!("tensor {name} {problem}")))?;
-            Rope::new(source.config.rope_theta, source.config.head_dim, Some(&values))
-                .map_err(Malformed::in_file(src))?;
+            Rope::new(&source.config, &source.config.rope, Some(&values)).map_err(Malformed::in_file(src))?;
         }
         Ok(Self { src: src.to_owned(), source, tensors, tokenizer })
     }
@@ -259,8 +258,7 @@ fn open(src: &Path) -> Result<Source, Error> {
     }
     let map = map_file(src)?;
     if map.starts_with(gguf::MAGIC) {
-        let source = gguf::open(map).map_err(Malformed::in_file(src))?;
-        return Ok(Source { files: vec![src.to_owned()], ..source });
+        return gguf::open(src, map);
     }
     let what = if map.get(8) == Some(&b'{') {
         if safetensors::SafeTensors::read_metadata(&map).is_err() {

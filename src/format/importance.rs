@@ -3,6 +3,7 @@
 
 use crate::Malformed;
 use crate::arch::Config;
+use crate::arch::tensors::mlp_norm;
 use crate::format::source::SourceTensor;
 use crate::parallel::spread::try_spread;
 
@@ -21,7 +22,7 @@ pub(crate) fn of_columns(config: &Config, name: &str, find: &Find) -> Result<Opt
         return norm(find("model.norm.weight"));
     };
     let attn_norm = format!("{layer}.input_layernorm.weight");
-    let mlp_norm = format!("{layer}.post_attention_layernorm.weight");
+    let mlp_norm = format!("{layer}.{}.weight", mlp_norm(config));
     let squares = match part {
         "q_proj.weight" | "k_proj.weight" | "v_proj.weight" => return norm(find(&attn_norm)),
         "gate_proj.weight" | "up_proj.weight" => return norm(find(&mlp_norm)),

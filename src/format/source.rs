@@ -93,8 +93,42 @@ pub fn head_dim(hidden_size: usize, n_heads: usize) -> Result<usize, Malformed> 
 pub struct SourceTensor {
     rows: Rows,
     shape: Vec<usize>,
-    /// The `head_dim` of a tensor whose rows are stored for the interleaved rotary embedding.
-    interleaved: Option<usize>,
+    /// Where a head's rows (of a vector, values) are, if not one after the other.
+    order: Option<HeadOrder>,
+    /// Its values are one less than they are used.
+    plus_one: bool,
+}
+
+/// In which order the rows of each head are stored. Here row i is rotated with row i + head_dim/2.
+#[derive(Debug, Clone, Copy)]
+pub enum HeadOrder {
+    /// Rows 2i and 2i+1 are rotated together.
+    Interleaved { head_dim: usize },
+    /// Row i is rotated with row i + rotary_dim/2, and what follows these is not rotated.
+    Partial { head_dim: usize, rotary_dim: usize },
+}
+
+impl HeadOrder {
+    /// Where row `row` lies.
+    ///
+    /// For interleaved rows llama.cpp's converter reshapes them to (heads, 2, head_dim/2) and swaps the last two; this is its inverse.
+    #[expect(
+        clippy::arithmetic_side_effects,
+        reason = "rows of a tensor that is in memory, and heads of 2 at least"
+    )]
+    fn stored(self, row: usize) -> usize {
+        let (HeadOrder::Interleaved { head_dim } | HeadOrder::Partial { head_dim, .. }) = self;
+        let (head, within) = (row / head_dim, row % head_dim);
+        let (half, i) = (within / (head_dim / 2), within % (head_dim / 2));
+        let stored = match self {
+            HeadOrder::Interleaved { .. } => 2 * i + half,
+            HeadOrder::Partial { rotary_dim, .. } => match i.checked_sub(rotary_dim / 2) {
+                None => half * (rotary_dim / 2) + i,
+                Some(i) => rotary_dim + half * ((head_dim - rotary_dim) / 2) + i,
+            },
+        };
+        head * head_dim + stored
+    }
 }
 
 impl SourceTensor {
@@ -126,7 +160,7 @@ impl SourceTensor {
             )));
         }
         let rows = Rows::Encoded { bytes: map, range, encoding, row_bytes };
-        Ok(Self { rows, shape, interleaved: None })
+        Ok(Self { rows, shape, order: None, plus_one: false })
     }
 
     /// A vector of these values.
@@ -134,20 +168,38 @@ impl SourceTensor {
         let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
         let (range, row_bytes, encoding) = (0..bytes.len(), bytes.len(), SourceType::F32);
         let rows = Rows::Encoded { bytes: Arc::new(bytes), range, encoding, row_bytes };
-        Self { rows, shape: vec![values.len()], interleaved: None }
+        Self { rows, shape: vec![values.len()], order: None, plus_one: false }
     }
 
     /// A tensor of a model file.
     pub fn of_file(file: &Arc<BinFile>, tensor: &Tensor) -> Self {
         let shape = tensor.shape().to_vec();
-        Self { rows: Rows::OfFile(Arc::clone(file), tensor.clone()), shape, interleaved: None }
+        Self { rows: Rows::OfFile(Arc::clone(file), tensor.clone()), shape, order: None, plus_one: false }
     }
 
-    /// The same tensor, known to hold its rows (of a vector, its values) in the order of the interleaved rotary embedding:
-    /// within each head of `head_dim` rows, rows 2i and 2i+1 rotate together. They are read in the half-split order, i
-    /// with i + head_dim/2.
-    pub fn interleaved(self, head_dim: usize) -> Self {
-        Self { interleaved: Some(head_dim), ..self }
+    /// The same tensor, known to hold the rows (of a vector, the values) of its heads in this order.
+    pub fn ordered(self, order: HeadOrder) -> Self {
+        Self { order: Some(order), ..self }
+    }
+
+    /// The same tensor, known to hold values that are one less than they are used.
+    pub fn plus_one(self) -> Self {
+        Self { plus_one: true, ..self }
+    }
+
+    /// Some rows of a matrix that was read from a file and is in no other order.
+    ///
+    /// # Panics
+    /// When there are no such rows.
+    #[expect(clippy::arithmetic_side_effects, reason = "documented")]
+    pub fn rows(&self, rows: Range<usize>) -> Self {
+        let mut part = self.clone();
+        if let (Rows::Encoded { range, row_bytes, .. }, [all, _]) = (&mut part.rows, &mut part.shape[..]) {
+            assert!(rows.end <= *all, "rows {rows:?} of {all}");
+            *range = range.start + rows.start * *row_bytes..range.start + rows.end * *row_bytes;
+            *all = rows.len();
+        }
+        part
     }
 
     /// `[rows, cols]`, or `[n]`.
@@ -214,8 +266,8 @@ impl SourceTensor {
 
     /// Where row `row` lies among those that are stored.
     fn stored(&self, row: usize) -> usize {
-        match self.interleaved {
-            Some(head_dim) if self.shape.len() == 2 => interleaved_row(row, head_dim),
+        match self.order {
+            Some(order) if self.shape.len() == 2 => order.stored(row),
             _ => row,
         }
     }
@@ -241,26 +293,16 @@ impl SourceTensor {
             }
             Rows::OfFile(file, tensor) => Kernels::detect().weight_row(&file.weight(tensor), stored, out),
         }
-        if let (Some(head_dim), [_]) = (self.interleaved, &self.shape[..]) {
+        if let (Some(order), [_]) = (self.order, &self.shape[..]) {
             let stored = out.to_vec();
-            (0..).zip(&mut *out).for_each(|(i, value)| *value = stored[interleaved_row(i, head_dim)]);
+            (0..).zip(&mut *out).for_each(|(i, value)| *value = stored[order.stored(i)]);
+        }
+        if self.plus_one {
+            out.iter_mut().for_each(|value| *value += 1.0);
         }
         match out.iter().position(|value| !value.is_finite()) {
             Some(col) => Err(Malformed(format!("holds {} at row {row}, column {col}", out[col]))),
             None => Ok(()),
         }
     }
-}
-
-/// Where row `row` of the half-split order lies in the interleaved order.
-///
-/// llama.cpp's converter reshapes the rows to (heads, 2, head_dim/2) and swaps the last two; this is its inverse.
-#[expect(
-    clippy::arithmetic_side_effects,
-    reason = "rows of a tensor that is in memory, and heads of 2 at least"
-)]
-fn interleaved_row(row: usize, head_dim: usize) -> usize {
-    let (head, within) = (row / head_dim, row % head_dim);
-    let (half, i) = (within / (head_dim / 2), within % (head_dim / 2));
-    head * head_dim + 2 * i + half
 }

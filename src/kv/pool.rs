@@ -17,6 +17,8 @@ pub(crate) struct Chain(u64);
 impl Chain {
     /// Before the first page.
     pub const START: Self = Self(0);
+    /// Before the first page of a sequence that has the rotary embedding of long ones.
+    pub const START_OF_LONG: Self = Self(u64::MAX);
 }
 
 /// What is known of a page.
@@ -99,6 +101,11 @@ impl Pool {
             (0, None) => self.free.push(page),
             _ => {}
         }
+    }
+
+    /// Whether a page would be there for others if its only user gave it back.
+    pub fn has_one_user(&self, page: u32) -> bool {
+        self.pages[page as usize].users == 1
     }
 
     /// A page that holds `tokens` after `chain`, for the caller to look at, and its name.

@@ -32,6 +32,11 @@ impl PageTable {
         self.page(position / BLOCK) * BLOCK + position % BLOCK
     }
 
+    /// The pages that have not been given back.
+    pub fn kept(&self) -> impl Iterator<Item = u32> {
+        self.pages[self.given_back..].iter().copied()
+    }
+
     /// The first position whose page has not been given back.
     pub fn first_kept(&self) -> usize {
         self.given_back * BLOCK

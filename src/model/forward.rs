@@ -8,6 +8,7 @@ use super::Model;
 use super::attention::LayerCache;
 use super::segment::{Segment, tokens_of};
 use super::workspace::Workspace;
+use crate::arch::RopeOf;
 use crate::format::bin::Tensor;
 use crate::parallel::fork::{fork, grain};
 
@@ -62,11 +63,13 @@ impl<'a> Pass<'a> {
     /// Says at which positions the workspace's tokens are.
     pub fn place(&self, workspace: &mut Workspace, segments: &[Segment]) {
         let half = self.model.config().head_dim / 2;
-        for segment in segments {
-            for (t, position) in segment.rows.clone().zip(segment.start..) {
-                let angles = t * half..(t + 1) * half;
-                let (cos, sin) = (&mut workspace.cos[angles.clone()], &mut workspace.sin[angles]);
-                self.model.rope.angles(position, cos, sin);
+        for (layers, angles) in [RopeOf::Layers, RopeOf::Windows].into_iter().zip(&mut workspace.angles) {
+            for segment in segments {
+                let Some(rope) = self.model.ropes.of(layers, segment.long) else { break };
+                for (t, position) in segment.rows.clone().zip(segment.start..) {
+                    let of_token = t * half..(t + 1) * half;
+                    rope.angles(position, &mut angles.cos[of_token.clone()], &mut angles.sin[of_token]);
+                }
             }
         }
     }
@@ -111,6 +114,12 @@ impl<'a> Pass<'a> {
         let logits = &mut logits[..count * config.vocab_size];
         let out = MatMut::new(logits, count, config.vocab_size);
         self.products(std::slice::from_ref(head), normed.view(count), out);
+        if config.logits_scaling != 1.0 {
+            self.kernels.scale(logits, 1.0 / config.logits_scaling);
+        }
+        if let Some(cap) = config.final_logit_softcapping {
+            self.kernels.softcap(logits, cap);
+        }
         logits
     }
 
@@ -119,11 +128,15 @@ impl<'a> Pass<'a> {
         self.model.file.weight(tensor)
     }
 
-    /// `x[t] = embedding[tokens[t]]`.
+    /// `x[t] = embedding[tokens[t]]`, times the model's multiplier.
     pub fn embed(&self, tokens: &[u32], x: &mut [f32]) {
         let embedding = self.weight(&self.model.weights.embed);
+        let multiplier = self.model.config().embedding_multiplier;
         for (token, x) in tokens.iter().zip(x.chunks_exact_mut(embedding.cols())) {
             self.kernels.weight_row(&embedding, *token as usize, x);
+            if multiplier != 1.0 {
+                self.kernels.scale(x, multiplier);
+            }
         }
     }
 

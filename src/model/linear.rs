@@ -65,14 +65,33 @@ impl Pass<'_> {
         }
     }
 
+    /// Adds `w · x[t]` to the residual stream, by way of what the model has between the two.
+    pub(super) fn add_branch(&self, w: &Tensor, norm: Option<&Tensor>, x: Activations, to: Residual) {
+        let Residual { x: residual, branch, products } = to;
+        let (tokens, features) = (residual.rows(), residual.cols());
+        let Some(norm) = norm else { return self.add_product(w, x, residual, products) };
+        let branch = &mut branch[..tokens * features];
+        self.products(std::slice::from_ref(w), x, MatMut::new(branch, tokens, features));
+        let (config, weight) = (self.model.config(), self.model.file.vector(norm));
+        self.for_each_token(residual, |t, residual| {
+            let mut buffers = products.threads.mine();
+            let normed = &mut buffers[0][..features];
+            self.kernels.rms_norm(&branch[t * features..][..features], weight, config.norm_eps, normed);
+            self.add(residual, normed);
+        });
+    }
+
+    /// `residual += multiplier · branch`
+    fn add(&self, residual: &mut [f32], branch: &mut [f32]) {
+        let multiplier = self.model.config().residual_multiplier;
+        if multiplier != 1.0 {
+            self.kernels.scale(branch, multiplier);
+        }
+        self.kernels.add(residual, branch);
+    }
+
     /// `residual[t] += w · x[t]`; `residual` is `[tokens][features]`.
-    pub(super) fn add_product(
-        &self,
-        tensor: &Tensor,
-        x: Activations,
-        residual: MatMut<f32>,
-        buffers: &ProductBuffers,
-    ) {
+    fn add_product(&self, tensor: &Tensor, x: Activations, residual: MatMut<f32>, buffers: &ProductBuffers) {
         let w = self.weight(tensor);
         let (tokens, features) = (residual.rows(), residual.cols());
         let part = tokens_grain(tokens, features * w.cols());
@@ -83,11 +102,20 @@ impl Pass<'_> {
             let mut buffers = buffers.threads.mine();
             let products = &mut buffers[0][..x.tokens() * len];
             self.product(&w, rows, &x, MatMut::new(products, x.tokens(), len));
-            for (t, product) in products.chunks_exact(len).enumerate() {
-                self.kernels.add(residual.row(t), product);
+            for (t, product) in products.chunks_exact_mut(len).enumerate() {
+                self.add(residual.row(t), product);
             }
         });
     }
+}
+
+/// The residual stream of some tokens, and where what is added to it is worked out.
+pub(super) struct Residual<'a> {
+    /// `[tokens][hidden_size]`
+    pub x: MatMut<'a, f32>,
+    /// As long, where what is added is normalised.
+    pub branch: &'a mut [f32],
+    pub products: &'a ProductBuffers,
 }
 
 /// Where a thread keeps the products of a piece until it has done with them what comes next, while they are still in its
@@ -106,9 +134,9 @@ const BUFFER_FEATURES: usize = 64;
 const LEAST_LEN: usize = 8192;
 
 impl ProductBuffers {
-    /// Buffers for chunks of up to `chunk` tokens.
-    pub fn new(memory: &mut Allocator, chunk: usize, threads: usize) -> Self {
-        let len = (BUFFER_FEATURES * chunk).max(LEAST_LEN);
+    /// Buffers for chunks of up to `chunk` tokens, and for `hidden_size` values.
+    pub fn new(memory: &mut Allocator, chunk: usize, threads: usize, hidden_size: usize) -> Self {
+        let len = (BUFFER_FEATURES * chunk).max(LEAST_LEN).max(hidden_size.next_multiple_of(BUFFER_FEATURES));
         Self { threads: PerThread::new(threads, || [memory.aligned(len), memory.aligned(len)]), len }
     }
 

@@ -12,19 +12,49 @@ use std::path::Path;
 
 use torchless_kernels::ActivationFormats;
 
-use crate::arch::Config;
 use crate::arch::rope::Rope;
+use crate::arch::{Config, RopeConfig, RopeOf};
 use crate::format::bin::{BinFile, Tensor};
 use crate::tokenizer::Tokenizer;
 use crate::{Error, Malformed};
 use weights::Weights;
+
+/// The rotary embeddings of [`Config::ropes`].
+#[derive(Debug)]
+pub(crate) struct Ropes {
+    layers: Rope,
+    windows: Option<Rope>,
+    long: Option<Rope>,
+}
+
+impl Ropes {
+    fn new(file: &BinFile, weights: &Weights) -> Result<Self, Malformed> {
+        let config = file.config();
+        let rope = |(rope, factors): (Option<RopeConfig>, &Option<Tensor>)| {
+            let factors = factors.as_ref().map(|factors| file.vector(factors));
+            rope.map(|rope| Rope::new(config, &rope, factors)).transpose()
+        };
+        let [a, b, c] = config.ropes();
+        let [of_a, of_b, of_c] = &weights.rope_factors;
+        let layers = rope((a, of_a))?.ok_or_else(|| Malformed("no rotary embedding".to_owned()))?;
+        Ok(Self { layers, windows: rope((b, of_b))?, long: rope((c, of_c))? })
+    }
+
+    /// That of some layers, in a sequence that is long or is not. `None` where no layer has one of its own there.
+    pub fn of(&self, layers: RopeOf, long: bool) -> Option<&Rope> {
+        match layers {
+            RopeOf::Layers => Some(self.long.as_ref().filter(|_| long).unwrap_or(&self.layers)),
+            RopeOf::Windows => self.windows.as_ref(),
+        }
+    }
+}
 
 /// An open model: weights in a mapped file, and the tokenizer. Shared by any number of sessions.
 #[derive(Debug)]
 pub struct Model {
     pub(crate) file: BinFile,
     pub(crate) weights: Weights,
-    pub(crate) rope: Rope,
+    pub(crate) ropes: Ropes,
     tokenizer: Tokenizer,
 }
 
@@ -40,10 +70,8 @@ impl Model {
         let tokenizer = Tokenizer::new(tokenizer).map_err(|Malformed(problem)| {
             Error::file(path, format!("{problem}; convert the model again from its source"))
         })?;
-        let factors = weights.rope_factors.as_ref().map(|factors| file.vector(factors));
-        let rope = Rope::new(file.config().rope_theta, file.config().head_dim, factors)
-            .map_err(Malformed::in_file(path))?;
-        Ok(Self { file, weights, rope, tokenizer })
+        let ropes = Ropes::new(&file, &weights).map_err(Malformed::in_file(path))?;
+        Ok(Self { file, weights, ropes, tokenizer })
     }
 
     /// The hyper-parameters.
@@ -56,9 +84,9 @@ impl Model {
         &self.tokenizer
     }
 
-    /// What the rotary embedding's frequencies are divided by, `head_dim/2` numbers, where they are scaled.
-    pub fn rope_factors(&self) -> Option<&[f32]> {
-        self.weights.rope_factors.as_ref().map(|factors| self.file.vector(factors))
+    /// What the frequencies of each of [`Config::ropes`] are divided by, `rotary_dim/2` numbers, where they are scaled.
+    pub fn rope_factors(&self) -> [Option<&[f32]>; 3] {
+        self.weights.rope_factors.each_ref().map(|factors| Some(self.file.vector(factors.as_ref()?)))
     }
 
     /// The formats that products with these weights want their input in.

@@ -11,6 +11,8 @@ pub(crate) struct Segment<'a> {
     pub rows: Range<usize>,
     /// The position of the first.
     pub start: usize,
+    /// Whether it is one of those that have a rotary embedding of their own for being long.
+    pub long: bool,
     /// The pages of the sequence, those for these tokens included.
     pub table: &'a PageTable,
     /// Set where a finite key or value of the sequence is stored as infinite.

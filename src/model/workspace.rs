@@ -21,18 +21,31 @@ pub(crate) struct Workspace {
     pub normed: ActivationBuf,
     /// `[tokens][q_dim + 2·kv_dim]`: queries, keys and values side by side.
     pub qkv: Aligned<f32>,
-    /// `[tokens][head_dim/2]`: of the angles that a token's heads are rotated by.
-    pub cos: Aligned<f32>,
-    pub sin: Aligned<f32>,
+    /// What a token's heads are rotated by, in the layers of each [`RopeOf`](crate::arch::RopeOf); empty where these have no embedding of their own.
+    pub angles: [Angles; 2],
     /// `[tokens][q_dim]`: what attention gives each head, in f32 and as `o` wants it.
     pub heads: ActivationBuf,
     /// `[tokens][intermediate_size]`: `silu(gate)·up`, the input of `down`.
     pub ffn: ActivationBuf,
     /// Products on their way to `ffn` or `x`.
     pub products: ProductBuffers,
+    /// `[tokens][hidden_size]`: what attention or the MLP gives, where it is normalised before it is added.
+    pub branch: Aligned<f32>,
     /// `[logit_rows][vocab_size]`
     pub logits: Aligned<f32>,
     pub attention_buffers: AttentionBuffers,
+}
+
+/// Cosines and sines, `[tokens][head_dim/2]`.
+pub(crate) struct Angles {
+    pub cos: Aligned<f32>,
+    pub sin: Aligned<f32>,
+}
+
+impl Angles {
+    fn new(memory: &mut Allocator, len: usize) -> Self {
+        Self { cos: memory.aligned(len), sin: memory.aligned(len) }
+    }
 }
 
 /// What passes a workspace is for.
@@ -65,11 +78,14 @@ impl Workspace {
             x: memory.aligned(chunk * config.hidden_size),
             normed: ActivationBuf::new(memory, rows, config.hidden_size, normed),
             qkv: memory.aligned(chunk * (config.q_dim() + 2 * config.kv_dim())),
-            cos: memory.aligned(chunk * config.head_dim / 2),
-            sin: memory.aligned(chunk * config.head_dim / 2),
+            angles: [Some(config.rope), config.window_rope].map(|rope| {
+                let tokens = if rope.is_some() { chunk } else { 0 };
+                Angles::new(memory, tokens * config.head_dim / 2)
+            }),
             heads: ActivationBuf::new(memory, chunk, config.q_dim(), heads),
             ffn: ActivationBuf::new(memory, chunk, config.intermediate_size, ffn),
-            products: ProductBuffers::new(memory, chunk, threads),
+            products: ProductBuffers::new(memory, chunk, threads, config.hidden_size),
+            branch: memory.aligned(if config.post_norms { chunk * config.hidden_size } else { 0 }),
             logits: memory.aligned(logit_rows * config.vocab_size),
             attention_buffers: AttentionBuffers::new(memory, config, room),
         }

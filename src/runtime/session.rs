@@ -207,7 +207,7 @@ impl Session {
         }
         if !self.batch.sequences_mut().truncate(self.sequence, position) {
             return Err(Error::Request(format!(
-                "position {position}: the sliding window has moved on, reset the session and feed all tokens again"
+                "position {position}: what the next token looks at is there no more, reset the session and feed all tokens again"
             )));
         }
         Ok(())
@@ -220,7 +220,7 @@ impl Session {
     /// Or if the [observer](Session::observe) breaks it off, or the keys and values of a chunk are beyond what the cache can
     /// keep: the chunks before it are kept then.
     pub fn feed(&mut self, tokens: &[u32]) -> Result<&[f32], Error> {
-        self.check(tokens)?;
+        self.begin(tokens)?;
         let mut last = 0;
         for chunk in tokens.chunks(self.chunk()) {
             self.layers(chunk)?;
@@ -234,7 +234,7 @@ impl Session {
     /// # Errors
     /// As [`Session::feed`].
     pub fn score(&mut self, tokens: &[u32], mut each: impl FnMut(usize, &[f32])) -> Result<(), Error> {
-        self.check(tokens)?;
+        self.begin(tokens)?;
         let mut index = 0;
         let (vocab_size, rows) = (self.model().config().vocab_size, self.batch.logit_rows());
         for chunk in tokens.chunks(self.chunk()) {
@@ -265,8 +265,11 @@ impl Session {
         batch.check_fed(0)
     }
 
-    fn check(&self, tokens: &[u32]) -> Result<(), Error> {
-        check_tokens(self.model(), tokens, self.position(), self.ctx())
+    /// Checks tokens that are to be fed, in as many passes as it takes.
+    fn begin(&mut self, tokens: &[u32]) -> Result<(), Error> {
+        let position = self.position();
+        check_tokens(self.model(), tokens, position, self.ctx())?;
+        self.batch.turn_long(self.sequence, position + tokens.len())
     }
 }
 

@@ -1,15 +1,13 @@
-//! GPT-2's spelling of text: a pre-tokenizer cuts it into words, and every byte of a word is a printable character.
+//! GPT-2's spelling of a word: every byte is a printable character.
 
 use super::Spec;
-use super::bpe::{Merges, Scratch};
+use super::bpe::{Merger, Scratch};
 use super::pretokenize::PreTokenizer;
-use super::vocab::{Class, Vocab};
-use crate::Malformed;
+use super::vocab::Vocab;
 use rustc_hash::FxHashMap;
 
 #[derive(Debug)]
 pub(super) struct ByteLevel {
-    pre: PreTokenizer,
     bytes: [Option<u32>; 256],
     /// With [`Spec::ignore_merges`]: every piece by its bytes.
     whole: Option<FxHashMap<Box<[u8]>, u32>>,
@@ -17,9 +15,8 @@ pub(super) struct ByteLevel {
 
 impl ByteLevel {
     #[expect(clippy::indexing_slicing, reason = "a byte is an index of 256")]
-    pub fn new(spec: &Spec, vocab: &Vocab) -> Result<ByteLevel, Malformed> {
-        let pre = PreTokenizer::named(spec.pre.as_deref().unwrap_or("gpt-2"))?;
-        let texts = || spec.vocab.iter().filter(|(_, id)| vocab.class(*id) == Some(Class::Text));
+    pub fn new(spec: &Spec, vocab: &Vocab) -> ByteLevel {
+        let texts = || spec.vocab.iter().filter(|(_, id)| vocab.is_text(*id));
         let mut bytes = [None; 256];
         for (piece, id) in texts() {
             let mut spelling = piece.chars();
@@ -27,23 +24,22 @@ impl ByteLevel {
                 bytes[usize::from(byte)] = Some(*id);
             }
         }
-        let whole = spec.ignore_merges.unwrap_or(pre.ignores_merges()).then(|| {
+        let by_default = spec.pre.as_deref().is_some_and(PreTokenizer::ignores_merges);
+        let whole = spec.ignore_merges.unwrap_or(by_default).then(|| {
             let spelled = |piece: &str| piece.chars().map(byte_of).collect::<Option<Box<[u8]>>>();
             texts().filter_map(|(piece, id)| Some((spelled(piece)?, *id))).collect()
         });
-        Ok(ByteLevel { pre, bytes, whole })
+        ByteLevel { bytes, whole }
     }
 
-    /// Appends the ids of `text`. Bytes without a piece are left out, as Hugging Face's tokenizers do.
+    /// Appends the ids of `word`. Bytes without a piece are left out, as Hugging Face's tokenizers do.
     #[expect(clippy::indexing_slicing, reason = "a byte is an index of 256")]
-    pub fn encode(&self, text: &str, merges: &Merges, scratch: &mut Scratch, out: &mut Vec<u32>) {
-        self.pre.split(text, |word| {
-            if let Some(&id) = self.whole.as_ref().and_then(|whole| whole.get(word.as_bytes())) {
-                return out.push(id);
-            }
-            scratch.symbols.extend(word.bytes().filter_map(|byte| self.bytes[usize::from(byte)]));
-            merges.apply(scratch, out);
-        });
+    pub fn encode(&self, word: &str, merger: Merger<'_>, scratch: &mut Scratch, out: &mut Vec<u32>) {
+        if let Some(&id) = self.whole.as_ref().and_then(|whole| whole.get(word.as_bytes())) {
+            return out.push(id);
+        }
+        scratch.symbols.extend(word.bytes().filter_map(|byte| self.bytes[usize::from(byte)]));
+        merger.apply(scratch, out);
     }
 }
 

@@ -1,7 +1,7 @@
 //! Ids to text, all at once or as they come.
 
 use super::vocab::Class;
-use super::{FrontEnd, Tokenizer, byte_level, metaspace};
+use super::{DecodeStart, FrontEnd, Tokenizer, byte_level, metaspace};
 
 /// Turns ids into text one at a time, without ever showing half a character.
 ///
@@ -11,8 +11,8 @@ use super::{FrontEnd, Tokenizer, byte_level, metaspace};
 #[derive(Debug, Clone)]
 pub struct Decoder {
     keep_special: bool,
-    /// Nothing has come yet, and one space would be dropped.
-    at_start: bool,
+    /// Nothing has come yet, and this would be dropped.
+    at_start: DecodeStart,
     /// The beginning of a character that is not complete yet: three bytes at most between calls.
     pending: Vec<u8>,
     text: String,
@@ -22,7 +22,7 @@ impl Decoder {
     pub(super) fn new(tokenizer: &Tokenizer) -> Self {
         Decoder {
             keep_special: false,
-            at_start: matches!(tokenizer.front, FrontEnd::Metaspace(_)),
+            at_start: tokenizer.decode_start(),
             pending: Vec::new(),
             text: String::new(),
         }
@@ -66,16 +66,27 @@ impl Decoder {
             let piece = tokenizer.piece(id).unwrap_or_default();
             self.pending.extend_from_slice(piece.as_bytes());
         }
-        if self.at_start && self.pending.len() > start {
-            self.at_start = false;
-            if self.pending.first() == Some(&b' ') {
-                self.pending.remove(0);
-            }
+        if self.pending.len() == start {
+            return;
+        }
+        match std::mem::replace(&mut self.at_start, DecodeStart::Keep) {
+            DecodeStart::Keep => {}
+            DecodeStart::Space => drop(self.pending.drain(..usize::from(self.pending.starts_with(b" ")))),
+            DecodeStart::Spaces if tokenizer.vocab.is_text(id) => self.pending.retain(|&byte| byte != b' '),
+            DecodeStart::Spaces => {}
         }
     }
 }
 
 impl Tokenizer {
+    fn decode_start(&self) -> DecodeStart {
+        let by_default = match self.front {
+            FrontEnd::Metaspace(_) => DecodeStart::Space,
+            FrontEnd::ByteLevel(_) => DecodeStart::Keep,
+        };
+        self.spec.decode_start.unwrap_or(by_default)
+    }
+
     /// The bytes of text that `id` stands for: not always whole characters. A special token is spelled out; `None` where the
     /// vocabulary has no such id.
     pub fn bytes_of(&self, id: u32) -> Option<Vec<u8>> {
@@ -96,8 +107,8 @@ impl Tokenizer {
             (Class::Special, _) => return false,
             (Class::Added, _) => out.extend_from_slice(piece.as_bytes()),
             (Class::Byte(byte), _) => out.push(byte),
-            (Class::Text, FrontEnd::ByteLevel(_)) => byte_level::push_bytes(piece, out),
-            (Class::Text, FrontEnd::Metaspace(_)) => metaspace::push_bytes(piece, out),
+            (Class::Text | Class::AddedText, FrontEnd::ByteLevel(_)) => byte_level::push_bytes(piece, out),
+            (Class::Text | Class::AddedText, FrontEnd::Metaspace(_)) => metaspace::push_bytes(piece, out),
         }
         true
     }

@@ -1,12 +1,12 @@
-//! SentencePiece's spelling of text: `▁` for spaces and before the text, `<0xXX>` for characters without a piece.
+//! SentencePiece's spelling of text: its characters, `▁` for spaces, and `<0xXX>` for characters without a piece.
 
 use super::Spec;
-use super::bpe::{Merges, Scratch};
+use super::bpe::{Merger, Scratch};
 use super::vocab::{Class, Vocab};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 /// The character that stands for a space.
-const SPACE: char = '▁';
+pub(super) const SPACE: char = '▁';
 
 #[derive(Debug)]
 pub(super) struct Metaspace {
@@ -27,41 +27,22 @@ impl Metaspace {
             let mut spelling = piece.chars();
             match (vocab.class(*id), spelling.next(), spelling.next()) {
                 (Some(Class::Byte(byte)), ..) => bytes[usize::from(byte)] = Some(*id),
-                (Some(Class::Text), Some(only), None) => {
+                (Some(Class::Text | Class::AddedText), Some(only), None) => {
                     chars.insert(only, *id);
                 }
                 _ => {}
             }
         }
-        let joint =
-            |(left, right): &(String, String)| Some((left.chars().next_back()?, right.chars().next()?));
-        Metaspace {
-            chars,
-            bytes,
-            unk: vocab.id_of("<unk>"),
-            joints: spec.merges.iter().filter_map(joint).collect(),
-        }
+        Metaspace { chars, bytes, unk: vocab.id_of("<unk>"), joints: joints(spec, vocab) }
     }
 
-    /// Appends the ids of `text`, a `▁` before it if `prefix`. A run of characters that cannot be spelled gives one `<unk>`,
-    /// as in SentencePiece.
-    pub fn encode(
-        &self,
-        text: &str,
-        prefix: bool,
-        merges: &Merges,
-        scratch: &mut Scratch,
-        out: &mut Vec<u32>,
-    ) {
-        if text.is_empty() {
-            return;
-        }
-        let spelled = text.chars().map(|c| if c == ' ' { SPACE } else { c });
+    /// Appends the ids of `text`. A run of characters that cannot be spelled gives one `<unk>`, as in SentencePiece.
+    pub fn encode(&self, text: &str, merger: Merger<'_>, scratch: &mut Scratch, out: &mut Vec<u32>) {
         let mut before = SPACE;
         let mut unknown = false;
-        for c in prefix.then_some(SPACE).into_iter().chain(spelled) {
+        for c in text.chars() {
             if !self.joints.contains(&(before, c)) {
-                merges.apply(scratch, out);
+                merger.apply(scratch, out);
             }
             before = c;
             let after_unknown = std::mem::take(&mut unknown);
@@ -69,13 +50,13 @@ impl Metaspace {
                 scratch.symbols.push(id);
                 continue;
             }
-            merges.apply(scratch, out);
+            merger.apply(scratch, out);
             unknown = !self.spell(c, out);
             if unknown && !after_unknown {
                 out.extend(self.unk);
             }
         }
-        merges.apply(scratch, out);
+        merger.apply(scratch, out);
     }
 
     /// Appends the byte pieces of `c`, unless the vocabulary lacks any of them.
@@ -89,6 +70,17 @@ impl Metaspace {
         }
         complete
     }
+}
+
+fn joints(spec: &Spec, vocab: &Vocab) -> FxHashSet<(char, char)> {
+    let joint = |(left, right): &(String, String)| Some((left.chars().next_back()?, right.chars().next()?));
+    let mut joints: FxHashSet<_> = spec.merges.iter().filter_map(joint).collect();
+    for ((piece, id), _) in spec.vocab.iter().zip(&spec.scores) {
+        if vocab.is_text(*id) {
+            joints.extend(piece.chars().zip(piece.chars().skip(1)));
+        }
+    }
+    joints
 }
 
 /// Appends the text that `piece` spells.

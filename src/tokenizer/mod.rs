@@ -1,32 +1,43 @@
 //! Text to token ids and back: byte-pair encoding behind two front ends.
 //!
-//! [`Kind::Metaspace`] gives SentencePiece's ids (Mistral, Llama 2), [`Kind::ByteLevel`] those of GPT-2's descendants
+//! [`Kind::Metaspace`] gives SentencePiece's ids (Mistral, Llama 2, Gemma), [`Kind::ByteLevel`] those of GPT-2's descendants
 //! (SmolLM2, Llama 3, Qwen, Mistral-Nemo).
+//!
+//! As in Hugging Face's tokenizers, a text goes through these steps: tokens that are not normalised are found in it; what is
+//! between them is normalised; the other tokens are found in that; what is between those is cut into words
+//! ([`Cut`]); and each word's symbols are merged.
 
 mod bpe;
 mod byte_level;
+mod cut;
 mod decode;
+mod expression;
 mod metaspace;
+mod normalize;
 mod pretokenize;
+mod recognize;
 mod spec;
 mod spm;
+mod steps;
 mod trie;
 mod vocab;
 mod written;
 
 pub use decode::Decoder;
-pub use spec::{Kind, Spec};
+pub use spec::{DecodeStart, Kind, Spec, TokenRule};
 pub use spm::{ScoredMerges, merges_from_scores};
+pub use steps::{Behavior, Cut, Normalize, Pattern, Prepend};
 
 use crate::Malformed;
-use unicode_normalization::{UnicodeNormalization, is_nfc};
 
-use bpe::{Merges, Scratch};
+use bpe::{Merger, Merges, Scratch};
 use byte_level::ByteLevel;
+use cut::Cutter;
 use metaspace::Metaspace;
+use normalize::Normalizer;
+use recognize::Recognizer;
 use trie::Trie;
 use vocab::{Class, Vocab};
-use written::WrittenTokens;
 
 /// A vocabulary with its merges, ready to encode and decode. Immutable; share it between threads as you like.
 #[derive(Debug)]
@@ -34,10 +45,12 @@ pub struct Tokenizer {
     spec: Spec,
     vocab: Vocab,
     merges: Merges,
+    normalizer: Normalizer,
+    cutter: Cutter,
     front: FrontEnd,
     /// What is recognised in any text, and what where special tokens are.
-    added: WrittenTokens,
-    special: WrittenTokens,
+    added: Recognizer,
+    special: Recognizer,
     bos: Option<u32>,
     eos: Vec<u32>,
     /// Built when a grammar first asks for it.
@@ -81,14 +94,17 @@ impl Tokenizer {
     ///
     /// # Errors
     /// [`Malformed`] if an id is above [`Tokenizer::MAX_ID`], an id or a piece occurs twice, a special or
-    /// added token contradicts the vocabulary or is empty, BOS or EOS has no piece, merges that are not there are equal, the
-    /// pre-tokenizer is not known, or special and added tokens have more text than can be looked for.
+    /// added token contradicts the vocabulary or is empty, BOS or EOS has no piece, merges that are not there are equal, a step
+    /// is not known, contradicts the kind or has an expression that cannot be used, there are merges and scores, or
+    /// special and added tokens have more text than can be looked for.
     pub fn new(mut spec: Spec) -> Result<Tokenizer, Malformed> {
         let vocab = Vocab::new(&mut spec)?;
         let merges = Merges::new(&spec, &vocab)?;
+        let normalizer = Normalizer::new(&spec)?;
+        let cutter = Cutter::new(&spec)?;
         let front = match spec.kind {
             Kind::Metaspace => FrontEnd::Metaspace(Metaspace::new(&spec, &vocab)),
-            Kind::ByteLevel => FrontEnd::ByteLevel(ByteLevel::new(&spec, &vocab)?),
+            Kind::ByteLevel => FrontEnd::ByteLevel(ByteLevel::new(&spec, &vocab)),
         };
         let default = |piece| vocab.id_of(piece).filter(|_| spec.kind == Kind::Metaspace);
         let bos = spec.bos_token_id.or_else(|| default("<s>"));
@@ -96,82 +112,94 @@ impl Tokenizer {
         if eos.is_empty() {
             eos.extend(default("</s>"));
         }
-        let added = WrittenTokens::new(&spec, &vocab, &[Class::Added])?;
-        let special = WrittenTokens::new(&spec, &vocab, &[Class::Added, Class::Special])?;
-        Ok(Tokenizer { spec, vocab, merges, front, added, special, bos, eos, trie: Trie::default() })
+        let recognizer = |classes: &[Class]| Recognizer::new(&spec, &vocab, &normalizer, classes);
+        let added = recognizer(&[Class::Added, Class::AddedText])?;
+        let special = recognizer(&[Class::Added, Class::AddedText, Class::Special])?;
+        let trie = Trie::default();
+        Ok(Tokenizer { spec, vocab, merges, normalizer, cutter, front, added, special, bos, eos, trie })
     }
 
     /// The ids of `text`.
     ///
-    /// Added tokens are recognised in any text, special tokens where the options say so.
+    /// Added tokens are recognised in any text, special tokens where the options say so, each by its rule
+    /// ([`Spec::token_rules`]).
     ///
-    /// BOS is never doubled: it is not added to a text that begins with it as a recognised special token. Text after
-    /// a recognised token is encoded as the beginning of a text is, so for [`Kind::Metaspace`] it gets a `▁` of
-    /// its own, as Hugging Face's `LlamaTokenizer` (legacy), llama.cpp and mistral-common have it, unless the model's
-    /// tokenizer says otherwise ([`Spec::prefix_first`]). A character that
+    /// BOS is never doubled: it is not added to a text that begins with it as a recognised special token. With
+    /// [`Kind::Metaspace`], unless the model's tokenizer says otherwise, text after a recognised token is encoded as the
+    /// beginning of a text is and gets a `▁` of its own, as Hugging Face's `LlamaTokenizer` (legacy), llama.cpp and
+    /// mistral-common have it. A character that
     /// the vocabulary has no way to spell becomes `<unk>` ([`Kind::Metaspace`] with that piece) or is left out.
     pub fn encode(&self, text: &str, options: EncodeOptions) -> Vec<u32> {
         let mut ids = Vec::new();
-        let mut scratch = Scratch::default();
-        let written_bos =
-            options.special && self.special.at_start(text).is_some_and(|id| Some(id) == self.bos);
-        if options.bos && self.adds_bos() && !written_bos {
-            ids.extend(self.bos);
+        if options.bos && self.adds_bos() {
+            let start = match &self.spec.start_tokens[..] {
+                [] => self.bos.as_slice(),
+                several => several,
+            };
+            let written = options.special.then(|| self.token_at_start(text)).flatten();
+            if written.is_none() || written != start.first().copied() {
+                ids.extend(start);
+            }
         }
-        let written = if options.special { &self.special } else { &self.added };
-        self.encode_written(written, text, true, &mut scratch, &mut ids);
+        let recognizer = if options.special { &self.special } else { &self.added };
+        self.encode_with(recognizer, text, true, &mut Scratch::default(), &mut ids);
         ids
     }
 
     /// The ids of a text with special tokens, without BOS; the text between those goes through `restore` first.
+    ///
+    /// Special tokens are recognised as they are written, those too that are normalised elsewhere: what is restored must not
+    /// become one by being normalised.
     pub(crate) fn encode_disguised(&self, text: &str, restore: impl Fn(&str) -> String) -> Vec<u32> {
         let mut ids = Vec::new();
         let mut scratch = Scratch::default();
-        let mut prefix = true;
-        for (plain, id) in self.special.split(text) {
-            self.encode_written(&self.added, &restore(plain), prefix, &mut scratch, &mut ids);
+        let mut first = true;
+        for (plain, id) in self.special.as_written().split(text) {
+            self.encode_with(&self.added, &restore(plain), first, &mut scratch, &mut ids);
             ids.extend(id);
-            prefix = !self.spec.prefix_first;
+            first = false;
         }
         ids
     }
 
-    /// Encodes a text in which the tokens `written` are recognised.
-    fn encode_written(
+    /// Encodes a text in which `recognizer`'s tokens are recognised; `first` if it is the beginning of the whole.
+    fn encode_with(
         &self,
-        written: &WrittenTokens,
+        recognizer: &Recognizer,
         text: &str,
-        prefix: bool,
+        first: bool,
         scratch: &mut Scratch,
         ids: &mut Vec<u32>,
     ) {
-        let mut prefix = prefix;
-        for (plain, id) in written.split(text) {
-            self.encode_plain(plain, prefix, scratch, ids);
+        let mut first = first;
+        for (raw, id) in recognizer.raw.split(text) {
+            if !raw.is_empty() {
+                let normal = self.normalizer.apply(raw, first);
+                first = normal.first;
+                for (plain, id) in recognizer.normalized.split(&normal.text) {
+                    self.encode_plain(plain, first, scratch, ids);
+                    ids.extend(id);
+                    first = false;
+                }
+            }
             ids.extend(id);
-            prefix = !self.spec.prefix_first;
+            first = false;
         }
     }
 
-    fn encode_plain(&self, text: &str, prefix: bool, scratch: &mut Scratch, ids: &mut Vec<u32>) {
-        let composed: String;
-        let text = match self.spec.nfc && !is_nfc(text) {
-            true => {
-                composed = text.nfc().collect();
-                &composed
-            }
-            false => text,
-        };
-        match &self.front {
-            FrontEnd::Metaspace(front) => front.encode(text, prefix, &self.merges, scratch, ids),
-            FrontEnd::ByteLevel(front) => front.encode(text, &self.merges, scratch, ids),
-        }
+    /// Encodes what is between tokens, normalised.
+    fn encode_plain(&self, text: &str, first: bool, scratch: &mut Scratch, ids: &mut Vec<u32>) {
+        let merger = Merger { merges: &self.merges, vocab: &self.vocab, spec: &self.spec };
+        self.cutter.words(text, first, |word| match &self.front {
+            FrontEnd::Metaspace(front) => front.encode(word, merger, scratch, ids),
+            FrontEnd::ByteLevel(front) => front.encode(word, merger, scratch, ids),
+        });
     }
 
     /// The text of `ids`, special tokens left out.
     ///
     /// Bytes that are not UTF-8 show as U+FFFD, as [`String::from_utf8_lossy`] has it. With [`Kind::Metaspace`] one
-    /// space at the very start is dropped. Ids that have no piece give nothing.
+    /// space at the very start is dropped, unless [`Spec::decode_start`] says otherwise. Ids that have no piece give nothing.
     pub fn decode(&self, ids: &[u32]) -> String {
         self.decoder().decode(self, ids)
     }
@@ -204,17 +232,17 @@ impl Tokenizer {
 
     /// The special tokens, sorted by their bytes.
     pub fn special_tokens(&self) -> impl Iterator<Item = (&str, u32)> {
-        self.special.iter().filter(|&(_, id)| self.is_special(id))
+        self.special.as_written().iter().filter(|&(_, id)| self.is_special(id))
     }
 
     /// The special or added token that `text` begins with; the longest if there are several.
     pub(crate) fn token_at_start(&self, text: &str) -> Option<u32> {
-        self.special.at_start(text)
+        self.special.as_written().at_start(text)
     }
 
     /// Where `text` spells special or added tokens, in order, with the longest at each place.
     pub(crate) fn written_tokens(&self, text: &str) -> impl Iterator<Item = (usize, u32)> {
-        self.special.places(text)
+        self.special.as_written().places(text)
     }
 
     /// The largest id + 1; 0 for an empty vocabulary. Ids below it may be holes.

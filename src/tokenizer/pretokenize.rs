@@ -40,8 +40,8 @@ impl PreTokenizer {
     }
 
     /// Whether a word that is a piece is taken whole, where nobody says: the descendants of tiktoken do that.
-    pub fn ignores_merges(self) -> bool {
-        matches!(self, PreTokenizer::Llama3 | PreTokenizer::Tekken)
+    pub fn ignores_merges(name: &str) -> bool {
+        matches!(name, "llama-bpe" | "tekken")
     }
 
     /// Calls `word` with every word of `text`, in order. Together they are the text.

@@ -18,7 +18,7 @@ const MAX_BYTES: usize = 128 << 20;
 const BYTES_PER_MERGE: usize = 2 * size_of::<String>() + 32;
 
 /// Bytes of the longest piece that merges may make.
-const MAX_MERGED: usize = 128;
+pub(super) const MAX_MERGED: usize = 128;
 
 /// The merges that encode as SentencePiece's BPE does with these pieces (`scores[i]` for `tokens[i]`, higher is merged
 /// earlier), for [`Spec::merges`](super::Spec::merges), and which of them are as good as each other, for

@@ -2,7 +2,7 @@
 
 use super::{Kind, Spec, Tokenizer};
 use crate::Malformed;
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 /// What a piece stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,6 +15,8 @@ pub(super) enum Class {
     Special,
     /// Its own text, recognised in one but never made by merging.
     Added,
+    /// Recognised like an added token, and made by merging and spelled like text.
+    AddedText,
 }
 
 /// The index of a [`Spec`]'s vocabulary, in both directions. A slot is a position in [`Spec::vocab`].
@@ -55,13 +57,21 @@ impl Vocab {
     }
 
     fn mark_tokens(&mut self, spec: &Spec) -> Result<(), Malformed> {
+        let mergeable: FxHashSet<u32> =
+            spec.token_rules.iter().filter(|(_, rule)| rule.mergeable).map(|&(id, _)| id).collect();
         for &(_, id) in &spec.added_tokens {
-            self.set(id, Class::Added);
+            self.set(id, if mergeable.contains(&id) { Class::AddedText } else { Class::Added });
         }
         for &(_, id) in &spec.special_tokens {
             self.set(id, Class::Special);
         }
+        for &(id, _) in &spec.token_rules {
+            if !matches!(self.class(id), Some(Class::Added | Class::AddedText | Class::Special)) {
+                return Err(malformed(format!("token {id} has a rule, but is neither special nor added")));
+            }
+        }
         for (name, id) in (spec.bos_token_id.iter().map(|id| ("BOS", id)))
+            .chain(spec.start_tokens.iter().map(|id| ("start", id)))
             .chain(spec.eos_token_ids.iter().map(|id| ("EOS", id)))
         {
             if !self.set(*id, Class::Special) {
@@ -92,9 +102,14 @@ impl Vocab {
         self.ids.get(piece).copied()
     }
 
+    /// Whether plain text may become the piece with this id.
+    pub fn is_text(&self, id: u32) -> bool {
+        matches!(self.class(id), Some(Class::Text | Class::AddedText))
+    }
+
     /// The id of a piece that plain text may become.
     pub fn text_id(&self, piece: &str) -> Option<u32> {
-        self.id_of(piece).filter(|&id| self.class(id) == Some(Class::Text))
+        self.id_of(piece).filter(|&id| self.is_text(id))
     }
 }
 

@@ -4,20 +4,28 @@ use aho_corasick::automaton::Automaton;
 use aho_corasick::nfa::contiguous::NFA;
 use aho_corasick::{Anchored, PatternID};
 
-use super::Spec;
-use super::vocab::{Class, Vocab};
+use super::cut::is_word;
+use super::spec::TokenRule;
 use crate::Malformed;
 
-/// The tokens of some classes.
+/// Tokens, and how they are recognised.
 #[derive(Debug)]
 pub(super) struct WrittenTokens {
     /// Sorted by their bytes.
-    tokens: Vec<(Box<str>, u32)>,
+    tokens: Vec<Token>,
     /// Finds them in a text that is read from its end. Where it has read the beginning of some tokens, the longest of them is
     /// the first that it names: all that start at one place are found at once, however long they are.
     backwards: NFA,
     /// Whether any begins with this byte.
     starts: Box<[bool; 256]>,
+}
+
+/// A token as it is looked for.
+#[derive(Debug)]
+pub(super) struct Token {
+    pub written: Box<str>,
+    pub id: u32,
+    pub rule: TokenRule,
 }
 
 /// A token that could be recognised at a place of a text: the longest that is written there.
@@ -28,24 +36,21 @@ struct Start {
 }
 
 impl WrittenTokens {
+    /// Of several that are written alike the first is recognised, and none that is empty.
+    ///
     /// # Errors
     /// If there is more to them than an automaton can hold.
-    pub fn new(spec: &Spec, vocab: &Vocab, classes: &[Class]) -> Result<WrittenTokens, Malformed> {
-        let of_classes = spec
-            .vocab
-            .iter()
-            .filter(|(_, id)| vocab.class(*id).is_some_and(|class| classes.contains(&class)));
-        let mut tokens: Vec<(Box<str>, u32)> =
-            of_classes.map(|(piece, id)| (piece.as_str().into(), *id)).collect();
-        tokens.retain(|(piece, _)| !piece.is_empty());
-        tokens.sort();
+    pub fn new(mut tokens: Vec<Token>) -> Result<WrittenTokens, Malformed> {
+        tokens.retain(|token| !token.written.is_empty());
+        tokens.sort_by(|a, b| a.written.cmp(&b.written));
+        tokens.dedup_by(|a, b| a.written == b.written);
         let mut starts = Box::new([false; 256]);
-        for first in tokens.iter().filter_map(|(piece, _)| piece.bytes().next()) {
+        for first in tokens.iter().filter_map(|token| token.written.bytes().next()) {
             if let Some(start) = starts.get_mut(usize::from(first)) {
                 *start = true;
             }
         }
-        let reversed = tokens.iter().map(|(piece, _)| piece.bytes().rev().collect::<Vec<u8>>());
+        let reversed = tokens.iter().map(|token| token.written.bytes().rev().collect::<Vec<u8>>());
         let backwards = NFA::builder().prefilter(false).build(reversed);
         let backwards = backwards.map_err(|e| Malformed(format!("the special and added tokens: {e}")))?;
         Ok(WrittenTokens { tokens, backwards, starts })
@@ -53,7 +58,7 @@ impl WrittenTokens {
 
     /// All of them.
     pub fn iter(&self) -> impl Iterator<Item = (&str, u32)> {
-        self.tokens.iter().map(|(piece, id)| (&**piece, *id))
+        self.tokens.iter().map(|token| (&*token.written, token.id))
     }
 
     /// The token that `text` begins with; the longest if there are several.
@@ -62,12 +67,12 @@ impl WrittenTokens {
         let mut agree = self.tokens.as_slice();
         let mut longest = None;
         for (depth, byte) in text.bytes().enumerate() {
-            let start = agree.partition_point(|(piece, _)| piece.as_bytes().get(depth) < Some(&byte));
-            let end = agree.partition_point(|(piece, _)| piece.as_bytes().get(depth) <= Some(&byte));
+            let start = agree.partition_point(|token| token.written.as_bytes().get(depth) < Some(&byte));
+            let end = agree.partition_point(|token| token.written.as_bytes().get(depth) <= Some(&byte));
             agree = agree.get(start..end).unwrap_or_default();
-            let Some((piece, id)) = agree.first() else { break };
-            if piece.len() == depth + 1 {
-                longest = Some(*id);
+            let Some(token) = agree.first() else { break };
+            if token.written.len() == depth + 1 {
+                longest = Some(token.id);
             }
         }
         longest
@@ -79,24 +84,39 @@ impl WrittenTokens {
         starts
             .into_iter()
             .rev()
-            .filter_map(|start| Some((start.at, self.tokens.get(start.token.as_usize())?.1)))
+            .filter_map(|start| Some((start.at, self.tokens.get(start.token.as_usize())?.id)))
     }
 
     /// The parts of `text`: from the left the tokens, of those that start at one place the longest, with the text before
-    /// each; and the text that remains. Takes a time in proportion to the text.
+    /// each; and the text that remains, or no text and no token. What a token's rule forbids is text, and nothing else is recognised in it. Takes a
+    /// time in proportion to the text.
     pub fn split<'t>(&self, text: &'t str) -> impl Iterator<Item = (&'t str, Option<u32>)> {
         let mut starts = self.starts(text);
-        let mut end = Some(0);
+        // Up to where the text is done; up to where tokens have been found, those with it that did not count.
+        let (mut done, mut found) = (Some(0), 0);
         std::iter::from_fn(move || {
-            let from = end?;
+            let from = done?;
             while let Some(start) = starts.pop() {
-                let token = self.tokens.get(start.token.as_usize());
-                if let (Some(plain), Some((piece, id))) = (text.get(from..start.at), token) {
-                    end = Some(start.at + piece.len());
-                    return Some((plain, Some(*id)));
+                let Some(token) = self.tokens.get(start.token.as_usize()) else { continue };
+                let end = start.at + token.written.len();
+                if start.at < found {
+                    continue;
                 }
+                found = end;
+                let (Some(before), Some(after)) = (text.get(..start.at), text.get(end..)) else { continue };
+                if token.rule.single_word && (before.ends_with(is_word) || after.starts_with(is_word)) {
+                    continue;
+                }
+                // The token before may have taken white space, or all of this one where it is white space itself.
+                let before = text.get(from..start.at).unwrap_or_default();
+                let before = if token.rule.lstrip { before.trim_end() } else { before };
+                let space = if token.rule.rstrip { after.len() - after.trim_start().len() } else { 0 };
+                let end = end + space;
+                done = Some(end);
+                let id = (!token.rule.lstrip || from < end).then_some(token.id);
+                return Some((before, id));
             }
-            end = None;
+            done = None;
             text.get(from..).map(|rest| (rest, None))
         })
     }
@@ -130,10 +150,9 @@ mod tests {
         let mut pieces = pieces.to_vec();
         pieces.sort();
         pieces.dedup();
-        let vocab = pieces.into_iter().zip(0..).collect();
-        let mut spec = Spec { special_tokens: vocab, ..Spec::default() };
-        let vocab = Vocab::new(&mut spec).unwrap();
-        WrittenTokens::new(&spec, &vocab, &[Class::Special]).unwrap()
+        let token =
+            |(piece, id): (String, u32)| Token { written: piece.into(), id, rule: TokenRule::default() };
+        WrittenTokens::new(pieces.into_iter().zip(0..).map(token).collect()).unwrap()
     }
 
     /// The longest of the leftmost, by looking everywhere.

@@ -24,6 +24,7 @@ use tempfile::TempDir;
 
 use super::fixture::fixture;
 use super::hash::fnv;
+use super::random::random;
 
 /// The model as a Hugging Face folder: `qwen2` or `qwen3`.
 pub fn wide_source(name: &str) -> TempDir {
@@ -116,12 +117,4 @@ fn standing_out(i: usize) -> f32 {
         _ if i % 37 == 5 => 8.0,
         _ => 1.0,
     }
-}
-
-/// SplitMix64 (Steele, Lea and Flood 2014), number `i` of the sequence that `seed` begins.
-fn random(seed: u64, i: u64) -> u64 {
-    let z = seed.wrapping_add(i.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-    let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }

@@ -214,10 +214,10 @@ fn models_that_compute_something_else_are_refused() {
     assert_cases_refused(&[
         (|f| f.set("general.architecture", str_value("gemma")), "gemma"),
         (|f| f.remove("general.architecture"), "general.architecture"),
-        (|f| f.set("llama.rope.scaling.type", str_value("yarn")), "yarn"),
+        (|f| f.set("llama.rope.scaling.type", str_value("spiral")), "spiral"),
         (|f| f.set("llama.rope.scaling.factor", f32_value(-4.0)), "rope scaling by -4"),
         (|f| f.set("llama.rope.scale_linear", f32_value(f32::INFINITY)), "rope scaling by inf"),
-        (|f| f.set("llama.rope.scaling.attn_factor", f32_value(1.1)), "rope scaling"),
+        (|f| f.set("llama.rope.scaling.attn_factor", f32_value(-1.1)), "rope_magnitude is -1.1"),
         (|f| f.set("llama.attn_logit_softcapping", f32_value(50.0)), "llama.attn_logit_softcapping"),
         (|f| f.set("llama.rope.dimension_sections", i32s(&[1, 1])), "llama.rope.dimension_sections"),
         (|f| f.set("llama.expert_count", u32_value(8)), "experts"),

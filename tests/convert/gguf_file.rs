@@ -24,7 +24,7 @@ pub fn string(text: &str) -> Vec<u8> {
     bytes
 }
 
-fn typed(kind: u32, value: &[u8]) -> Vec<u8> {
+pub fn typed(kind: u32, value: &[u8]) -> Vec<u8> {
     [&kind.to_le_bytes()[..], value].concat()
 }
 

@@ -2,13 +2,26 @@
 //! with a source. The fixtures come from `tests/fixtures/convert/make.py`.
 
 mod bin_file;
+mod families;
 mod gguf;
 mod gguf_file;
 mod hf;
 mod int4;
 mod relaid;
+mod shipped;
 mod tokenizer;
 mod written;
+
+#[path = "../common"]
+mod common {
+    pub mod bits;
+    pub mod converted;
+    pub mod family;
+    pub mod fixture;
+    pub mod hash;
+    pub mod logprobs;
+    pub mod random;
+}
 
 use std::fs;
 use std::ops::ControlFlow;

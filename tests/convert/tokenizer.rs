@@ -77,8 +77,10 @@ fn make_metaspace(folder: &Path) {
         json["normalizer"] =
             json!({"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "▁"}, replace]});
         json["pre_tokenizer"] = Value::Null;
-        json["decoder"] =
-            json!({"type": "Sequence", "decoders": [{"type": "ByteFallback"}, {"type": "Fuse"}]});
+        let space = json!({"type": "Replace", "pattern": {"String": "▁"}, "content": " "});
+        let strip = json!({"type": "Strip", "content": " ", "start": 1, "stop": 0});
+        json["decoder"] = json!({"type": "Sequence", "decoders": [
+            space, {"type": "ByteFallback"}, {"type": "Fuse"}, strip]});
         json["model"]["byte_fallback"] = json!(true);
     });
 }
@@ -90,32 +92,97 @@ fn metaspace_is_recognised_in_both_spellings() {
     let spelled_out = tokenizer(folder.path());
     assert_eq!(spelled_out["kind"], "metaspace");
     assert_eq!(spelled_out.get("pre"), None);
-    for scheme in ["first", "always"] {
+    for scheme in ["first", "always", "never"] {
+        let step = json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": false});
         edit(folder.path(), "tokenizer.json", |json| {
             json["normalizer"] = Value::Null;
-            json["pre_tokenizer"] =
-                json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": false});
+            json["pre_tokenizer"] = step.clone();
         });
         let mut tokenizer = tokenizer(folder.path());
-        let first = tokenizer.as_object_mut().unwrap().remove("prefix_first");
-        assert_eq!(first, (scheme == "first").then_some(json!(true)));
+        let fields = tokenizer.as_object_mut().unwrap();
+        assert_eq!(fields.remove("normalizer"), Some(json!([])));
+        assert_eq!(fields.remove("pre_tokenizer"), Some(json!([step])));
         assert_eq!(tokenizer, spelled_out);
     }
 }
 
 #[test]
+fn steps_without_a_name_of_ours_are_kept_as_they_are() {
+    let folder = folder();
+    let bytes = json!({"type": "ByteLevel", "add_prefix_space": true, "use_regex": false});
+    let digits = json!({"type": "Digits", "individual_digits": false});
+    let words =
+        json!({"type": "Split", "pattern": {"Regex": r"\s+|\S+"}, "behavior": "Removed", "invert": true});
+    let nested = json!({"type": "Sequence", "pretokenizers": [digits, words]});
+    let strip = json!({"type": "Strip", "strip_left": true, "strip_right": false});
+    edit(folder.path(), "tokenizer.json", |json| {
+        json["pre_tokenizer"] = json!({"type": "Sequence", "pretokenizers": [nested, bytes]});
+        json["pre_tokenizer"]["pretokenizers"][1]["trim_offsets"] = json!(true);
+        json["normalizer"] = json!({"type": "Sequence", "normalizers": [{"type": "NFC"}, strip]});
+    });
+    let tokenizer = tokenizer(folder.path());
+    assert_eq!(tokenizer["pre_tokenizer"], json!([digits, words, bytes]));
+    assert_eq!(tokenizer["normalizer"], json!([{"type": "NFC"}, strip]));
+    assert_eq!((tokenizer.get("pre"), tokenizer.get("nfc")), (None, None));
+}
+
+#[test]
+fn what_decoding_drops_at_the_start_is_kept() {
+    let folder = folder();
+    make_metaspace(folder.path());
+    let space = json!({"type": "Replace", "pattern": {"String": "▁"}, "content": " "});
+    let bytes = json!({"type": "ByteFallback"});
+    let fuse = json!({"type": "Fuse"});
+    let strip = json!({"type": "Strip", "content": " ", "start": 1, "stop": 0});
+    let metaspace = |scheme: &str| json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme});
+    let mut set = |steps: &[&Value]| {
+        edit(folder.path(), "tokenizer.json", |json| {
+            json["decoder"] = json!({"type": "Sequence", "decoders": steps});
+        });
+    };
+    let table = [
+        (vec![&space, &bytes, &fuse, &strip], None),
+        (vec![&space, &bytes, &fuse], Some(json!("keep"))),
+        (vec![&bytes, &metaspace("never")], Some(json!("keep"))),
+        (vec![&bytes, &metaspace("first")], Some(json!("spaces"))),
+    ];
+    for (steps, expected) in table {
+        set(&steps);
+        assert_eq!(tokenizer(folder.path()).get("decode_start"), expected.as_ref());
+    }
+    // Of every piece, or without what makes spaces of ▁.
+    for steps in [vec![&space, &bytes, &strip], vec![&bytes, &fuse], vec![&space, &fuse]] {
+        set(&steps);
+        assert_refused(folder.path(), "decoder");
+    }
+}
+
+#[test]
 fn front_ends_that_are_not_ours_are_refused_and_quoted() {
-    let metaspace = |scheme: &str, split: bool| json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": split});
+    let metaspace =
+        json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": false});
+    let bytes = json!({"type": "ByteLevel", "add_prefix_space": false});
+    let then = |first: &Value, second: &Value| json!({"type": "Sequence", "pretokenizers": [first, second]});
+    let regex = |regex: &str| then(&split(regex)["pretokenizers"][0], &bytes);
     let cases = [
-        ("/pre_tokenizer", json!({"type": "ByteLevel", "add_prefix_space": true}), "add_prefix_space"),
-        ("/pre_tokenizer", json!({"type": "ByteLevel"}), "ByteLevel"),
-        ("/pre_tokenizer", split(r"\s+|\S+"), r"\\s+|\\S+"),
-        ("/pre_tokenizer", json!({"type": "Whitespace"}), "Whitespace"),
-        ("/pre_tokenizer", metaspace("never", false), "never"),
-        ("/pre_tokenizer", metaspace("first", true), "Metaspace"),
-        ("/pre_tokenizer", metaspace("first", false), "byte_fallback"),
-        ("/normalizer", json!({"type": "Lowercase"}), "Lowercase"),
+        ("/pre_tokenizer", json!({"type": "BertPreTokenizer"}), "BertPreTokenizer"),
+        ("/pre_tokenizer", json!({"type": "ByteLevel", "add_prefix_space": false, "odd": 1}), "odd"),
+        (
+            "/pre_tokenizer",
+            then(&bytes, &json!({"type": "Digits", "individual_digits": true})),
+            "the last step",
+        ),
+        ("/pre_tokenizer", regex(r"a(b"), "a(b"),
+        ("/pre_tokenizer", regex(r"[[:alpha:]]+"), "POSIX"),
+        ("/pre_tokenizer", regex(r"(?m:a.b)"), "option m"),
+        ("/pre_tokenizer", regex(&"a?".repeat(50_000)), "longer than"),
+        ("/pre_tokenizer", regex(r"(\p{L}{1000}){1000}"), "cannot be used"),
+        ("/pre_tokenizer", json!({"type": "Whitespace"}), "byte_fallback"),
+        ("/pre_tokenizer", metaspace, "byte_fallback"),
+        ("/normalizer", json!({"type": "Precompiled", "precompiled_charsmap": ""}), "Precompiled"),
+        ("/normalizer", json!({"type": "Strip"}), "strip_left"),
         ("/decoder", json!({"type": "WordPiece"}), "WordPiece"),
+        ("/post_processor", json!({"type": "RobertaProcessing"}), "RobertaProcessing"),
         ("/model/type", json!("Unigram"), "Unigram"),
         ("/model/byte_fallback", json!(true), "byte_fallback"),
         ("/model/dropout", json!(0.1), "dropout"),
@@ -165,7 +232,26 @@ fn added_tokens_are_special_where_they_say_so_and_pieces_in_any_case() {
     assert_eq!((&tokenizer["vocab"]["<pad>"], &tokenizer["vocab"]["<tool>"]), (&json!(290), &json!(291)));
     assert_eq!(tokenizer["vocab"].get("<beyond>"), None, "there is no row for it");
     assert_eq!(tokenizer["added_tokens"], json!({"<tool>": 291}));
-    assert_eq!(report.notes.len(), 2, "{:?}", report.notes);
+    assert_eq!(tokenizer["token_rules"], json!({"<pad>": ["lstrip"]}));
+    assert_eq!(report.notes.len(), 1, "{:?}", report.notes);
+}
+
+#[test]
+fn the_rules_of_added_tokens_are_kept() {
+    let folder = folder();
+    edit(folder.path(), "tokenizer.json", |json| {
+        let added = json["added_tokens"].as_array_mut().unwrap();
+        let id = json["model"]["vocab"]["a"].clone();
+        added.push(json!({"id": id, "content": "a", "special": false, "single_word": true}));
+        added
+            .push(json!({"id": 291, "content": "<b>", "special": false, "rstrip": true, "normalized": true}));
+    });
+    let rules = json!({"a": ["single_word", "mergeable"], "<b>": ["rstrip", "normalized"]});
+    assert_eq!(tokenizer(folder.path())["token_rules"], rules);
+    edit(folder.path(), "tokenizer.json", |json| {
+        json["added_tokens"].as_array_mut().unwrap().push(json!({"id": 291, "content": "<b>"}));
+    });
+    assert_refused(folder.path(), "\"<b>\" stands twice");
 }
 
 fn template(before: &[&str], after: &[&str]) -> Value {
@@ -205,8 +291,10 @@ fn bos_comes_from_the_post_processor_unless_the_configuration_says_otherwise() {
     // What a tokenizer begins a text with is its own affair, not the model's.
     edit(folder.path(), "config.json", |json| json["bos_token_id"] = json!(2));
     assert_eq!(outcome(), (true, "1".into(), 0));
-    set(template(&["<|endoftext|>", "<|im_end|>"], &[]), Value::Null);
-    assert_refused(folder.path(), "post_processor");
+    // Several are all put before a text.
+    set(template(&["<|im_end|>", "<|endoftext|>"], &[]), Value::Null);
+    assert_eq!(outcome(), (true, "2".into(), 0));
+    assert_eq!(tokenizer(folder.path())["start_tokens"], json!([2, 0]));
     set(template(&["<other>"], &[]), Value::Null);
     assert_refused(folder.path(), "post_processor");
 }
@@ -289,6 +377,81 @@ fn gguf_byte_level_names_its_pre_tokenizer() {
 }
 
 #[test]
+fn gguf_sentencepiece_without_a_prefix() {
+    let tokenizer = gguf_tokenizer(|file| file.set("tokenizer.ggml.add_space_prefix", bool_value(0)));
+    let spaces = json!({"type": "Replace", "pattern": {"String": " "}, "content": "▁"});
+    assert_eq!(tokenizer["normalizer"], json!([spaces]));
+    assert_eq!(tokenizer["decode_start"], "keep");
+    let tokenizer = gguf_tokenizer(|file| file.set("tokenizer.ggml.add_space_prefix", bool_value(1)));
+    assert_eq!((tokenizer.get("normalizer"), tokenizer.get("decode_start")), (None, None));
+}
+
+#[test]
+fn gguf_phi_3_drops_white_space_after_its_tokens() {
+    let tokenizer = gguf_tokenizer(|file| {
+        file.set("general.name", str_value("My-Phi-3-mini"));
+        file.set(
+            "tokenizer.ggml.tokens",
+            strings(&["<unk>", "<s>", "</s>", "<0x0A>", "▁", "a", "<|end|>", "▁a"]),
+        );
+        file.set("tokenizer.ggml.token_type", i32s(&[2, 3, 3, 6, 1, 1, 3, 1]));
+    });
+    assert_eq!(tokenizer["token_rules"], json!({"</s>": ["rstrip"], "<|end|>": ["rstrip"]}));
+}
+
+#[test]
+fn gguf_ends_are_those_of_the_keys_and_those_with_a_name() {
+    let mut file = GgufFile::tiny();
+    file.set(
+        "tokenizer.ggml.tokens",
+        strings(&["<unk>", "<s>", "</s>", "<end_of_turn>", "▁", "a", "<eos>", "▁a"]),
+    );
+    file.set("tokenizer.ggml.token_type", i32s(&[2, 3, 3, 3, 1, 1, 1, 1]));
+    file.set("tokenizer.ggml.eos_token_id", u32_value(1));
+    file.set("tokenizer.ggml.eom_token_id", u32_value(6));
+    file.set("tokenizer.ggml.add_eos_token", bool_value(1));
+    let (_folder, path) = write(&file.bytes());
+    let (bin, report) = try_convert(&path, Quant::F32).unwrap();
+    assert_eq!(bin.metadata("eos_token_id"), "1,6,2,3");
+    assert!(report.notes.iter().any(|note| note.contains("EOS")), "{:?}", report.notes);
+}
+
+#[test]
+fn gguf_pre_tokenizers_have_llama_cpps_names() {
+    let of = |name: &'static str| {
+        let mut file = GgufFile::tiny();
+        file.set("tokenizer.ggml.model", str_value("gpt2"));
+        file.set("tokenizer.ggml.pre", str_value(name));
+        file.set("tokenizer.ggml.merges", strings(&["▁ a"]));
+        let (_folder, path) = write(&file.bytes());
+        try_convert(&path, Quant::F32).unwrap().0.header["tokenizer"].take()
+    };
+    let table = [
+        ("phi-2", "gpt-2", None, false),
+        ("refact", "smollm", None, false),
+        ("llama-bpe", "llama-bpe", None, true),
+        ("dbrx", "llama-bpe", Some(false), false),
+        ("smaug-bpe", "llama-bpe", Some(false), false),
+        ("deepseek-r1-qwen", "qwen2", None, false),
+        ("tekken", "tekken", None, true),
+    ];
+    for (name, pre, ignore, bos) in table {
+        let tokenizer = of(name);
+        let ignores = tokenizer.get("ignore_merges").and_then(Value::as_bool);
+        assert_eq!(
+            (&tokenizer["pre"], ignores, &tokenizer["add_bos"]),
+            (&json!(pre), ignore, &json!(bos)),
+            "{name}"
+        );
+    }
+    for (name, splits) in [("gpt-4o", 1), ("deepseek-llm", 6), ("deepseek-coder", 5), ("deepseek-v3", 3)] {
+        let steps = of(name)["pre_tokenizer"].as_array().unwrap().clone();
+        assert_eq!(steps.iter().filter(|step| step["type"] == "Split").count(), splits, "{name}");
+        assert_eq!(steps.last().unwrap()["type"], "ByteLevel", "{name}");
+    }
+}
+
+#[test]
 fn gguf_tokenizers_that_are_not_ours_are_refused() {
     assert_cases_refused(&[
         (|f| f.set("tokenizer.ggml.model", str_value("bert")), "bert"),
@@ -299,7 +462,7 @@ fn gguf_tokenizers_that_are_not_ours_are_refused() {
                 f.set("tokenizer.ggml.model", str_value("gpt2"));
                 f.set("tokenizer.ggml.pre", str_value("default"));
             },
-            "tokenizer.ggml.pre is default",
+            "tokenizer.ggml.pre is default: only gpt-2, phi-2",
         ),
         (
             |f| {
@@ -309,7 +472,7 @@ fn gguf_tokenizers_that_are_not_ours_are_refused() {
             },
             "\"ab\" is not two pieces",
         ),
-        (|f| f.set("tokenizer.ggml.add_space_prefix", bool_value(0)), "add_space_prefix"),
+        (|f| f.set("tokenizer.ggml.remove_extra_whitespaces", bool_value(1)), "remove_extra_whitespaces"),
         (|f| f.remove("tokenizer.ggml.scores"), "tokenizer.ggml.scores is missing"),
         (|f| f.set("tokenizer.ggml.scores", f32s(&[0.0])), "1 scores"),
         (|f| f.set("tokenizer.ggml.scores", f32s(&[f32::NAN; 8])), "NaN"),

@@ -2,6 +2,7 @@
 
 use super::block::{Int8Keys, Int8Values, KEY_PANELS};
 use super::float::{largest, scale_of};
+use crate::float::softcap;
 use crate::int8::{Group, Int8, TilePanel, TokenGroups, tokens};
 use crate::memory::{Aligned, Allocator};
 use crate::panels::PANEL_ROWS;
@@ -17,6 +18,8 @@ pub struct SpanQueries<'a> {
     pub f32: &'a [f32],
     /// The same, quantised.
     pub int8: Quantized<'a>,
+    /// What scores are [capped](crate::scalar::softcap) at.
+    pub softcap: Option<f32>,
 }
 
 /// Up to four neighbouring blocks of one head: 256 positions.
@@ -95,7 +98,11 @@ pub(crate) fn attn_span_i8<K: Int8>(
         let tile = TileOfSpan { span, first, ahead };
         let seen = &seen[first..first + n];
         by_queries!(n, k.span_scores(&tile, queries, used_panels(seen), &mut buffers.scores));
-        weigh(k.lanes(), &tile, seen, buffers, &mut result.sums[first..first + n]);
+        let s = k.lanes();
+        if let Some(cap) = queries.softcap {
+            softcap(s, &mut buffers.scores[..n * SPAN], cap);
+        }
+        weigh(s, &tile, seen, buffers, &mut result.sums[first..first + n]);
         let output = &mut result.output[first * head_dim..][..n * head_dim];
         by_queries!(n, k.span_values(&tile, &buffers.weights, &buffers.weight_scales, output));
         first += n;

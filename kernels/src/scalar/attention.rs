@@ -1,6 +1,6 @@
 //! Attention. A block is 64 positions, a span four blocks; both begin at multiples of the absolute position.
 
-use super::{EXP_MIN, EXP_ROUND, LANES, exp, fold, max, narrow_i8, sum};
+use super::{EXP_MIN, EXP_ROUND, LANES, exp, fold, max, narrow_i8, softcap, sum};
 use crate::attention::block::Int8Keys;
 use crate::attention::int8::{Int8Span, SpanQueries, SpanResult};
 use crate::half::f16;
@@ -110,6 +110,9 @@ pub fn attn_span_i8(queries: &SpanQueries, span: &Int8Span, seen: &[Range<usize>
         let scores = &mut scores[..span.keys.len() * BLOCK];
         for at in seen.clone() {
             scores[at] = score(queries, t, &span.keys[at / BLOCK], at % BLOCK);
+            if let Some(cap) = queries.softcap {
+                softcap(&mut scores[at..at + 1], cap);
+            }
         }
         let max = largest(scores);
         scores.iter_mut().for_each(|score| *score = exp_short(*score - max));

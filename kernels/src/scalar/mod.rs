@@ -266,24 +266,47 @@ pub fn rms_norm_quantize(x: &[f32], weight: &[f32], eps: f32, mut out: Quantized
     }
 }
 
-/// `g / (1 + e⁻ᵍ) · u`.
-fn silu_mul_one(g: f32, u: f32) -> f32 {
-    g / (1.0 + exp(-g)) * u
+/// The function of a gated linear unit (Shazeer 2020).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gate {
+    /// `g / (1 + e⁻ᵍ)`: SwiGLU.
+    Silu,
+    /// `½g · (1 + tanh(√(2/π) · (g + 0.044715g³)))` (Hendrycks & Gimpel 2016): GeGLU with the approximation by tanh.
+    Gelu,
 }
 
-/// `out = silu(gate) · up` (Shazeer 2020, SwiGLU).
-pub fn silu_mul(gate: &[f32], up: &[f32], out: &mut [f32]) {
-    for (out, (&g, &u)) in out.iter_mut().zip(gate.iter().zip(up)) {
-        *out = silu_mul_one(g, u);
+/// `−2√(2/π)` and 0.044715 times that: `½ · (1 + tanh(y))` is `1 / (1 + e⁻²ʸ)`.
+pub(crate) const GELU: [f32; 2] = [-1.595_769_1, -0.071_354_814];
+
+impl Gate {
+    fn of(self, g: f32) -> f32 {
+        match self {
+            Gate::Silu => g / (1.0 + exp(-g)),
+            Gate::Gelu => g / (1.0 + exp(g * (GELU[0] + GELU[1] * (g * g)))),
+        }
     }
 }
 
-/// [`silu_mul`], then [`quantize`].
-pub fn silu_mul_quantize(gate: &[f32], up: &[f32], mut out: QuantizedRow) {
+/// `out = f(gate) · up`, where `f` is the gate's function.
+pub fn glu(f: Gate, gate: &[f32], up: &[f32], out: &mut [f32]) {
+    for (out, (&g, &u)) in out.iter_mut().zip(gate.iter().zip(up)) {
+        *out = f.of(g) * u;
+    }
+}
+
+/// `x = cap · tanh(x / cap)` (Gemma 2, arXiv 2408.00118).
+pub fn softcap(x: &mut [f32], cap: f32) {
+    for x in x {
+        *x = (1.0 - 2.0 / (exp(*x * (2.0 / cap)) + 1.0)) * cap;
+    }
+}
+
+/// [`glu`], then [`quantize`].
+pub fn glu_quantize(f: Gate, gate: &[f32], up: &[f32], mut out: QuantizedRow) {
     let mut y = [0.0; GROUP];
     for (g, (gate, up)) in gate.chunks(GROUP).zip(up.chunks(GROUP)).enumerate() {
         let y = &mut y[..gate.len()];
-        silu_mul(gate, up, y);
+        glu(f, gate, up, y);
         let group = quantize_group(y, &mut out.values[g * GROUP..][..y.len()]);
         out.set(g, group);
     }

@@ -14,8 +14,8 @@ use std::fmt::Debug;
 use proptest::prelude::*;
 use torchless_kernels::half::f16;
 use torchless_kernels::{
-    Allocator, BLOCK, CacheElement, GROUP, Isa, Kernels, MatMut, Outlier, PANEL_ROWS, PanelMatrix, QMatrix,
-    QUAD, QuantizedBuf,
+    Allocator, BLOCK, CacheElement, GROUP, Gate, Isa, Kernels, MatMut, Outlier, PANEL_ROWS, PanelMatrix,
+    QMatrix, QUAD, QuantizedBuf,
 };
 
 /// Lengths around every edge a float kernel has: a lane, a register, a group. Under Miri, which looks at memory and
@@ -326,12 +326,21 @@ fn rms_norm() {
 }
 
 #[test]
-fn silu_mul() {
+fn glu() {
     let differences = Differences::default();
     for_floats(|case, gate, up| {
-        differences.look(case, |k| updated(gate, |out| k.silu_mul(gate, up, out)));
-        differences.look(case, |k| quantized(gate.len(), |row| k.silu_mul_quantize(gate, up, row)));
+        for f in [Gate::Silu, Gate::Gelu] {
+            let case = (f, case);
+            differences.look(&case, |k| updated(gate, |out| k.glu(f, gate, up, out)));
+            differences.look(&case, |k| quantized(gate.len(), |row| k.glu_quantize(f, gate, up, row)));
+        }
     });
+}
+
+#[test]
+fn softcap() {
+    let differences = Differences::default();
+    for_floats(|case, x, _| differences.look(case, |k| updated(x, |x| k.softcap(x, 30.0))));
 }
 
 /// The exponential, seen through `silu(x)·1`, at every value its reduction treats differently.
@@ -345,7 +354,8 @@ fn silu_over_the_whole_range() {
         [edge.next_down(), edge, edge.next_up()]
     }));
     let ones = vec![1.0; gate.len()];
-    differences.look(&"silu", |k| updated(&gate, |out| k.silu_mul(&gate, &ones, out)));
+    differences.look(&"silu", |k| updated(&gate, |out| k.glu(Gate::Silu, &gate, &ones, out)));
+    differences.look(&"gelu", |k| updated(&gate, |out| k.glu(Gate::Gelu, &gate, &ones, out)));
 }
 
 #[test]
@@ -694,7 +704,7 @@ proptest! {
         let differences = Differences::default();
         differences.look(&x, |k| quantized(x.len(), |row| k.quantize(&x, row)));
         differences.look(&x, |k| quantized(x.len(), |row| k.rms_norm_quantize(&x, &x, eps, row)));
-        differences.look(&x, |k| updated(&x, |out| k.silu_mul(&x, &x, out)));
+        differences.look(&x, |k| updated(&x, |out| k.glu(Gate::Silu, &x, &x, out)));
         differences.look(&x, |k| k.argmax(&x));
         differences.look(&x, |k| updated(&x, |x| _ = k.softmax_block(x)));
     }

@@ -52,7 +52,13 @@ impl Blocks {
     }
 
     /// What some queries see of them: output, and the largest scores and sums.
-    fn attend(&self, k: Kernels, queries: &[f32], seen: &[Range<usize>]) -> (Vec<f32>, Vec<f32>) {
+    fn attend(
+        &self,
+        k: Kernels,
+        queries: &[f32],
+        softcap: Option<f32>,
+        seen: &[Range<usize>],
+    ) -> (Vec<f32>, Vec<f32>) {
         let blocks = self.values.len() / Int8Values::words(self.head_dim);
         let keys: Vec<_> = (0..blocks).map(|block| self.keys(block)).collect();
         let values: Vec<_> = (0..blocks).map(|block| self.values(block)).collect();
@@ -63,7 +69,7 @@ impl Blocks {
             padded[t * cols..][..self.head_dim].copy_from_slice(query);
             all()[0].quantize(&padded[t * cols..][..cols], quantized.view_mut(seen.len()).token(t));
         }
-        let queries = SpanQueries { f32: &padded, int8: quantized.view(seen.len()) };
+        let queries = SpanQueries { f32: &padded, int8: quantized.view(seen.len()), softcap };
         let mut buffers = SpanBuffers::new(&mut Allocator::heap());
         let (mut output, mut sums) = (vec![0.5; seen.len() * self.head_dim], vec![[0.5; 2]; seen.len()]);
         let result = SpanResult { output: &mut output, sums: &mut sums };
@@ -99,7 +105,9 @@ fn span() {
             let q = sort.make(queries * head_dim, 3);
             let seen: Vec<_> = (0..queries).map(|t| seen(t, blocks * BLOCK)).collect();
             let case = (sort, head_dim, queries, blocks);
-            differences.look(&case, |k| stored.attend(k, &q, &seen));
+            for softcap in [None, Some(50.0)] {
+                differences.look(&(case, softcap), |k| stored.attend(k, &q, softcap, &seen));
+            }
         }
     }
 }
@@ -140,7 +148,7 @@ fn what_is_not_seen_does_not_matter() {
     let q = Floats::Plain.make(2 * head_dim, 3);
     for k in all() {
         let whole = Blocks::new(k, 3, head_dim, &keys, &values);
-        let expected = whole.attend(k, &q, &[3..100, 64..128]);
+        let expected = whole.attend(k, &q, None, &[3..100, 64..128]);
         for position in (0..3).chain(128..positions) {
             keys[position * head_dim..][..head_dim].fill(f32::NAN);
             values[position * head_dim..][..head_dim].fill(f32::INFINITY);
@@ -149,11 +157,14 @@ fn what_is_not_seen_does_not_matter() {
         let spoilt = Blocks::new(k, 3, head_dim, &keys, &values);
         let two = Blocks::new(k, 2, head_dim, &keys[..128 * head_dim], &values[..128 * head_dim]);
         assert!(
-            spoilt.attend(k, &q, &[3..100, 64..128]).same(&two.attend(k, &q, &[3..100, 64..128])),
+            spoilt.attend(k, &q, None, &[3..100, 64..128]).same(&two.attend(k, &q, None, &[3..100, 64..128])),
             "{k:?}"
         );
         assert!(expected.0.iter().all(|x| x.is_finite()));
-        assert!(spoilt.attend(k, &q, &[3..100, 64..129]).0[head_dim..].iter().all(|x| x.is_nan()), "{k:?}");
+        assert!(
+            spoilt.attend(k, &q, None, &[3..100, 64..129]).0[head_dim..].iter().all(|x| x.is_nan()),
+            "{k:?}"
+        );
     }
     assert_eq!(SPAN_BLOCKS * BLOCK, torchless_kernels::SPAN);
 }

@@ -115,7 +115,7 @@ impl Task for SpanTask {
             from_fn(|i| Int8Values::new(&self.values[i * value_words..][..value_words], self.head_dim));
         let queries = self.sums.len();
         kernels.attn_span_i8(
-            &SpanQueries { f32: &self.queries, int8: self.quantized.view(queries) },
+            &SpanQueries { f32: &self.queries, int8: self.quantized.view(queries), softcap: None },
             &Int8Span { keys: &keys, values: &values },
             &[const { 0..SPAN }; 64][..queries],
             &mut self.buffers,

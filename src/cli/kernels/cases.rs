@@ -7,8 +7,8 @@ mod attention;
 use half::f16;
 use torchless::bench::bandwidth::read;
 use torchless_kernels::{
-    Aligned, Allocator, GROUP, Int4Matrix, Int4Scales, Kernels, MatMut, PanelMatrix, QMatrix, QuantizedBuf,
-    Weight,
+    Aligned, Allocator, GROUP, Gate, Int4Matrix, Int4Scales, Kernels, MatMut, PanelMatrix, QMatrix,
+    QuantizedBuf, Weight,
 };
 
 /// A kernel on fixed inputs.
@@ -100,13 +100,13 @@ fn vector_cases(n: usize, cases: &mut Vec<(&'static str, MakeCase)>) {
     cases.push(("quantize", Box::new(move || quantizing(n, 5, |k, s, row| k.quantize(&s[0], row)))));
     let norm: Quantizing = |k, s, row| k.rms_norm_quantize(&s[0], &s[1], 1e-5, row);
     cases.push(("rms_norm_quantize", Box::new(move || quantizing(n, 9, norm))));
-    let silu: Quantizing = |k, s, row| k.silu_mul_quantize(&s[0], &s[1], row);
+    let silu: Quantizing = |k, s, row| k.glu_quantize(Gate::Silu, &s[0], &s[1], row);
     cases.push(("silu_mul_quantize", Box::new(move || quantizing(n, 9, silu))));
     let mut update = |name, bytes, kernel: Updating| {
         cases.push((name, Box::new(move || updating(n, bytes, kernel))));
     };
     update("rms_norm", 20, |k, s, x| k.rms_norm(&s[0], &s[1], 1e-5, x));
-    update("silu_mul", 20, |k, s, x| k.silu_mul(&s[0], &s[1], x));
+    update("silu_mul", 20, |k, s, x| k.glu(Gate::Silu, &s[0], &s[1], x));
     update("rope", 16, |k, s, x| k.rope(x, &s[0][..32], &s[1][..32]));
     update("add", 20, |k, s, x| k.add(x, &s[1]));
     update("attn_merge", 20, |k, s, x| k.attn_merge(x, 0.3, &s[1], 0.7));

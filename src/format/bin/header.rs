@@ -6,8 +6,8 @@ use serde::de::{Deserialize, Deserializer};
 
 use super::tokenizer;
 use crate::Malformed;
-use crate::arch::tensors::{FIRST_O_BIAS, FIRST_QK_NORM, FIRST_QKV_BIAS, ROPE_FACTORS};
-use crate::arch::{Config, GenerationDefaults, MAX_POSITIONS};
+use crate::arch::tensors::{FIRST_O_BIAS, FIRST_POST_NORM, FIRST_QK_NORM, FIRST_QKV_BIAS, ROPE_FACTORS};
+use crate::arch::{Activation, Config, GenerationDefaults, LongRope, MAX_POSITIONS, RopeConfig, Temperature};
 use crate::format::entries::Entries;
 use crate::tokenizer::Spec;
 
@@ -44,7 +44,7 @@ pub(crate) fn parse(json: &[u8]) -> Result<Header, Malformed> {
     let metadata = Metadata(raw.metadata.0);
     let tensors = raw.tensors.0;
     let config = config(&metadata, &tensors)?;
-    let tokenizer = raw.tokenizer.spec(&config)?;
+    let tokenizer = raw.tokenizer.spec(config.bos_token_id, config.eos_token_ids.clone())?;
     let generation = generation(&metadata)?;
     Ok(Header { config, tokenizer, generation, tensors })
 }
@@ -68,8 +68,9 @@ impl Metadata {
         self.parse(key)?.ok_or_else(|| Malformed(format!("metadata.{key} is missing")))
     }
 
-    fn ids(&self, key: &str) -> Result<Vec<u32>, Malformed> {
-        let bad = |v: &str| Malformed(format!("metadata.{key}: {v:?} is not a list of token ids"));
+    /// Numbers with commas between them.
+    fn list<T: FromStr>(&self, key: &str) -> Result<Vec<T>, Malformed> {
+        let bad = |v: &str| Malformed(format!("metadata.{key}: {v:?} is not a list of numbers"));
         let list = self.get(key).unwrap_or_default();
         list.split(',')
             .map(str::trim)
@@ -80,15 +81,21 @@ impl Metadata {
 }
 
 fn config(metadata: &Metadata, tensors: &[(String, RawTensor)]) -> Result<Config, Malformed> {
-    if let Some(act) = metadata.get("act_type").filter(|a| *a != "silu") {
-        return Err(Malformed(format!("metadata.act_type is {act:?}: only silu is supported")));
-    }
+    let act = metadata.get("act_type").unwrap_or("silu");
+    let activation = Activation::named(act).ok_or_else(|| {
+        Malformed(format!("metadata.act_type is {act:?}: silu and gelu_pytorch_tanh are supported"))
+    })?;
     let n_heads: usize = metadata.require("n_heads")?;
     let has = |name: &str| tensors.iter().any(|(n, _)| n == name);
     let tied = metadata.get("tie_word_embeddings").is_some_and(|v| v.eq_ignore_ascii_case("true"));
     let head_dim = match metadata.parse("head_dim")? {
         Some(head_dim) => head_dim,
         None => head_dim_of_q_proj(tensors, n_heads)?,
+    };
+    let rope = |name: &str, factors: &str| {
+        let Some(theta) = metadata.parse(&format!("{name}_theta"))? else { return Ok::<_, Malformed>(None) };
+        let magnitude = metadata.parse(&format!("{name}_magnitude"))?.unwrap_or(1.0);
+        Ok(Some(RopeConfig { theta, scaled: has(factors), magnitude }))
     };
     let config = Config {
         architecture: metadata.get("architecture").unwrap_or("mistral").to_owned(),
@@ -102,15 +109,37 @@ fn config(metadata: &Metadata, tensors: &[(String, RawTensor)]) -> Result<Config
         // Some files put "no limit" as a very large number.
         max_position_embeddings: metadata.require::<usize>("max_position_embeddings")?.min(MAX_POSITIONS),
         sliding_window: metadata.parse("sliding_window")?.map(|window: usize| window.min(MAX_POSITIONS)),
-        rope_theta: metadata.require("rope_theta")?,
+        full_attention_layers: metadata.list("full_attention_layers")?,
+        rope: rope("rope", ROPE_FACTORS[0])?
+            .ok_or_else(|| Malformed("metadata.rope_theta is missing".to_owned()))?,
+        window_rope: rope("window_rope", ROPE_FACTORS[1])?,
+        long_rope: match (metadata.parse("long_rope_beyond")?, rope("long_rope", ROPE_FACTORS[2])?) {
+            (Some(beyond), Some(rope)) => Some(LongRope { beyond, rope }),
+            _ => None,
+        },
+        rotary_dim: metadata.parse("rotary_dim")?.unwrap_or(head_dim),
+        no_rope_layers: metadata.list("no_rope_layers")?,
+        attention_temperature: match metadata.parse("attention_temperature")? {
+            Some(beta) => {
+                Some(Temperature { beta, original: metadata.require("attention_temperature_positions")? })
+            }
+            None => None,
+        },
         norm_eps: metadata.require("norm_eps")?,
-        scaled_rope: has(ROPE_FACTORS),
+        post_norms: has(FIRST_POST_NORM),
+        activation,
+        embedding_multiplier: metadata.parse("embedding_multiplier")?.unwrap_or(1.0),
+        residual_multiplier: metadata.parse("residual_multiplier")?.unwrap_or(1.0),
+        attention_multiplier: metadata.parse("attention_multiplier")?,
+        logits_scaling: metadata.parse("logits_scaling")?.unwrap_or(1.0),
+        attn_logit_softcapping: metadata.parse("attn_logit_softcapping")?,
+        final_logit_softcapping: metadata.parse("final_logit_softcapping")?,
         qkv_bias: has(FIRST_QKV_BIAS),
         o_bias: has(FIRST_O_BIAS),
         qk_norm: has(FIRST_QK_NORM),
         tie_word_embeddings: tied || !has("lm_head.weight"),
         bos_token_id: metadata.parse("bos_token_id")?,
-        eos_token_ids: metadata.ids("eos_token_id")?,
+        eos_token_ids: metadata.list("eos_token_id")?,
     };
     config.check().map_err(|Malformed(problem)| Malformed(format!("metadata: {problem}")))?;
     Ok(config)

@@ -10,7 +10,7 @@ use std::ops::Range;
 use serde_json::{Map, Value, json};
 
 use super::{MAX_HEADER, tokenizer};
-use crate::arch::{Config, GenerationDefaults};
+use crate::arch::{Config, GenerationDefaults, RopeConfig};
 use crate::format::encoding::{Dtype, Encoded, Sizes};
 use crate::format::fs::{AtomicFile, Pieces};
 use crate::tokenizer::Spec;
@@ -235,12 +235,15 @@ fn metadata(c: &Config, tokenizer: &Spec, generation: &GenerationDefaults, place
         "vocab_size": c.vocab_size.to_string(),
         "max_position_embeddings": c.max_position_embeddings.to_string(),
         "sliding_window": c.sliding_window.map_or("None".to_owned(), |window| window.to_string()),
-        "rope_theta": python_float(&format!("{:?}", c.rope_theta)),
+        "rope_theta": python_float(&format!("{:?}", c.rope.theta)),
         "norm_eps": python_float(&format!("{:?}", c.norm_eps)),
-        "act_type": "silu",
+        "act_type": c.activation.name(),
         "tie_word_embeddings": if c.tie_word_embeddings { "True" } else { "False" },
         "quant": quant.unwrap_or(Dtype::F32).name(),
     });
+    for (key, value) in extensions(c) {
+        metadata[key] = json!(value);
+    }
     if let Some(bos) = tokenizer.bos_token_id {
         metadata["bos_token_id"] = json!(bos.to_string());
     }
@@ -258,6 +261,39 @@ fn metadata(c: &Config, tokenizer: &Spec, generation: &GenerationDefaults, place
         }
     }
     metadata
+}
+
+/// What a model has that Llama does not, as strings; nothing that says the same as absence.
+fn extensions(c: &Config) -> impl Iterator<Item = (&'static str, String)> {
+    let float = |value: f32| python_float(&format!("{value:?}"));
+    let unless_one = move |value: f32| (value != 1.0).then(|| float(value));
+    let theta = |rope: RopeConfig| python_float(&format!("{:?}", rope.theta));
+    let list = |layers: &[usize]| {
+        let numbers: Vec<String> = layers.iter().map(usize::to_string).collect();
+        (!numbers.is_empty()).then(|| numbers.join(","))
+    };
+    let [_, window, long] = c.ropes();
+    [
+        ("full_attention_layers", list(&c.full_attention_layers)),
+        ("no_rope_layers", list(&c.no_rope_layers)),
+        ("rotary_dim", (c.rotary_dim != c.head_dim).then(|| c.rotary_dim.to_string())),
+        ("rope_magnitude", unless_one(c.rope.magnitude)),
+        ("window_rope_theta", window.map(theta)),
+        ("window_rope_magnitude", window.and_then(|rope| unless_one(rope.magnitude))),
+        ("long_rope_beyond", c.long_rope.map(|long| long.beyond.to_string())),
+        ("long_rope_theta", long.map(theta)),
+        ("long_rope_magnitude", long.and_then(|rope| unless_one(rope.magnitude))),
+        ("attention_temperature", c.attention_temperature.map(|temperature| float(temperature.beta))),
+        ("attention_temperature_positions", c.attention_temperature.map(|t| t.original.to_string())),
+        ("embedding_multiplier", unless_one(c.embedding_multiplier)),
+        ("residual_multiplier", unless_one(c.residual_multiplier)),
+        ("attention_multiplier", c.attention_multiplier.map(float)),
+        ("logits_scaling", unless_one(c.logits_scaling)),
+        ("attn_logit_softcapping", c.attn_logit_softcapping.map(float)),
+        ("final_logit_softcapping", c.final_logit_softcapping.map(float)),
+    ]
+    .into_iter()
+    .filter_map(|(key, value)| Some((key, value?)))
 }
 
 /// Python's `repr` from Rust's: both are the shortest that reads back, and switch to exponents at the same magnitudes;

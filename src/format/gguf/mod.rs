@@ -9,6 +9,8 @@
 mod config;
 mod generation;
 mod model;
+mod pre_tokenizer;
+mod rope;
 mod tokenizer;
 
 use std::collections::HashMap;
@@ -152,6 +154,11 @@ impl<'a> Gguf<'a> {
         self.keys.keys().copied()
     }
 
+    /// Whether there is a key of this name.
+    fn has(&self, key: &str) -> bool {
+        self.keys.contains_key(key)
+    }
+
     /// The non-negative integer under `key`; `None` when there is no such key.
     fn integer(&self, key: &str) -> Result<Option<u64>, Malformed> {
         self.get(key, "a non-negative integer", |value| match value {
@@ -198,6 +205,17 @@ impl<'a> Gguf<'a> {
             Value::Integer(value) => i64::try_from(value).ok(),
             _ => None,
         })
+    }
+
+    /// The truth values of the array under `key`; `None` also where it is no array.
+    fn bools(&self, key: &str) -> Result<Option<Vec<bool>>, Malformed> {
+        match self.keys.get(key) {
+            Some(Value::Array(_)) => self.array(key, "an array of bools", |value| match value {
+                Value::Bool(value) => Some(value),
+                _ => None,
+            }),
+            _ => Ok(None),
+        }
     }
 
     /// The floats of the array under `key`.

@@ -1,8 +1,8 @@
 //! The tokenizer that the keys `tokenizer.*` of a GGUF file describe.
 
-use super::Gguf;
+use super::{Gguf, pre_tokenizer};
 use crate::Malformed;
-use crate::tokenizer::{Kind, Spec, merges_from_scores};
+use crate::tokenizer::{DecodeStart, Kind, Normalize, Pattern, Spec, TokenRule, merges_from_scores};
 
 // Values of tokenizer.ggml.token_type.
 const NORMAL: i64 = 1;
@@ -11,8 +11,25 @@ const CONTROL: i64 = 3;
 const USER_DEFINED: i64 = 4;
 const UNUSED: i64 = 5;
 
-/// The tokenizer of a model whose embedding has `vocab_size` rows.
-pub fn read(gguf: &Gguf<'_>, vocab_size: usize) -> Result<Spec, Malformed> {
+/// SentencePiece's vocabularies with more pieces keep their scores: their merges, of which there are several for a piece, would
+/// take longer to read than all else.
+const MANY_PIECES: usize = 1 << 16;
+
+/// Control tokens that end a turn or a text by their names, as llama.cpp has it: the file names one or two of them.
+const ENDS: [&str; 9] = [
+    "<|im_end|>",
+    "<|eot_id|>",
+    "<|eom_id|>",
+    "<|end|>",
+    "<|endoftext|>",
+    "<|end_of_text|>",
+    "<end_of_turn>",
+    "<eos>",
+    "</s>",
+];
+
+/// The tokenizer of a model whose embedding has `vocab_size` rows, and what the user should know about it.
+pub fn read(gguf: &Gguf<'_>, vocab_size: usize) -> Result<(Spec, Vec<String>), Malformed> {
     let missing = |key: &str| Malformed(format!("key {key} is missing"));
     let tokens = gguf.strings("tokenizer.ggml.tokens")?.ok_or_else(|| missing("tokenizer.ggml.tokens"))?;
     if tokens.len() > vocab_size {
@@ -47,21 +64,53 @@ pub fn read(gguf: &Gguf<'_>, vocab_size: usize) -> Result<Spec, Malformed> {
         }
         spec.vocab.push((token, id));
     }
-    spec.bos_token_id = token_id(gguf, "tokenizer.ggml.bos_token_id", vocab_size)?;
-    for key in ["tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id"] {
-        if let Some(id) = token_id(gguf, key, vocab_size)?
-            && !spec.eos_token_ids.contains(&id)
-        {
-            spec.eos_token_ids.push(id);
-        }
+    ends(gguf, vocab_size, &mut spec)?;
+    if is_phi_3(gguf, spec.kind)? {
+        strip_after_tokens(&mut spec);
     }
     let add_bos = gguf.bool("tokenizer.ggml.add_bos_token")?;
     // Where the file does not say: what these models' own tokenizers do, and llama.cpp with them.
-    let by_default =
-        spec.kind == Kind::Metaspace || matches!(spec.pre.as_deref(), Some("llama-bpe" | "tekken"));
+    let by_default = spec.kind == Kind::Metaspace || pre_tokenizer::adds_bos(gguf)?;
     spec.add_bos = Some(add_bos.unwrap_or(by_default));
     spec.chat_template = gguf.str("tokenizer.chat_template")?.map(str::to_owned);
-    Ok(spec)
+    let mut notes = Vec::new();
+    if gguf.bool("tokenizer.ggml.add_eos_token")? == Some(true) {
+        notes.push("the tokenizer adds EOS after a text: that is not done".to_owned());
+    }
+    Ok((spec, notes))
+}
+
+/// What a text begins with, and what ends one.
+fn ends(gguf: &Gguf<'_>, vocab_size: usize, spec: &mut Spec) -> Result<(), Malformed> {
+    spec.bos_token_id = token_id(gguf, "tokenizer.ggml.bos_token_id", vocab_size)?;
+    let mut ends = Vec::new();
+    for key in ["eos", "eot", "eom"] {
+        ends.extend(token_id(gguf, &format!("tokenizer.ggml.{key}_token_id"), vocab_size)?);
+    }
+    let named = spec.special_tokens.iter().filter(|(token, _)| ENDS.contains(&&**token));
+    ends.extend(named.map(|&(_, id)| id));
+    for id in ends {
+        if !spec.eos_token_ids.contains(&id) {
+            spec.eos_token_ids.push(id);
+        }
+    }
+    Ok(())
+}
+
+/// Whether this is Phi 3's tokenizer: nothing in the file says what it does besides.
+fn is_phi_3(gguf: &Gguf<'_>, kind: Kind) -> Result<bool, Malformed> {
+    let name = gguf.str("general.name")?.unwrap_or_default().to_lowercase();
+    let of_phi =
+        gguf.str("general.architecture")? == Some("phi3") || name.contains("phi-3") || name.contains("phi3");
+    Ok(of_phi && kind == Kind::Metaspace)
+}
+
+/// White space after a token belongs to it, but for those that stand at the ends of a text.
+fn strip_after_tokens(spec: &mut Spec) {
+    let tokens = spec.special_tokens.iter().chain(&spec.added_tokens);
+    let tokens = tokens.filter(|(token, _)| !matches!(&**token, "<unk>" | "<s>" | "<|endoftext|>"));
+    let rule = TokenRule { rstrip: true, ..TokenRule::default() };
+    spec.token_rules = tokens.map(|&(_, id)| (id, rule)).collect();
 }
 
 fn token_id(gguf: &Gguf<'_>, key: &str, vocab_size: usize) -> Result<Option<u32>, Malformed> {
@@ -76,11 +125,15 @@ fn token_id(gguf: &Gguf<'_>, key: &str, vocab_size: usize) -> Result<Option<u32>
 
 /// A SentencePiece BPE tokenizer, whose merges follow from the pieces' scores.
 fn sentencepiece(gguf: &Gguf<'_>, tokens: &[String], types: &[i64]) -> Result<Spec, Malformed> {
+    if gguf.bool("tokenizer.ggml.remove_extra_whitespaces")? == Some(true) {
+        let problem = "tokenizer.ggml.remove_extra_whitespaces is true: that is not supported";
+        return Err(Malformed(problem.to_owned()));
+    }
+    let mut spec = Spec { kind: Kind::Metaspace, ..Spec::default() };
     if gguf.bool("tokenizer.ggml.add_space_prefix")? == Some(false) {
-        return Err(Malformed(
-            "tokenizer.ggml.add_space_prefix is false: a SentencePiece tokenizer without it is not supported"
-                .into(),
-        ));
+        let pattern = Pattern::String(" ".to_owned());
+        spec.normalizer = Some(vec![Normalize::Replace { pattern, content: "▁".to_owned() }]);
+        spec.decode_start = Some(DecodeStart::Keep);
     }
     let key = "tokenizer.ggml.scores";
     let scores = gguf.floats(key)?.ok_or_else(|| Malformed(format!("key {key} is missing")))?;
@@ -89,6 +142,10 @@ fn sentencepiece(gguf: &Gguf<'_>, tokens: &[String], types: &[i64]) -> Result<Sp
     }
     if scores.iter().any(|score| score.is_nan()) {
         return Err(Malformed(format!("key {key} holds a NaN")));
+    }
+    if tokens.len() > MANY_PIECES {
+        spec.scores = scores;
+        return Ok(spec);
     }
     // Merging never makes a control, unknown, added or byte token.
     let mergeable = |kind: i64| matches!(kind, NORMAL | UNUSED);
@@ -99,34 +156,18 @@ fn sentencepiece(gguf: &Gguf<'_>, tokens: &[String], types: &[i64]) -> Result<Sp
         .filter(|&(_, &kind)| mergeable(kind))
         .map(|((token, score), _)| (token.clone(), score))
         .unzip();
-    let (merges, equal_merges) = merges_from_scores(&pieces, &scores)?;
-    Ok(Spec { kind: Kind::Metaspace, merges, equal_merges, ..Spec::default() })
+    (spec.merges, spec.equal_merges) = merges_from_scores(&pieces, &scores)?;
+    Ok(spec)
 }
 
 /// A byte-level BPE tokenizer.
 fn byte_level(gguf: &Gguf<'_>) -> Result<Spec, Malformed> {
-    let pre = match gguf.str("tokenizer.ggml.pre")? {
-        Some(pre @ ("gpt-2" | "smollm" | "llama-bpe" | "qwen2" | "tekken")) => pre,
-        Some("llama3" | "llama-v3") => "llama-bpe",
-        other => {
-            let pre = other.unwrap_or("missing");
-            return Err(Malformed(format!(
-                "tokenizer.ggml.pre is {pre}: only gpt-2, smollm, llama-bpe, qwen2 and tekken are supported"
-            )));
-        }
-    };
     let key = "tokenizer.ggml.merges";
     let merges = gguf.strings(key)?.ok_or_else(|| Malformed(format!("key {key} is missing")))?;
     let split = |merge: String| match merge.split_once(' ') {
         Some((left, right)) => Ok((left.to_owned(), right.to_owned())),
         None => Err(Malformed(format!("{key}: {merge:?} is not two pieces"))),
     };
-    Ok(Spec {
-        kind: Kind::ByteLevel,
-        pre: Some(pre.to_owned()),
-        // Nothing in the file says so, but Qwen's own tokenizer does it.
-        nfc: pre == "qwen2",
-        merges: merges.into_iter().map(split).collect::<Result<_, _>>()?,
-        ..Spec::default()
-    })
+    let merges = merges.into_iter().map(split).collect::<Result<_, _>>()?;
+    Ok(Spec { merges, ..pre_tokenizer::read(gguf)? })
 }

@@ -42,7 +42,9 @@ impl Json {
     /// Reads the file; `None` when there is none.
     pub fn read(path: &Path) -> Result<Option<Self>, Error> {
         let Some(text) = read_file(path)? else { return Ok(None) };
-        match serde_json::from_slice(&text) {
+        let fields = serde_json::from_slice(&text)
+            .or_else(|error| serde_json::from_slice(&without_python_numbers(&text)).map_err(|_| error));
+        match fields {
             Ok(fields) => Ok(Some(Self { path: path.to_owned(), fields })),
             Err(error) => Err(Error::file(path, format!("not a JSON object: {error}"))),
         }
@@ -51,6 +53,24 @@ impl Json {
     /// A problem with this file.
     pub fn error(&self, problem: impl Into<String>) -> Error {
         Error::file(&self.path, problem)
+    }
+
+    /// A field that holds an object, with what this one says of all tokens and of the file where the other says nothing.
+    pub fn object(&self, key: &str) -> Option<Self> {
+        const OF_BOTH: [&str; 4] =
+            ["bos_token_id", "eos_token_id", "tie_word_embeddings", "quantization_config"];
+        let mut fields = self.get(key)?.as_object()?.clone();
+        for key in OF_BOTH {
+            if let (None, Some(value)) = (fields.get(key), self.get(key)) {
+                fields.insert(key.to_owned(), value.clone());
+            }
+        }
+        Some(Self { path: self.path.clone(), fields })
+    }
+
+    /// Sets a field that is not there.
+    pub fn set(&mut self, key: &str, value: Value) {
+        self.fields.insert(key.to_owned(), value);
     }
 
     /// The value of a field.
@@ -97,6 +117,36 @@ impl Json {
             },
         }
     }
+}
+
+/// Python writes numbers that JSON does not have: here they are null.
+fn without_python_numbers(text: &[u8]) -> Vec<u8> {
+    const NUMBERS: [&[u8]; 3] = [b"-Infinity", b"Infinity", b"NaN"];
+    let mut out = Vec::with_capacity(text.len());
+    let (mut rest, mut in_string) = (text, false);
+    while let Some((&byte, after)) = rest.split_first() {
+        match byte {
+            b'\\' if in_string => {
+                out.push(byte);
+                let escaped = after.first();
+                out.extend(escaped);
+                rest = after.get(usize::from(escaped.is_some())..).unwrap_or_default();
+                continue;
+            }
+            b'"' => in_string = !in_string,
+            _ if !in_string => {
+                if let Some(after) = NUMBERS.iter().find_map(|number| rest.strip_prefix(*number)) {
+                    out.extend(b"null");
+                    rest = after;
+                    continue;
+                }
+            }
+            _ => {}
+        }
+        out.push(byte);
+        rest = after;
+    }
+    out
 }
 
 /// A value for an error message: its JSON, on one line, cut to a readable length.

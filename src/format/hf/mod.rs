@@ -7,6 +7,7 @@ mod config;
 mod generation;
 mod json;
 mod rope;
+mod tensors;
 mod tokenizer;
 
 use std::collections::{BTreeSet, HashMap};
@@ -14,17 +15,19 @@ use std::path::{Component, Path};
 use std::sync::Arc;
 
 use memmap2::Mmap;
+use safetensors::tensor::TensorInfo;
 use safetensors::{Dtype, SafeTensors};
 use serde::de::IgnoredAny;
 
+use self::config::Read;
 use self::json::Json;
-use crate::Error;
 use crate::arch::Config;
-use crate::arch::tensors::ROPE_FACTORS;
+use crate::arch::tensors::{HEAD, ROPE_FACTORS};
 use crate::format::dequant::SourceType;
 use crate::format::entries::Entries;
 use crate::format::fs::map_file;
 use crate::format::source::{Source, SourceTensor};
+use crate::{Error, Malformed};
 
 /// Opens a Hugging Face folder.
 ///
@@ -34,10 +37,13 @@ pub fn open(folder: &Path) -> Result<Source, Error> {
     let Some(config_json) = Json::read(&folder.join("config.json"))? else {
         return Err(Error::file(folder, "has no config.json: give a Hugging Face folder or a GGUF file"));
     };
-    let (config, rope_factors) = config::read(&config_json)?;
-    let (tokenizer, mut notes) = tokenizer::read(folder, &config_json, config.vocab_size)?;
+    let outer = config_json;
+    let text = config::text_config(&outer);
+    let config_json = text.as_ref().unwrap_or(&outer);
+    let Read { architecture, config, rope_factors } = config::read(config_json)?;
+    let (tokenizer, mut notes) = tokenizer::read(folder, config_json, config.vocab_size)?;
     let generation = generation::read(folder, &mut notes)?;
-    let mut ids = tokenizer::ids(&config_json, "bos_token_id")?;
+    let mut ids = tokenizer::ids(config_json, "bos_token_id")?;
     ids.extend(tokenizer.bos_token_id.iter().chain(&tokenizer.eos_token_ids));
     if let Some(id) = ids.into_iter().find(|&id| id as usize >= config.vocab_size) {
         let rows = config.vocab_size;
@@ -50,26 +56,23 @@ pub fn open(folder: &Path) -> Result<Source, Error> {
     for file in &weights {
         add_tensors(&folder.join(file), &mut tensors)?;
     }
-    if let Some(factors) = rope_factors {
-        tensors.insert(ROPE_FACTORS.to_owned(), SourceTensor::of(&factors));
+    let at = || Malformed::in_file(folder);
+    let (tensors, others) = tensors::of_text_model(tensors, text.is_some()).map_err(at())?;
+    if others > 0 {
+        notes.push(format!("the model takes more than text: {others} tensors for that are left out"));
     }
-    let head = tensors.get("lm_head.weight");
-    let tie_word_embeddings = match (config_json.bool("tie_word_embeddings")?, head) {
-        (Some(true), Some(head)) => {
-            let copied = tensors.get("model.embed_tokens.weight").is_some_and(|embed| is_copy(head, embed));
-            if !copied {
-                notes.push(
-                    "tie_word_embeddings is true, but lm_head.weight is not the embedding: it is kept"
-                        .to_owned(),
-                );
-            }
-            copied
+    let tensors: Result<_, Error> = tensors.into_iter().map(|(name, tensor)| Ok((name, tensor?))).collect();
+    let tensors = tensors::split(tensors?, &config).map_err(at())?;
+    let mut tensors = tensors::as_used(tensors, architecture, &config);
+    for (name, factors) in ROPE_FACTORS.into_iter().zip(rope_factors) {
+        if let Some(factors) = factors {
+            tensors.insert(name.to_owned(), SourceTensor::of(&factors));
         }
-        (Some(tied), _) => tied,
-        (None, head) => head.is_none(),
-    };
+    }
+    let asked = config_json.bool("tie_word_embeddings")?.or(architecture.defaults.tie_word_embeddings);
+    let tie_word_embeddings = is_tied(asked, &tensors, &mut notes);
     if tie_word_embeddings {
-        tensors.remove("lm_head.weight");
+        tensors.remove(HEAD);
     }
     let config = Config {
         tie_word_embeddings,
@@ -80,6 +83,28 @@ pub fn open(folder: &Path) -> Result<Source, Error> {
     let files = weights.iter().map(String::as_str).chain(BESIDE_WEIGHTS);
     let files = files.map(|name| folder.join(name)).collect();
     Ok(Source { config, tokenizer, generation, tensors, files, notes })
+}
+
+/// Whether the head is the embedding, where the configuration asks for it, or not, or does not say.
+fn is_tied(asked: Option<bool>, tensors: &HashMap<String, SourceTensor>, notes: &mut Vec<String>) -> bool {
+    match (asked, tensors.get(HEAD)) {
+        (Some(true), Some(head)) => {
+            let copied = tensors.get("model.embed_tokens.weight").is_some_and(|embed| is_copy(head, embed));
+            if !copied {
+                notes.push(format!(
+                    "tie_word_embeddings is true, but {HEAD} is not the embedding: it is kept"
+                ));
+            }
+            copied
+        }
+        (Some(false), None) => {
+            notes.push(format!(
+                "tie_word_embeddings is false, but there is no {HEAD}: the embedding is the head"
+            ));
+            true
+        }
+        (_, head) => head.is_none(),
+    }
 }
 
 /// Whether two tensors hold the same values. A head that is stored beside the embedding that it is tied to does; where it does
@@ -149,8 +174,11 @@ fn shards(index: &Json) -> Result<BTreeSet<String>, Error> {
     map.values().map(shard).collect()
 }
 
+/// Tensors by name; those that cannot be read may not be wanted.
+type Found = HashMap<String, Result<SourceTensor, Error>>;
+
 /// Adds the tensors of one safetensors file.
-fn add_tensors(path: &Path, tensors: &mut HashMap<String, SourceTensor>) -> Result<(), Error> {
+fn add_tensors(path: &Path, tensors: &mut Found) -> Result<(), Error> {
     let map: Arc<Mmap> = Arc::new(map_file(path)?);
     let (header_size, metadata) = SafeTensors::read_metadata(&map)
         .map_err(|problem| Error::file(path, format!("not a whole safetensors file: {problem}")))?;
@@ -163,23 +191,32 @@ fn add_tensors(path: &Path, tensors: &mut HashMap<String, SourceTensor>) -> Resu
         if name.ends_with(".rotary_emb.inv_freq") {
             continue;
         }
-        let encoding = match info.dtype {
-            Dtype::F32 => SourceType::F32,
-            Dtype::F16 => SourceType::F16,
-            Dtype::BF16 => SourceType::Bf16,
-            other => {
-                let text =
-                    format!("tensor {name:?} has type {other:?}: only F32, F16 and BF16 are supported");
-                return Err(Error::file(path, text));
-            }
-        };
-        let (start, end) = info.data_offsets;
-        let range = base.saturating_add(start)..base.saturating_add(end);
-        let tensor = SourceTensor::new(map.clone(), range, encoding, info.shape.clone())
-            .map_err(|problem| Error::file(path, format!("tensor {name:?} {problem}")))?;
+        let tensor = tensor(path, &map, base, &name, info);
         if tensors.insert(name.clone(), tensor).is_some() {
             return Err(Error::file(path, format!("tensor {name:?} is in another shard as well")));
         }
     }
     Ok(())
+}
+
+fn tensor(
+    path: &Path,
+    map: &Arc<Mmap>,
+    base: usize,
+    name: &str,
+    info: &TensorInfo,
+) -> Result<SourceTensor, Error> {
+    let encoding = match info.dtype {
+        Dtype::F32 => SourceType::F32,
+        Dtype::F16 => SourceType::F16,
+        Dtype::BF16 => SourceType::Bf16,
+        other => {
+            let text = format!("tensor {name:?} has type {other:?}: only F32, F16 and BF16 are supported");
+            return Err(Error::file(path, text));
+        }
+    };
+    let (start, end) = info.data_offsets;
+    let range = base.saturating_add(start)..base.saturating_add(end);
+    SourceTensor::new(map.clone(), range, encoding, info.shape.clone())
+        .map_err(|problem| Error::file(path, format!("tensor {name:?} {problem}")))
 }

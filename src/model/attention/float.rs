@@ -52,7 +52,7 @@ impl<T: CacheElement + Pod> Spans for Cache<T> {
         for block in positions.start / BLOCK..positions.end.div_ceil(BLOCK) {
             // The tokens that may look into this block are neighbours.
             let from = (block * BLOCK).saturating_sub(over.segment.start).max(tokens.start);
-            let window = over.config.sliding_window.unwrap_or(usize::MAX);
+            let window = over.window.unwrap_or(usize::MAX);
             let beyond = ((block + 1) * BLOCK - 1).saturating_add(window).saturating_sub(over.segment.start);
             let to = beyond.min(tokens.end);
             if from >= to {
@@ -100,6 +100,9 @@ impl<T: CacheElement + Pod> OverCache<'_, Cache<T>> {
         for (i, scores) in scores.iter_mut().enumerate() {
             let seen = seen(tokens.start + i / per_token);
             let scores = &mut scores[seen];
+            if let Some(cap) = self.config.attn_logit_softcapping {
+                self.kernels.softcap(scores, cap);
+            }
             let (max, sum) = self.kernels.softmax_block(scores);
             factors[i] = sums[i].join(Softmax { max, sum });
         }

@@ -60,6 +60,7 @@ impl Spans for Int8Cache {
         let queries = SpanQueries {
             f32: &of.queries.f32[of.first * cols..][..n * cols],
             int8: of.queries.int8.view(of.first + n).part(of.first..of.first + n),
+            softcap: over.config.attn_logit_softcapping,
         };
         let result = SpanResult { output: &mut tile.span_output[..n * head_dim], sums: &mut sums[..n] };
         over.kernels.attn_span_i8(&queries, &span, &seen[..n], buffers, result);

@@ -85,6 +85,7 @@ impl<C: Spans> LayerAttention<'_, C> {
             config: self.config,
             cache: self.cache,
             layer: self.layer,
+            window: self.config.window_of(self.layer),
             segment,
             queries: &self.queries[segment.rows.start * self.stride..],
             stride: self.stride,

@@ -14,9 +14,10 @@ use over_cache::Spans;
 use store::{Store, Stored};
 
 use super::forward::{Pass, Site};
+use super::linear::Residual;
 use super::segment::{Segment, tokens_of};
 use super::weights::Layer;
-use super::workspace::Workspace;
+use super::workspace::{Angles, Workspace};
 use crate::arch::MAX_HEAD_DIM;
 
 /// A cache that a layer's attention can store to and look at.
@@ -38,7 +39,7 @@ impl Pass<'_> {
         let config = self.model.config();
         let (hidden, q_dim) = (config.hidden_size, config.q_dim());
         let stride = q_dim + 2 * config.kv_dim();
-        let Workspace { x, normed, qkv, cos, sin, heads, attention_buffers, products, .. } = workspace;
+        let Workspace { x, normed, qkv, angles, heads, attention_buffers, products, branch, .. } = workspace;
         let x = &mut x[..tokens * hidden];
 
         self.norm(x, &layer.attn_norm, normed.view_mut(tokens, self.model.formats(&layer.qkv)));
@@ -47,9 +48,14 @@ impl Pass<'_> {
         self.products(&layer.qkv, normed.view(tokens), MatMut::new(qkv, tokens, stride));
 
         let half = config.head_dim / 2;
+        let angles = config.rope_of(i).map(|layers| &angles[layers as usize]);
         self.for_each_token(MatMut::new(qkv, tokens, stride), |t, qkv| {
-            let angles = t * half..(t + 1) * half;
-            self.finish_qkv(layer, qkv, &cos[angles.clone()], &sin[angles]);
+            self.finish_qkv(layer, qkv);
+            if let Some(Angles { cos, sin }) = angles {
+                let angles = t * half..(t + 1) * half;
+                let queries_keys = &mut qkv[..q_dim + config.kv_dim()];
+                self.kernels.rope(queries_keys, &cos[angles.clone()], &sin[angles]);
+            }
         });
         cache.store(self, i, &Stored { kv: &qkv[q_dim..], stride, segments });
         let attention = LayerAttention {
@@ -68,17 +74,18 @@ impl Pass<'_> {
         let (values, others) = heads.f32_and_others(tokens);
         self.fill_each_token(values, others, |x, out| self.kernels.convert(x, out));
         self.show(Site::O, &heads.view(tokens));
-        self.add_product(&layer.o, heads.view(tokens), MatMut::new(x, tokens, hidden), products);
+        let residual = Residual { x: MatMut::new(x, tokens, hidden), branch, products };
+        self.add_branch(&layer.o, layer.attn_post_norm.as_ref(), heads.view(tokens), residual);
         if let Some(bias) = &layer.o_bias {
             let bias = self.model.file.vector(bias);
             self.for_each_token(MatMut::new(x, tokens, hidden), |_, x| self.kernels.add(x, bias));
         }
     }
 
-    /// Adds the biases, normalises each query and key head, and rotates them, where the model has these.
+    /// Adds the biases and normalises each query and key head, where the model has these.
     ///
-    /// `qkv` is one token's `[q_dim + 2·kv_dim]`; `cos` and `sin` are those of its position.
-    fn finish_qkv(&self, layer: &Layer, qkv: &mut [f32], cos: &[f32], sin: &[f32]) {
+    /// `qkv` is one token's `[q_dim + 2·kv_dim]`.
+    fn finish_qkv(&self, layer: &Layer, qkv: &mut [f32]) {
         let (file, config) = (&self.model.file, self.model.config());
         let (q_dim, kv_dim) = (config.q_dim(), config.kv_dim());
         if let Some(biases) = &layer.qkv_bias {
@@ -102,6 +109,5 @@ impl Pass<'_> {
                 }
             }
         }
-        self.kernels.rope(queries_keys, cos, sin);
     }
 }

@@ -10,7 +10,7 @@ use torchless_kernels::{Aligned, Allocator, GROUP, Kernels, QuantizedBuf, SPAN, 
 
 use super::float::FloatTile;
 use super::int8::Int8Tile;
-use crate::arch::Config;
+use crate::arch::{Config, Temperature};
 use crate::model::segment::Segment;
 
 /// Queries of a full tile.
@@ -22,6 +22,8 @@ pub(crate) struct OverCache<'a, C> {
     pub config: &'a Config,
     pub cache: &'a C,
     pub layer: usize,
+    /// Of this layer.
+    pub window: Option<usize>,
     /// Whose tokens these are.
     pub segment: &'a Segment<'a>,
     /// `[tokens][stride]`, whose first `q_dim` values are the queries.
@@ -31,7 +33,7 @@ pub(crate) struct OverCache<'a, C> {
 
 /// Some queries.
 pub(crate) struct Queries {
-    /// `[n][query_cols]`: multiplied by `1/√head_dim`.
+    /// `[n][query_cols]`: multiplied by the model's scale.
     pub f32: Aligned<f32>,
     /// The same.
     pub int8: QuantizedBuf,
@@ -145,7 +147,7 @@ impl<C: Spans> OverCache<'_, C> {
     /// The positions that token `token` of the sequence's may look at.
     pub fn visible(&self, token: usize) -> Range<usize> {
         let end = self.segment.start + token + 1;
-        end.saturating_sub(self.config.sliding_window.unwrap_or(end))..end
+        end.saturating_sub(self.window.unwrap_or(end))..end
     }
 
     /// The spans that some tokens may look into.
@@ -192,11 +194,13 @@ impl<C: Spans> OverCache<'_, C> {
     /// after token.
     pub fn load(&self, kv_heads: Range<usize>, tokens: Range<usize>, queries: &mut Queries, first: usize) {
         let (head_dim, per_token) = (self.config.head_dim, self.config.queries_per_kv_head());
-        let (cols, scale) = (C::query_cols(head_dim), 1.0 / (head_dim as f32).sqrt());
+        let (cols, scale) = (C::query_cols(head_dim), self.config.attention_scale());
         let mut rows = queries.f32[first * cols..].chunks_exact_mut(cols);
         let n = kv_heads.len() * tokens.len() * per_token;
         for kv_head in kv_heads {
             for token in tokens.clone() {
+                let grown = |t: Temperature| scale * t.at(self.segment.start + token);
+                let scale = self.config.attention_temperature.map_or(scale, grown);
                 let heads = &self.queries[token * self.stride + kv_head * per_token * head_dim..];
                 for (head, row) in heads.chunks_exact(head_dim).take(per_token).zip(&mut rows) {
                     row[..head_dim].copy_from_slice(head);

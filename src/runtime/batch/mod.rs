@@ -120,7 +120,7 @@ impl Batch {
             ctx,
             threads,
             cache,
-            sequences: Sequences::new(n, pages, ctx, model.config().sliding_window, share),
+            sequences: Sequences::new(n, pages, ctx, model.config(), share),
             workspace: Workspace::new(&mut Allocator::heap(), model, room),
             tokens: Vec::with_capacity(room.chunk),
             outcomes: Vec::with_capacity(n),
@@ -268,6 +268,11 @@ impl Batch {
     ) -> Result<(), Error> {
         self.outcomes.clear();
         self.check(feeds)?;
+        for feed in feeds {
+            let len = self.tokens(feed.sequence).len() + feed.tokens.len();
+            self.turn_long(feed.sequence, len)?;
+        }
+        self.outcomes.clear();
         self.tokens.clear();
         for feed in feeds {
             self.sequences.make_room(feed.sequence, feed.tokens.len())?;
@@ -279,6 +284,17 @@ impl Batch {
         for feed in feeds {
             let fed = self.sequences.append(feed.sequence, feed.tokens);
             self.outcomes.push(if fed { Outcome::Fed } else { Outcome::Overflowed });
+        }
+        Ok(())
+    }
+
+    /// Makes a sequence one of the long ones where it is to have `len` tokens, in models that tell them apart: works its keys and values
+    /// out anew.
+    pub(super) fn turn_long(&mut self, sequence: SequenceId, len: usize) -> Result<(), Error> {
+        let Some(tokens) = self.sequences.turn_long(sequence, len) else { return Ok(()) };
+        for tokens in tokens.chunks(self.chunk()) {
+            let feed = Feed { sequence, tokens, logits: false };
+            self.layers(&[feed], &mut |_| ControlFlow::Continue(()))?;
         }
         Ok(())
     }
@@ -299,7 +315,7 @@ impl Batch {
                 let rows = row..row + feed.tokens.len();
                 row = rows.end;
                 let (table, overflowed) = (&sequence.table, &sequence.overflowed);
-                Segment { rows, start: sequence.tokens.len(), table, overflowed }
+                Segment { rows, start: sequence.tokens.len(), long: sequence.long, table, overflowed }
             })
             .collect();
         threads.with_team(|team| {

@@ -46,7 +46,7 @@ impl BatchOptions {
 
     /// Pages that one sequence can need.
     pub(super) fn pages_of_a_sequence(&self, model: &Model) -> usize {
-        pages_of_a_sequence(model.config().sliding_window, self.session.ctx, self.chunk())
+        pages_of_a_sequence(model.config().window_of_all(), self.session.ctx, self.chunk())
     }
 
     /// Pages of the arena.

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use torchless_kernels::BLOCK;
 
 use crate::Error;
+use crate::arch::Config;
 use crate::kv::{Chain, PageTable, Pool, needed_from};
 
 /// One of a batch's sequences.
@@ -19,6 +20,8 @@ pub(in crate::runtime) struct Sequence {
     /// Whose slot this is; `None`: nobody's.
     id: Option<SequenceId>,
     pub tokens: Vec<u32>,
+    /// Whether its keys have the rotary embedding of long sequences.
+    pub long: bool,
     pub table: PageTable,
     /// What its full pages are known as, and how many are.
     chain: Option<Chain>,
@@ -32,6 +35,8 @@ pub(in crate::runtime) struct Sequences {
     pool: Pool,
     ctx: usize,
     sliding_window: Option<usize>,
+    /// The longest sequence that is not a long one, in models that tell the two apart.
+    longest_short: usize,
     /// Whether pages are looked for by their tokens.
     share: bool,
     last_number: u64,
@@ -39,17 +44,20 @@ pub(in crate::runtime) struct Sequences {
 
 impl Sequences {
     /// `n` slots for sequences of up to `ctx` positions, and `pages` pages.
-    pub fn new(n: usize, pages: usize, ctx: usize, sliding_window: Option<usize>, share: bool) -> Self {
+    pub fn new(n: usize, pages: usize, ctx: usize, config: &Config, share: bool) -> Self {
         let slot = || Sequence {
             id: None,
             tokens: Vec::with_capacity(ctx),
+            long: false,
             table: PageTable::with_room_for(ctx),
             chain: None,
             published: 0,
             overflowed: AtomicBool::new(false),
         };
         let slots = (0..n).map(|_| slot()).collect();
-        Self { slots, pool: Pool::new(pages), ctx, sliding_window, share, last_number: 0 }
+        let sliding_window = config.window_of_all();
+        let longest_short = config.long_rope.map_or(usize::MAX, |long| long.beyond);
+        Self { slots, pool: Pool::new(pages), ctx, sliding_window, longest_short, share, last_number: 0 }
     }
 
     /// All pages, those that sequences use, and those that nobody uses but that can be found.
@@ -63,7 +71,8 @@ impl Sequences {
         self.last_number += 1;
         let id = SequenceId { slot, number: self.last_number };
         let sequence = &mut self.slots[slot];
-        (sequence.id, sequence.chain, sequence.published) = (Some(id), Some(Chain::START), 0);
+        sequence.id = Some(id);
+        self.begin(id, false);
         Some(id)
     }
 
@@ -77,13 +86,35 @@ impl Sequences {
 
     /// Forgets all tokens of a sequence.
     pub fn clear(&mut self, id: SequenceId) {
+        self.begin(id, false);
         let sequence = &mut self.slots[id.slot];
         sequence.tokens.clear();
-        (sequence.chain, sequence.published) = (Some(Chain::START), 0);
         // The last pages first: they are of use only with those before them.
         while let Some(page) = sequence.table.take_last() {
             self.pool.give_back(page);
         }
+    }
+
+    fn begin(&mut self, id: SequenceId, long: bool) {
+        let sequence = &mut self.slots[id.slot];
+        let start = if long { Chain::START_OF_LONG } else { Chain::START };
+        (sequence.long, sequence.chain, sequence.published) = (long, Some(start), 0);
+    }
+
+    /// Whether a sequence's keys are of no use once it has `len` tokens, because it is a long one then.
+    fn turns_long(&self, id: SequenceId, len: usize) -> bool {
+        len > self.longest_short && !self.slots[id.slot].long
+    }
+
+    /// Makes a sequence a long one where it is to have `len` tokens: those that it had must be fed again.
+    pub fn turn_long(&mut self, id: SequenceId, len: usize) -> Option<Vec<u32>> {
+        if !self.turns_long(id, len) {
+            return None;
+        }
+        let tokens = self.slots[id.slot].tokens.clone();
+        self.clear(id);
+        self.begin(id, true);
+        Some(tokens)
     }
 
     /// A sequence that is known not to have ended.
@@ -95,6 +126,9 @@ impl Sequences {
     pub fn find(&mut self, id: SequenceId, context: &[u32]) -> usize {
         if self.get(id).is_err() || !self.share {
             return 0;
+        }
+        if self.slots[id.slot].tokens.is_empty() {
+            self.turn_long(id, context.len());
         }
         let Self { slots, pool, .. } = self;
         let sequence = &mut slots[id.slot];
@@ -122,7 +156,12 @@ impl Sequences {
     /// Pages that are missing for `tokens` more tokens of a sequence.
     pub fn pages_missing(&self, id: SequenceId, tokens: usize) -> usize {
         let sequence = &self.slots[id.slot];
-        (sequence.tokens.len() + tokens).saturating_sub(sequence.table.room()).div_ceil(BLOCK)
+        let len = sequence.tokens.len() + tokens;
+        if self.turns_long(id, len) {
+            let own = sequence.table.kept().filter(|page| self.pool.has_one_user(*page));
+            return len.div_ceil(BLOCK).saturating_sub(own.count());
+        }
+        len.saturating_sub(sequence.table.room()).div_ceil(BLOCK)
     }
 
     /// Pages that can be had.
@@ -137,9 +176,10 @@ impl Sequences {
 
     /// Forgets the tokens of a sequence that shares no page from `position` on; whether that was possible.
     pub fn truncate(&mut self, id: SequenceId, position: usize) -> bool {
-        let Self { slots, pool, sliding_window, .. } = self;
+        let Self { slots, pool, sliding_window, longest_short, .. } = self;
         let sequence = &mut slots[id.slot];
-        if needed_from(*sliding_window, position) < sequence.table.first_kept() {
+        let was_short = sequence.long && position <= *longest_short;
+        if was_short || needed_from(*sliding_window, position) < sequence.table.first_kept() {
             return false;
         }
         sequence.tokens.truncate(position);

@@ -1,0 +1,144 @@
+//! Models as their publishers ship them, and as tools save them anew.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::{Value, json};
+use torchless::format::convert::{Quant, Report};
+
+use crate::bin_file::BinFile;
+use crate::common::family::Family;
+use crate::gguf_file::{GgufFile, Tensor, str_value, typed, u32_value};
+use crate::hf::{edit, edit_tensors};
+use crate::{assert_refused, try_convert};
+
+fn converted(folder: &Path) -> (BinFile, Report) {
+    try_convert(folder, Quant::F32).unwrap()
+}
+
+/// Gives every tensor another name.
+fn rename(folder: &Path, name: impl Fn(&str) -> String) {
+    edit_tensors(folder, |tensors| {
+        *tensors = std::mem::take(tensors).into_iter().map(|(old, tensor)| (name(&old), tensor)).collect();
+    });
+}
+
+#[test]
+fn tensors_that_a_model_without_its_head_has() {
+    let folder = Family::named("smollm3").folder();
+    let (plain, _) = converted(folder.path());
+    rename(folder.path(), |name| name.strip_prefix("model.").unwrap().to_owned());
+    edit(folder.path(), "config.json", |config| config["architectures"] = json!(["SmolLM3Model"]));
+    let (bare, _) = converted(folder.path());
+    assert!(plain.file == bare.file);
+}
+
+#[test]
+fn the_text_model_of_one_that_sees() {
+    for (prefix, head) in
+        [("model.language_model.", "lm_head."), ("language_model.model.", "language_model.lm_head.")]
+    {
+        let folder = Family::named("ministral3").folder();
+        let (plain, _) = converted(folder.path());
+        rename(folder.path(), |name| match name.strip_prefix("lm_head.") {
+            Some(rest) => format!("{head}{rest}"),
+            None => name.replace("model.", prefix),
+        });
+        edit_tensors(folder.path(), |tensors| {
+            for name in ["vision_tower.patch_conv.weight", "multi_modal_projector.norm.weight"] {
+                // Not even of a type or shape that text models have.
+                tensors.insert(name.to_owned(), (safetensors::Dtype::I64, vec![1, 2, 1, 1], vec![0; 16]));
+            }
+        });
+        edit(folder.path(), "config.json", |config| {
+            let mut text = std::mem::take(config);
+            let ids = text.as_object_mut().unwrap().remove("eos_token_id").unwrap();
+            text["architectures"] = Value::Null;
+            *config = json!({"model_type": "mistral3", "architectures": ["Mistral3ForConditionalGeneration"],
+                "text_config": text, "vision_config": {"hidden_size": 8}, "eos_token_id": ids});
+        });
+        let (bin, report) = converted(folder.path());
+        assert!(plain.file == bin.file, "{prefix}");
+        let note = "the model takes more than text: 2 tensors for that are left out";
+        assert_eq!(report.notes.last().unwrap(), note);
+    }
+}
+
+#[test]
+fn a_head_that_is_missing_is_the_embedding() {
+    let folder = Family::named("qwen3").folder();
+    edit_tensors(folder.path(), |tensors| drop(tensors.remove("lm_head.weight")));
+    let (bin, report) = converted(folder.path());
+    assert_eq!(bin.metadata("tie_word_embeddings"), "True");
+    assert!(report.notes.last().unwrap().contains("there is no lm_head.weight"), "{:?}", report.notes);
+}
+
+#[test]
+fn numbers_that_only_python_has() {
+    let folder = Family::named("granite").folder();
+    let path = folder.path().join("config.json");
+    let text = fs::read_to_string(&path).unwrap();
+    let extra = r#"{"time_step_limit": [0.0, Infinity, -Infinity, NaN], "name": "\"Infinity", "#;
+    fs::write(&path, text.replacen('{', extra, 1)).unwrap();
+    converted(folder.path());
+    fs::write(&path, text.replacen(r#""hidden_size":64"#, r#""hidden_size":NaN"#, 1)).unwrap();
+    assert_refused(folder.path(), "hidden_size is missing");
+    fs::write(&path, text.replacen('{', r#"{"x": Infinite, "#, 1)).unwrap();
+    assert_refused(folder.path(), "not a JSON object");
+}
+
+/// The tiny model in three parts, as llama.cpp splits them: all keys in the first, some tensors in each.
+#[test]
+fn a_gguf_file_in_parts() {
+    let folder = tempfile::tempdir().unwrap();
+    let whole = folder.path().join("whole.gguf");
+    fs::write(&whole, GgufFile::tiny().bytes()).unwrap();
+    let part = |i: usize| folder.path().join(format!("model-{:05}-of-00003.gguf", i + 1));
+    let u16_value = |value: u16| typed(2, &value.to_le_bytes());
+    let tensors: Vec<Tensor> = GgufFile::tiny().tensors;
+    for i in 0..3 {
+        let mut file = GgufFile::tiny();
+        if i > 0 {
+            file.keys.clear();
+        }
+        file.set("split.count", u16_value(3));
+        file.set("split.no", u16_value(i as u16));
+        let per_part = tensors.len().div_ceil(3);
+        file.tensors = tensors.chunks(per_part).nth(i).unwrap().to_vec();
+        fs::write(part(i), file.bytes()).unwrap();
+    }
+    let (expected, _) = converted(&whole);
+    for i in 0..3 {
+        assert!(converted(&part(i)).0.file == expected.file, "part {i} is named");
+    }
+    fs::rename(part(1), folder.path().join("elsewhere.gguf")).unwrap();
+    let missing = try_convert(&part(0), Quant::F32).err().unwrap().to_string();
+    assert!(missing.contains("00002-of-00003.gguf") && missing.contains("is missing"), "{missing}");
+    let unnamed = folder.path().join("elsewhere.gguf");
+    assert_refused(&unnamed, "its name must end in");
+    fs::copy(part(2), part(1)).unwrap();
+    let wrong = try_convert(&part(0), Quant::F32).err().unwrap().to_string();
+    assert!(wrong.contains("not the part that its name says"), "{wrong}");
+}
+
+#[test]
+fn what_other_architectures_have_is_refused() {
+    let mut file = GgufFile::tiny();
+    file.set("llama.logit_scale", typed(6, &3f32.to_le_bytes()));
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    fs::write(&path, file.bytes()).unwrap();
+    assert_refused(&path, "llama.logit_scale");
+    file.remove("llama.logit_scale");
+    file.set("general.architecture", str_value("gpt2"));
+    file.set("gpt2.block_count", u32_value(1));
+    fs::write(&path, file.bytes()).unwrap();
+    assert_refused(&path, "supported are llama");
+}
+
+#[test]
+fn queries_are_scaled_as_the_configuration_says() {
+    let folder = Family::named("gemma2").folder();
+    edit(folder.path(), "config.json", |config| config["query_pre_attn_scalar"] = json!(16));
+    assert_eq!(converted(folder.path()).0.metadata("attention_multiplier"), "0.25");
+}
