@@ -118,6 +118,14 @@ fn the_form_of_calls_is_found() {
     let strict = "{% if messages[-1].role == 'assistant' %}{{ raise_exception('no') }}{% endif %}[TOOL_CALLS]\
         {% for m in messages %}{% if m.tool_calls %}{{ m.tool_calls[0].function | tojson }}{% endif %}{% endfor %}";
     assert_eq!(ChatTemplate::new(strict, &tokenizer).unwrap().tool_form(), Some(ToolForm::Mistral));
+    for id in ["", "[CALL_ID]{{ call.id }}"] {
+        let named = format!(
+            "{{% for m in messages %}}{{% for call in m.tool_calls or [] %}}[TOOL_CALLS]{{{{ call.function.name }}}}{id}\
+             [ARGS]{{{{ call.function.arguments | tojson }}}}{{% endfor %}}{{% endfor %}}"
+        );
+        let form = ChatTemplate::new(&named, &tokenizer).unwrap().tool_form();
+        assert_eq!(form, Some(ToolForm::MistralNamed), "{named}");
+    }
 }
 
 /// All bytes, and the special tokens of all families.
@@ -256,7 +264,7 @@ fn calls_that_are_required_keep_to_the_schemas() {
         [("lamp", lamp), ("clock", clock)].map(|(name, parameters)| Tool::new(name, None, parameters));
     let named = ToolChoice::Named("lamp".to_owned());
     let mut clocks = 0;
-    for form in [ToolForm::Mistral, ToolForm::Hermes, ToolForm::Llama3] {
+    for form in [ToolForm::Mistral, ToolForm::MistralNamed, ToolForm::Hermes, ToolForm::Llama3] {
         let mut all = Vec::new();
         for seed in 0..8 {
             all.extend(called(form, &ToolChoice::Required, &tools, seed));

@@ -55,7 +55,7 @@ fn joined(parts: Vec<AnswerPart>) -> (String, String, Vec<[String; 2]>) {
 
 libfuzzer_sys::fuzz_target!(|input: Input| {
     let tokenizer = tokenizer();
-    let forms = [None, Some(ToolForm::Mistral), Some(ToolForm::Hermes), Some(ToolForm::Llama3)];
+    let forms = [None, Some(ToolForm::Mistral), Some(ToolForm::MistralNamed), Some(ToolForm::Hermes), Some(ToolForm::Llama3)];
     let form = forms[usize::from(input.form) % forms.len()];
     let tools = [Tool::new("f", None, serde_json::Value::Null)];
     let prompt = if input.in_reasoning { [1, 2] } else { [1, 1] };

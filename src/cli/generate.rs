@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 
 use clap::error::ErrorKind;
 use torchless::Model;
+use torchless::chat::ChatTemplate;
 use torchless::runtime::{ChunkProgress, GenerateOptions, Generated, Session, SessionOptions};
-use torchless::tokenizer::EncodeOptions;
+use torchless::tokenizer::{EncodeOptions, Tokenizer};
 
 use self::reply::Reply;
 use super::input::{is_piped, read_stdin, read_text};
@@ -94,32 +95,17 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let form = args.sampling.form_file();
     let grammar = args.sampling.grammar()?;
     check_text("generate", args.prompt.as_deref().unwrap_or_default(), &args.model)?;
-    if args.template.is_given() && args.messages.is_none() {
-        let problem = "--chat-template and --template-arg are for a conversation (--messages)";
-        return Err(wrong_usage("generate", ErrorKind::MissingRequiredArgument, problem));
-    }
-    let conversation = match &args.messages {
-        Some(file) => Some(Conversation::read(file, args.tools.as_ref())?),
-        None => None,
-    };
-    let text = match &conversation {
-        Some(_) => String::new(),
-        None => prompt(args.prompt.as_deref(), args.file.as_deref())?,
-    };
+    let asked = asked(&args)?;
     let model = args.model.open(args.debug)?;
     let sampling = args.sampling.settings(&model)?;
     let tokenizer = model.tokenizer();
-    let (prompt, mut reply, end_of_turn) = match &conversation {
-        Some(conversation) => {
-            let template = args.template.of_model(tokenizer)?;
-            let Conversation { messages, tools } = conversation;
-            let prompt = template.encode_with_tools(tokenizer, messages, tools, true)?;
-            let reply = Reply::new(tokenizer, &template, conversation, &prompt);
-            (prompt, Some(reply), template.end_of_turn(tokenizer))
+    let Prompt { prompt, mut reply, end_of_turn } = match &asked {
+        Asked::Answer(conversation) => {
+            Prompt::of(conversation, &args.template.of_model(tokenizer)?, tokenizer)?
         }
-        None => {
+        Asked::More(text) => {
             let special = EncodeOptions { special: args.special, ..Default::default() };
-            (tokenizer.encode(&text, special), None, None)
+            Prompt { prompt: tokenizer.encode(text, special), reply: None, end_of_turn: None }
         }
     };
     let session_options = args.run.session_options(&model, prompt.len().saturating_add(args.max_tokens))?;
@@ -189,6 +175,47 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     match report::incomplete(&result) {
         Some(problem) => anyhow::bail!(problem),
         None => Ok(()),
+    }
+}
+
+/// What is asked for.
+enum Asked {
+    /// More of a text.
+    More(String),
+    /// An answer.
+    Answer(Conversation),
+}
+
+/// Reads what is asked for, from wherever it comes.
+fn asked(args: &Args) -> anyhow::Result<Asked> {
+    if let Some(file) = &args.messages {
+        return Ok(Asked::Answer(Conversation::read(file, args.tools.as_ref())?));
+    }
+    if args.template.is_given() {
+        let problem = "--chat-template and --template-arg are for a conversation (--messages)";
+        return Err(wrong_usage("generate", ErrorKind::MissingRequiredArgument, problem));
+    }
+    Ok(Asked::More(prompt(args.prompt.as_deref(), args.file.as_deref())?))
+}
+
+/// What the model is fed, and what becomes of its answer.
+struct Prompt {
+    prompt: Vec<u32>,
+    /// Takes an answer apart.
+    reply: Option<Reply>,
+    end_of_turn: Option<u32>,
+}
+
+impl Prompt {
+    fn of(
+        conversation: &Conversation,
+        template: &ChatTemplate,
+        tokenizer: &Tokenizer,
+    ) -> anyhow::Result<Self> {
+        let Conversation { messages, tools } = conversation;
+        let prompt = template.encode_with_tools(tokenizer, messages, tools, true)?;
+        let reply = Some(Reply::new(tokenizer, template, conversation, &prompt));
+        Ok(Self { prompt, reply, end_of_turn: template.end_of_turn(tokenizer) })
     }
 }
 

@@ -5,8 +5,8 @@ use crate::chat::after_reasoning;
 use crate::sampling::Constraint;
 use crate::tokenizer::Spec;
 
-const MARKS: [&str; 6] =
-    ["[TOOL_CALLS]", "<tool_call>", "</tool_call>", "<|python_tag|>", "<think>", "</think>"];
+const MARKS: [&str; 7] =
+    ["[ARGS]", "[TOOL_CALLS]", "<tool_call>", "</tool_call>", "<|python_tag|>", "<think>", "</think>"];
 const END: u32 = 256;
 
 /// Every byte, an end, and perhaps the marks.
@@ -87,6 +87,15 @@ fn a_grammar_takes_calls_and_nothing_else() {
             (ToolForm::Mistral, true, false, format!("[TOOL_CALLS] [{good}, {it}, {good}]")),
             (ToolForm::Mistral, false, false, format!("[TOOL_CALLS] [{bad}]")),
             (ToolForm::Mistral, false, false, "[TOOL_CALLS] []".to_owned()),
+            (ToolForm::MistralNamed, true, true, "[TOOL_CALLS]f[ARGS]{\"x\": 1}".to_owned()),
+            (
+                ToolForm::MistralNamed,
+                true,
+                false,
+                format!("[TOOL_CALLS]f[ARGS]{{\"x\": 2}}[TOOL_CALLS]{}[ARGS]{{}}", tools[1].name),
+            ),
+            (ToolForm::MistralNamed, false, false, "[TOOL_CALLS]f[ARGS]{\"x\": 3}".to_owned()),
+            (ToolForm::MistralNamed, false, false, format!("[TOOL_CALLS] [{good}]")),
             (ToolForm::Hermes, true, true, tagged(&good)),
             (ToolForm::Hermes, true, false, format!("{}\n{}", tagged(&it), tagged(&good))),
             (ToolForm::Hermes, false, false, tagged(&bad)),
