@@ -146,6 +146,14 @@ pub enum Error {
         /// What pip was asked for.
         requirement: &'static str,
     },
+    /// A model on the hub that could not be fetched.
+    #[error("{reference}: {problem}")]
+    Hub {
+        /// What was asked for.
+        reference: String,
+        /// What stood in the way, and what to do.
+        problem: String,
+    },
     /// A grammar that is wrong, is not supported, or takes too long.
     #[error("{0}")]
     Grammar(String),

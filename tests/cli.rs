@@ -769,11 +769,17 @@ fn a_chat_asked_again_answers_otherwise_and_a_seed_is_one_conversation() {
 #[test]
 fn what_a_user_can_get_wrong_is_one_line() {
     let model = fixture("mistral-int8.bin");
-    let (model, hf, json) = (model.to_str().unwrap(), fixture("mistral-hf"), fixture("mistral.json"));
+    let (model, folder, json) = (model.to_str().unwrap(), fixture("wide"), fixture("mistral.json"));
     let long = "the rain ".repeat(100);
-    let cases: [(&[&str], &str); 15] = [
+    let cases: [(&[&str], &str); 18] = [
         (&["generate", "-m", "no/such.bin", "x"], "no/such.bin: No such file"),
-        (&["generate", "-m", hf.to_str().unwrap(), "x"], "torchless convert"),
+        (
+            &["generate", "-m", folder.to_str().unwrap(), "x"],
+            "has no config.json: give a Hugging Face folder",
+        ),
+        (&["chat", "-m", "no/such.gguf", "x"], "no/such.gguf: No such file"),
+        (&["generate", "-m", "hf:name", "x"], "hf:name: is no name on the hub: write hf:ORG/NAME"),
+        (&["cache", "rm", "no-such"], "no-such: no conversion is called so"),
         (&["generate", "-m", json.to_str().unwrap(), "x"], "not a torchless .bin file"),
         (&["generate", "-m", model, &long], "do not fit in the context of 256"),
         (&["generate", "-m", model, &long, "-c", "20"], "do not fit in the context of 20"),

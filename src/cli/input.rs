@@ -5,6 +5,7 @@ use std::io::{Read, stdin};
 use std::path::Path;
 
 use anyhow::{Context, ensure};
+use torchless::pull::Reference;
 
 /// Bytes of text that are read at most: more than any context holds, and an end where a device or a pipe has none.
 pub const MAX_TEXT: usize = 64 << 20;
@@ -17,8 +18,10 @@ pub fn read_text(file: &Path) -> anyhow::Result<String> {
 /// Whether a word is a model rather than something to say: a file's name, or one that only a model would have.
 pub fn names_model(word: &OsStr) -> bool {
     let (path, text) = (Path::new(word), word.to_string_lossy());
-    let like_a_model = path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("bin"));
+    let is_one = |ending: &OsStr| ["bin", "gguf"].iter().any(|known| ending.eq_ignore_ascii_case(known));
+    let like_a_model = path.extension().is_some_and(is_one) || text.starts_with(Reference::PREFIX);
     path.is_file()
+        || path.join("config.json").is_file()
         || (text.contains(std::path::MAIN_SEPARATOR) && path.exists())
         || (like_a_model && !text.contains(char::is_whitespace))
 }

@@ -1,6 +1,7 @@
 //! The command line: one file a subcommand. Results go to stdout, everything else to stderr.
 
 mod bench;
+mod cache;
 mod chat;
 mod completions;
 mod convert;
@@ -19,9 +20,11 @@ mod perplexity;
 mod plot;
 mod progress;
 mod pull;
+mod render;
 mod report;
 mod sampling;
 mod serve;
+mod template;
 mod tokenize;
 mod values;
 
@@ -37,7 +40,8 @@ use torchless::kernels::{Isa, Kernels};
 
 /// Runs language models of the Mistral, Llama and Qwen families on the CPU.
 ///
-/// Without a model named, everything uses SmolLM2-135M-Instruct, which is fetched on first use.
+/// A model is a file, a folder or a name on the hub. Without one named, everything uses SmolLM2-135M-Instruct, which is fetched
+/// on first use.
 #[derive(Parser)]
 #[command(
     name = "torchless",
@@ -48,6 +52,8 @@ use torchless::kernels::{Isa, Kernels};
         torchless chat\n  \
         torchless generate \"The capital of France is\"\n  \
         torchless serve\n  \
+        torchless chat -m llama-3.2-1b.Q4_K_M.gguf\n  \
+        torchless chat -m hf:HuggingFaceTB/SmolLM2-360M-Instruct\n  \
         torchless convert ./Mistral-7B-v0.1 mistral.bin\n  \
         torchless mistral.bin \"Once upon a time\" --debug\n\n\
         Results go to stdout, everything else to stderr; --json gives results for machines.\n\
@@ -65,9 +71,11 @@ enum Command {
     Serve(serve::Args),
     Perplexity(perplexity::Args),
     Tokenize(tokenize::Args),
+    Render(render::Args),
     Inspect(inspect::Args),
     Convert(convert::Args),
     Pull(pull::Args),
+    Cache(cache::Args),
     Bench(bench::Args),
     Kernels(kernels::Args),
     Completions(completions::Args),
@@ -102,9 +110,11 @@ pub fn main() -> ExitCode {
         Command::Serve(args) => serve::run(args),
         Command::Perplexity(args) => perplexity::run(args),
         Command::Tokenize(args) => tokenize::run(args),
+        Command::Render(args) => render::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Convert(args) => convert::run(args),
         Command::Pull(args) => pull::run(args),
+        Command::Cache(args) => cache::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Kernels(args) => kernels::run(&args),
         Command::Completions(args) => completions::run(&args, &mut Cli::command()),

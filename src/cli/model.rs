@@ -1,16 +1,18 @@
 //! Options that several commands share: which model, and how to run it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use anyhow::Context;
-use torchless::Model;
+use anyhow::{Context, anyhow, bail};
 use torchless::chat::ChatTemplate;
+use torchless::format::convert::Quant;
+use torchless::kernels::Kernels;
 use torchless::kv::KvType;
+use torchless::pull::{self, Conversions, Hub, Named, Origin, Reference};
 use torchless::runtime::{SessionOptions, Threads};
 use torchless::tokenizer::Tokenizer;
-use torchless::{kernels::Kernels, pull};
+use torchless::{Error, Model};
 
 use super::output::note;
 use super::progress;
@@ -19,17 +21,31 @@ use super::values::{isa, positive};
 /// Which model.
 #[derive(clap::Args, Default)]
 pub struct ModelArgs {
-    /// The model file, as `torchless convert` writes it [default: $TORCHLESS_MODEL, or SmolLM2-135M-Instruct, which is
-    /// fetched on first use]
-    #[arg(short, long, value_name = "PATH")]
+    /// The model: a model file, a GGUF file, a Hugging Face folder, or hf:ORG/NAME[:FILE][@REVISION] [default: $TORCHLESS_MODEL,
+    /// or SmolLM2-135M-Instruct, which is fetched on first use]
+    ///
+    /// What is no model file yet is converted once, into the cache that `torchless cache` lists, and anew when it has changed. What is on
+    /// the hub is fetched once, into the Hugging Face cache; `torchless pull` asks for something newer.
+    #[arg(short, long, value_name = "MODEL")]
     pub model: Option<PathBuf>,
+    #[command(flatten)]
+    pub convert: ConvertArgs,
+}
+
+/// What a model that is no model file yet is converted into.
+#[derive(clap::Args, Default, Clone)]
+pub struct ConvertArgs {
+    /// How many bits the matrices of a model get that is converted first: auto, int8, int4, int4:BITS, int8-proj or f32, as
+    /// `torchless convert` has it [default: auto]
+    #[arg(long, value_name = "KIND")]
+    quant: Option<Quant>,
 }
 
 /// Which model, for commands that have no other thing to name.
 #[derive(clap::Args, Default)]
 pub struct NamedModel {
-    /// The model file; the same as -m
-    #[arg(value_name = "PATH", conflicts_with = "model")]
+    /// The model; the same as -m
+    #[arg(value_name = "MODEL", conflicts_with = "model")]
     path: Option<PathBuf>,
     #[command(flatten)]
     model: ModelArgs,
@@ -38,19 +54,33 @@ pub struct NamedModel {
 impl NamedModel {
     /// The model that is named either way.
     pub fn either(self) -> ModelArgs {
-        ModelArgs { model: self.path.or(self.model.model) }
+        ModelArgs { model: self.path.or(self.model.model), ..self.model }
     }
 }
 
 impl ModelArgs {
-    /// Where the model is; fetches the default one if that is what is wanted and it is not there yet.
+    /// The model file: of whatever is named, after it was fetched and converted as far as that has not been done before.
     pub fn path(&self) -> anyhow::Result<PathBuf> {
-        // Not clap's: to it a variable is an argument given, and in conflict with others.
-        let variable = || std::env::var_os("TORCHLESS_MODEL").filter(|path| !path.is_empty());
-        match self.model.clone().or_else(|| variable().map(PathBuf::from)) {
-            Some(path) => Ok(path),
-            None => default_model(),
+        let named = self.model.clone().or_else(named_by_variable);
+        let path = match named.as_deref().map(Named::of).transpose()? {
+            Some(Named::Source(path)) => return self.convert.path(&path),
+            Some(Named::Hub(reference)) => return self.convert.hub(&reference),
+            Some(Named::ModelFile(path)) => path,
+            None => default_model()?,
+        };
+        if let Some(quant) = self.convert.quant {
+            let (path, new) = (path.display(), path.with_extension(format!("{quant}.bin").replace(':', "_")));
+            bail!(
+                "{path}: is a model file already, and --quant is for what is not: `torchless convert {path} {} --quant {quant}`",
+                new.display()
+            );
         }
+        Ok(path)
+    }
+
+    /// Whether a model is named, by an option or by the variable.
+    pub fn is_named(&self) -> bool {
+        self.model.is_some() || named_by_variable().is_some()
     }
 
     /// Opens the model.
@@ -67,6 +97,89 @@ impl ModelArgs {
         }
         Ok(model)
     }
+}
+
+impl ConvertArgs {
+    /// The model file that a GGUF file or a folder becomes.
+    fn path(&self, path: &Path) -> anyhow::Result<PathBuf> {
+        let conversions = Conversions::in_cache_folder()?;
+        let origin = match Origin::of_path(path) {
+            Err(error) => {
+                let left = conversions.left_of(path).map(|left| {
+                    format!(
+                        "; what it was converted into is still there, name that instead: {}",
+                        left.display()
+                    )
+                });
+                bail!("{error}{}", left.unwrap_or_default());
+            }
+            origin => origin?,
+        };
+        self.kept(&conversions, &origin)
+    }
+
+    /// The model file that a model of the hub becomes.
+    fn hub(&self, reference: &Reference) -> anyhow::Result<PathBuf> {
+        let conversions = Conversions::in_cache_folder()?;
+        let hub = Hub::from_environment()?;
+        let is_here = hub.find(reference).ok().map(|path| Origin::of_hub(reference, path));
+        // What has been used before is used again, without asking whether there is something newer.
+        if let Some(model) = is_here.and_then(|origin| conversions.find(&origin, self.quant())) {
+            return Ok(model);
+        }
+        if hub.find(reference).is_err()
+            && let Some(model) = conversions.of_hub(reference, self.quant())
+        {
+            return Ok(model);
+        }
+        let path = fetch(&hub, reference)?;
+        self.kept(&conversions, &Origin::of_hub(reference, path))
+    }
+
+    fn quant(&self) -> Quant {
+        self.quant.unwrap_or_default()
+    }
+
+    /// The conversion that is kept, which is made where it is not.
+    fn kept(&self, conversions: &Conversions, origin: &Origin) -> anyhow::Result<PathBuf> {
+        let quant = self.quant();
+        if let Some(model) = conversions.find(origin, quant) {
+            return Ok(model);
+        }
+        let (name, folder) = (origin.name(), conversions.folder().display());
+        let bar = progress::Bytes::new();
+        let bar = bar.announcing(format!("Converting {name} (--quant {quant}), once, into {folder}"));
+        let converted = conversions.convert(origin, quant, &mut |at| bar.show(at));
+        let (model, report) = converted.map_err(|error| match &error {
+            Error::Io { path, .. } if path.starts_with(conversions.folder()) => {
+                anyhow!("{error} (TORCHLESS_CACHE names another folder)")
+            }
+            _ => error.into(),
+        })?;
+        drop(bar);
+        for line in report.iter().flat_map(|report| &report.notes) {
+            note(format_args!("note: {line}"));
+        }
+        Ok(model)
+    }
+}
+
+/// Fetches a model of the hub, as far as it is not here, and says so where the hub could not be asked.
+pub fn fetch(hub: &Hub, reference: &Reference) -> anyhow::Result<PathBuf> {
+    let bar = progress::Bytes::resumable();
+    let bar = bar.announcing(format!("Fetching {reference}, once, into {}", hub.cache.display()));
+    let fetched = hub.fetch(reference, &mut |at| bar.show(at))?;
+    drop(bar);
+    // Whoever asked for that need not be told.
+    if let Some(why) = fetched.not_asked.filter(|_| !hub.offline) {
+        note(format_args!("note: {reference} as it was when it was fetched: {why}"));
+    }
+    Ok(fetched.path)
+}
+
+/// Not clap's: to it a variable is an argument given, and in conflict with others.
+fn named_by_variable() -> Option<PathBuf> {
+    std::env::var_os("TORCHLESS_MODEL").filter(|path| !path.is_empty()).map(PathBuf::from)
 }
 
 /// Notes where a model's chat template cannot be used: a chat would say so, and only then.

@@ -117,7 +117,7 @@ fn compare(
     tokens: &[u32],
     bos: Option<u32>,
 ) -> anyhow::Result<()> {
-    let reference = ModelArgs { model: Some(path.to_owned()) }.open(false)?;
+    let reference = ModelArgs { model: Some(path.to_owned()), ..ModelArgs::default() }.open(false)?;
     let longest = |model: &Model| model.config().max_position_embeddings;
     let ctx = CHUNK.min(longest(model)).min(longest(&reference));
     let options = args.run.session_options(model, ctx)?;

@@ -1,5 +1,6 @@
 //! Progress bars on stderr; nothing is shown where that is not a terminal.
 
+use std::cell::Cell;
 use std::ops::ControlFlow;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::time::Duration;
@@ -8,24 +9,47 @@ use indicatif::{ProgressBar, ProgressStyle};
 use torchless::format::convert::Progress;
 
 use super::interrupt::{self, Orderly};
-use super::output::one_line;
+use super::output::{note, one_line};
 
 /// A bar that counts bytes, fed by converting and pulling.
 pub struct Bytes {
     bar: ProgressBar,
-    _orderly: Orderly,
+    /// What is noted once there is something to do.
+    announced: Cell<Option<String>>,
+    _orderly: Option<Orderly>,
 }
 
 impl Bytes {
     /// A bar that shows itself with the first step.
     pub fn new() -> Self {
+        Self::with(Some(Orderly::begin()))
+    }
+
+    /// With a line that is noted as soon as there is something to do.
+    pub fn announcing(self, line: String) -> Self {
+        self.announced.set(Some(line));
+        self
+    }
+
+    /// A bar for work that may end at any moment, since it goes on where it was: Ctrl-C does not wait for a server that says nothing.
+    pub fn resumable() -> Self {
+        Self::with(None)
+    }
+
+    fn with(orderly: Option<Orderly>) -> Self {
         let bar = ProgressBar::new(0);
         bar.set_style(style("{bar:30} {decimal_bytes}/{decimal_total_bytes}, {eta} left  {wide_msg}"));
-        Self { bar, _orderly: Orderly::begin() }
+        Self { bar, announced: Cell::default(), _orderly: orderly }
     }
 
     /// Shows how far the work has come; breaks it off after Ctrl-C.
     pub fn show(&self, at: Progress<'_>) -> ControlFlow<()> {
+        if let Some(line) = self.announced.take() {
+            match at.total {
+                0 => self.announced.set(Some(line)),
+                _ => note(line),
+            }
+        }
         if self.bar.message() != at.step {
             self.bar.set_message(one_line(at.step));
         }

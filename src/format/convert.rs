@@ -104,6 +104,11 @@ impl Convertible {
         self.tensors.first().is_some_and(|(_, tensor)| tensor.is_of_file())
     }
 
+    /// The files that it is read from, also those that would be if they were there.
+    pub fn files(&self) -> &[PathBuf] {
+        &self.source.files
+    }
+
     /// The tokenizer that the model file will have.
     pub fn tokenizer(&self) -> &Tokenizer {
         &self.tokenizer
@@ -150,7 +155,7 @@ impl Convertible {
         progress: &mut OnProgress,
     ) -> Result<Report, Error> {
         let Self { src, source, tensors, .. } = self;
-        let Source { config, tokenizer, notes, files, .. } = source;
+        let Source { config, tokenizer, generation, notes, files, .. } = source;
         let dtypes = self.plan(storage);
         let infos = tensors.iter().zip(&dtypes).map(|((name, tensor), dtype)| TensorInfo {
             name: name.clone(),
@@ -158,7 +163,7 @@ impl Convertible {
             dtype: *dtype,
         });
         let infos: Vec<_> = infos.collect();
-        let layout = Layout::new(config, tokenizer, &infos).map_err(Malformed::in_file(src))?;
+        let layout = Layout::new(config, tokenizer, generation, &infos).map_err(Malformed::in_file(src))?;
         let file = AtomicFile::create(dst, files)?;
         check_beside(src, dst)?;
         let mut weighed = None;

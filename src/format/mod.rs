@@ -14,7 +14,7 @@ pub(crate) mod encoding;
 mod entries;
 pub(crate) mod fs;
 mod gguf;
-mod hf;
+pub(crate) mod hf;
 mod importance;
 mod overlap;
 mod plan;

@@ -1,5 +1,6 @@
 //! Which number format each tensor of a model file gets.
 
+use std::fmt;
 use std::str::FromStr;
 
 use torchless_kernels::GROUP;
@@ -58,6 +59,20 @@ impl FromStr for Quant {
                 Some(bits) => bits.parse().map(Self::Int4Of),
                 None => Err(format!("{name:?} is not one of auto, int8, int8-proj, int4, int4:BITS, f32")),
             },
+        }
+    }
+}
+
+/// As it is parsed.
+impl fmt::Display for Quant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Int8 => f.write_str("int8"),
+            Self::Int8Proj => f.write_str("int8-proj"),
+            Self::Int4 => f.write_str("int4"),
+            Self::Int4Of(Bits(hundredths)) => write!(f, "int4:{}", f64::from(*hundredths) / 100.0),
+            Self::F32 => f.write_str("f32"),
         }
     }
 }

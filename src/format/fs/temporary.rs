@@ -67,6 +67,21 @@ impl Folder {
     pub fn path(&self) -> &Path {
         self.folder.path()
     }
+
+    /// Gives it a name to stay under, which nothing has yet.
+    #[cfg(feature = "pull")]
+    pub fn rename(self, path: &Path) -> io::Result<()> {
+        fs::rename(self.folder.path(), path)?;
+        // There is nothing left to remove.
+        let _ = self.folder.keep();
+        Ok(())
+    }
+
+    /// Removes it now, and says what stands in the way.
+    #[cfg(feature = "pull")]
+    pub fn remove(self) -> io::Result<()> {
+        self.folder.close()
+    }
 }
 
 fn builder<'a>(prefix: &'a OsStr) -> Builder<'a, 'static> {

