@@ -388,6 +388,25 @@ fn gguf_sentencepiece_without_a_prefix() {
 }
 
 #[test]
+fn gguf_with_very_many_pieces_keeps_its_scores() {
+    let mut file = GgufFile::tiny();
+    let mut tokens: Vec<String> = ["<unk>", "<s>", "</s>", "a", "b", "ab", "ba"].map(String::from).into();
+    tokens.extend((tokens.len()..100_001).map(|id| format!("▁{id}")));
+    let mut types = vec![1; tokens.len()];
+    types[..3].copy_from_slice(&[2, 3, 3]);
+    let scores: Vec<f32> = (0..tokens.len()).map(|id| -0.5 * id as f32).collect();
+    file.set("tokenizer.ggml.tokens", strings(&tokens.iter().map(String::as_str).collect::<Vec<_>>()));
+    file.set("tokenizer.ggml.scores", f32s(&scores));
+    file.set("tokenizer.ggml.token_type", i32s(&types));
+    file.tensors.retain(|tensor| tensor.name != "token_embd.weight");
+    file.add("token_embd", &[8, tokens.len() as u64]);
+    let (_folder, path) = write(&file.bytes());
+    let tokenizer = try_convert(&path, Quant::F32).unwrap().0.header["tokenizer"].take();
+    assert_eq!(tokenizer["merges"], json!([]));
+    assert_eq!(tokenizer["scores"], json!(scores));
+}
+
+#[test]
 fn gguf_phi_3_drops_white_space_after_its_tokens() {
     let tokenizer = gguf_tokenizer(|file| {
         file.set("general.name", str_value("My-Phi-3-mini"));
