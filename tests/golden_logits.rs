@@ -4,6 +4,7 @@
 mod common {
     pub mod bits;
     pub mod converted;
+    pub mod family;
     pub mod fixture;
     pub mod hash;
     pub mod hashed_bits;
@@ -27,6 +28,7 @@ use torchless_kernels::{Isa, Kernels};
 
 use common::bits::bits;
 use common::converted::converted;
+use common::family::{FAMILIES, Family};
 use common::fixture::fixture;
 use common::hashed_bits::hash;
 use common::logprobs::logprobs;
@@ -138,6 +140,37 @@ fn logits_over_int8_keys_and_values_are_the_same_bits_however_they_are_worked_ou
         let tokens = tokens(options.ctx.min(200), model.config().vocab_size);
         assert_hash_of(file, &model, &options, &tokens, &[(1, 512), (1, 7), (2, 1), (3, 64)], expected);
     }
+}
+
+/// Of the models of `families.py` with int8 weights and keys.
+const FAMILY_HASHES: [u64; 10] = [
+    0x4452376b681aa4f3,
+    0x81fd2d7bc9cadea9,
+    0xe2e3951a15d09ada,
+    0x0151c698ab458040,
+    0x9d67b1f728b6c518,
+    0x2fd6d98d914ee6fb,
+    0x6b4fda140e49f4b4,
+    0xf9ec8c1284eaadec,
+    0x344a585f5c346537,
+    0x2e0797a95da768a2,
+];
+
+#[test]
+fn logits_of_every_architecture_are_the_same_bits() {
+    let mut wrong = 0;
+    for (name, expected) in FAMILIES.into_iter().zip(FAMILY_HASHES) {
+        let family = Family::named(name);
+        let (_folder, model) = converted(family.folder().path(), Quant::Int8);
+        for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
+            let kernels = Kernels::new(isa).unwrap();
+            let options = SessionOptions { kv: KvType::Int8, kernels, threads: 2, chunk: 7, ctx: 64 };
+            let hash = hash(&bits(&model, &options, &family.tokens));
+            println!("{name}: {hash:#018x} ({isa})");
+            wrong += usize::from(hash != expected);
+        }
+    }
+    assert_eq!(wrong, 0, "hashes that are not those written down");
 }
 
 fn assert_hash(name: &str, model: &Arc<Model>, tokens: &[u32], ways: &[(usize, usize)], expected: u64) {

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use std::sync::LazyLock;
 use torchless::tokenizer::{
     Behavior, Cut, DecodeStart, EncodeOptions, Kind, Normalize, Pattern, Spec, TokenRule, Tokenizer,
-    merges_from_scores,
+    merges_from_scores, scores_for_merges,
 };
 
 #[path = "fixtures/tokenizer/load.rs"]
@@ -289,6 +289,10 @@ fn bad_specifications_are_refused_with_the_culprit_named() {
         (Spec { pre: Some("gpt-2".into()), pre_tokenizer: Some(vec![]), ..good() }, "pre goes without"),
         (Spec { pre_tokenizer: Some(vec![Cut::Whitespace {}; 33]), ..good() }, "33 steps"),
         (Spec { normalizer: Some(vec![Normalize::Nfc {}; 33]), ..good() }, "33 steps"),
+        (
+            Spec { normalizer: Some(vec![Normalize::Prepend { prepend: "x".repeat(257) }]), ..good() },
+            "more than 256 bytes",
+        ),
         (Spec { pre_tokenizer: Some(vec![split("a(b")]), ..good() }, "\"a(b\" cannot be used"),
         (Spec { pre_tokenizer: Some(vec![BYTES, split("a")]), ..good() }, "ByteLevel is the last step"),
         (
@@ -326,6 +330,15 @@ fn an_expression_that_would_look_for_ever_gives_up() {
         assert_eq!(tokenizer.encode(&letters, PLAIN).len(), letters.len(), "{hostile}");
         assert!(start.elapsed().as_secs() < 30, "{hostile}: {:?}", start.elapsed());
     }
+}
+
+/// Thirty steps that each double the text would make a thousand million of one character.
+#[test]
+fn a_normalizer_that_would_grow_for_ever_stops() {
+    let double = Normalize::Replace { pattern: Pattern::String("a".to_owned()), content: "aa".to_owned() };
+    let spec = Spec { normalizer: Some(vec![double; 30]), ..toy(Kind::ByteLevel, &["a"], &[]) };
+    let ids = Tokenizer::new(spec).unwrap().encode(&"a".repeat(1000), PLAIN);
+    assert!((16_000..40_000).contains(&ids.len()), "{}", ids.len());
 }
 
 #[test]
@@ -483,11 +496,23 @@ proptest! {
         let of_token = |i: usize| ((i * 7919) % 1009 % different) as f32 - 3.0;
         let scores: Vec<f32> = (0..tokens.len()).map(of_token).collect();
         let (merges, equal_merges) = merges_from_scores(&tokens, &scores).unwrap();
+        let all_merges = merges.clone();
         let by_score = Spec { vocab: vocab.clone(), scores, ..Spec::default() };
         let tokenizer = Tokenizer::new(Spec { vocab, merges, equal_merges, ..Spec::default() }).unwrap();
         let ids = tokenizer.encode(&text, PLAIN);
         let pieces: Vec<&str> = ids.iter().map(|&id| tokenizer.piece(id).unwrap()).collect();
-        prop_assert_eq!(Tokenizer::new(by_score).unwrap().encode(&text, PLAIN), ids.clone());
+        prop_assert_eq!(Tokenizer::new(by_score.clone()).unwrap().encode(&text, PLAIN), ids.clone());
+        // And back, where each score is of one piece.
+        if different == 1009 {
+            let mut spec = Spec { scores: Vec::new(), merges: all_merges, ..by_score };
+            prop_assert!(scores_for_merges(&mut spec).unwrap() && spec.merges.is_empty());
+            prop_assert_eq!(Tokenizer::new(spec.clone()).unwrap().encode(&text, PLAIN), ids.clone());
+            // With a way too few there are none.
+            (spec.merges, _) = merges_from_scores(&tokens, &std::mem::take(&mut spec.scores)).unwrap();
+            if spec.merges.pop().is_some() {
+                prop_assert!(!scores_for_merges(&mut spec).unwrap());
+            }
+        }
 
         let mut parts: Vec<String> = format!("▁{}", text.replace(' ', "▁")).chars().map(String::from).collect();
         let score = |piece: &str| tokens.iter().position(|token| token == piece).map(|i| -of_token(i) as i32);

@@ -3,7 +3,9 @@
 #![no_main]
 
 use arbitrary::Arbitrary;
-use torchless::tokenizer::{EncodeOptions, Kind, Spec, Tokenizer};
+use torchless::tokenizer::{
+    Behavior, Cut, DecodeStart, EncodeOptions, Kind, Normalize, Pattern, Prepend, Spec, TokenRule, Tokenizer,
+};
 
 #[derive(Arbitrary, Debug)]
 struct Input<'a> {
@@ -17,6 +19,12 @@ struct Input<'a> {
     merged: Vec<(u8, u8)>,
     special: Vec<(&'a str, u16)>,
     added: Vec<(&'a str, u16)>,
+    /// Steps of a normalizer and of a pre-tokenizer, by what `normalize` and `cut` make of them.
+    normalizer: Option<Vec<(u8, &'a str)>>,
+    cuts: Option<Vec<(u8, u8, &'a str)>>,
+    /// Rules of the special and added tokens, by the bits of a number.
+    rules: Vec<(u16, u8)>,
+    decode_start: u8,
     bos: Option<u16>,
     add_bos: Option<bool>,
     text: &'a str,
@@ -37,10 +45,20 @@ fn spec(input: &Input) -> Spec {
         merges: input.merges.iter().map(|(l, r)| (l.to_string(), r.to_string())).collect(),
         special_tokens: owned(&input.special),
         added_tokens: owned(&input.added),
+        normalizer: input.normalizer.as_ref().map(|steps| steps.iter().take(6).map(normalize).collect()),
+        token_rules: input.rules.iter().map(|&(id, bits)| (id.into(), rule(bits))).collect(),
+        decode_start: [None, Some(DecodeStart::Keep), Some(DecodeStart::Space), Some(DecodeStart::Spaces)]
+            [usize::from(input.decode_start) % 4],
         bos_token_id: input.bos.map(u32::from),
         add_bos: input.add_bos,
         ..Spec::default()
     };
+    if let Some(cuts) = &input.cuts {
+        let bytes = Cut::ByteLevel { add_prefix_space: false, use_regex: false };
+        spec.pre = None;
+        spec.pre_tokenizer =
+            Some(cuts.iter().take(6).map(cut).chain(input.byte_level.then_some(bytes)).collect());
+    }
     if input.all_bytes {
         let known: Vec<String> = spec.vocab.iter().map(|(piece, _)| piece.clone()).collect();
         let add = |byte: u8| {
@@ -65,6 +83,58 @@ fn spec(input: &Input) -> Spec {
         }
     }
     spec
+}
+
+/// A short text or expression.
+fn pattern(kind: u8, text: &str) -> Pattern {
+    let text = text.chars().take(12).collect();
+    if kind % 2 == 0 { Pattern::String(text) } else { Pattern::Regex(text) }
+}
+
+fn normalize(&(kind, text): &(u8, &str)) -> Normalize {
+    match kind % 10 {
+        0 => Normalize::Nfc {},
+        1 => Normalize::Nfd {},
+        2 => Normalize::Nfkc {},
+        3 => Normalize::Nfkd {},
+        4 => Normalize::Lowercase {},
+        5 => Normalize::StripAccents {},
+        6 => Normalize::Strip { left: kind & 16 != 0, right: kind & 32 != 0 },
+        7 => Normalize::Prepend { prepend: text.chars().take(3).collect() },
+        _ => Normalize::Replace { pattern: pattern(kind, text), content: text.chars().rev().take(3).collect() },
+    }
+}
+
+fn cut(&(kind, more, text): &(u8, u8, &str)) -> Cut {
+    let behavior = [
+        Behavior::Removed,
+        Behavior::Isolated,
+        Behavior::MergedWithPrevious,
+        Behavior::MergedWithNext,
+        Behavior::Contiguous,
+    ][usize::from(more) % 5];
+    match kind % 7 {
+        0 => Cut::Digits { individual_digits: more % 2 == 0 },
+        1 => Cut::Punctuation { behavior },
+        2 => Cut::Whitespace {},
+        3 => Cut::WhitespaceSplit {},
+        4 => Cut::Metaspace {
+            replacement: text.chars().next().unwrap_or('▁'),
+            prepend_scheme: [Prepend::First, Prepend::Never, Prepend::Always][usize::from(more) % 3],
+            split: more & 16 != 0,
+        },
+        _ => Cut::Split { pattern: pattern(kind, text), behavior, invert: more & 128 != 0 },
+    }
+}
+
+fn rule(bits: u8) -> TokenRule {
+    TokenRule {
+        lstrip: bits & 1 != 0,
+        rstrip: bits & 2 != 0,
+        single_word: bits & 4 != 0,
+        normalized: bits & 8 != 0,
+        mergeable: bits & 16 != 0,
+    }
 }
 
 /// GPT-2's character for a byte.
@@ -92,7 +162,8 @@ libfuzzer_sys::fuzz_target!(|input: Input| {
         assert!(ids.iter().all(|&id| tokenizer.piece(id).is_some()), "{ids:?}");
         let decoded = tokenizer.decode(&ids);
         assert_eq!(stream(&tokenizer, &ids), decoded);
-        let only_text = input.special.is_empty() && input.added.is_empty() && input.bos.is_none();
+        let as_ever = input.normalizer.is_none() && input.cuts.is_none() && input.decode_start % 4 == 0;
+        let only_text = as_ever && input.special.is_empty() && input.added.is_empty() && input.bos.is_none();
         let plain = !special && only_text && input.all_bytes;
         // SentencePiece's ▁ is a space when it comes back.
         let faithful =

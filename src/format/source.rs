@@ -95,6 +95,33 @@ pub struct SourceTensor {
     order: Option<HeadOrder>,
     /// Its values are one less than they are used.
     plus_one: bool,
+    /// What its values are multiplied by.
+    scales: Option<Arc<BlockScales>>,
+}
+
+/// A number that the values of each block of a matrix are multiplied by.
+#[derive(Debug, Clone)]
+pub struct BlockScales {
+    /// `[blocks down][blocks across]`
+    pub values: Vec<f32>,
+    /// Rows and columns of a block.
+    pub block: [usize; 2],
+    /// Blocks across.
+    pub across: usize,
+    /// The row of the blocks that is the matrix's first.
+    pub first_row: usize,
+}
+
+impl BlockScales {
+    /// Multiplies row `row`.
+    fn multiply(&self, row: usize, values: &mut [f32]) {
+        let [rows, cols] = self.block;
+        let down = self.first_row.saturating_add(row) / rows.max(1);
+        let scales = self.values.get(down.saturating_mul(self.across)..).unwrap_or_default();
+        for (values, scale) in values.chunks_mut(cols.max(1)).zip(scales) {
+            values.iter_mut().for_each(|value| *value *= scale);
+        }
+    }
 }
 
 /// In which order the rows of each head are stored. Here row i is rotated with row i + head_dim/2.
@@ -158,7 +185,7 @@ impl SourceTensor {
             )));
         }
         let rows = Rows::Encoded { bytes: map, range, encoding, row_bytes };
-        Ok(Self { rows, shape, order: None, plus_one: false })
+        Ok(Self { rows, shape, order: None, plus_one: false, scales: None })
     }
 
     /// A vector of these values.
@@ -166,13 +193,19 @@ impl SourceTensor {
         let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
         let (range, row_bytes, encoding) = (0..bytes.len(), bytes.len(), SourceType::F32);
         let rows = Rows::Encoded { bytes: Arc::new(bytes), range, encoding, row_bytes };
-        Self { rows, shape: vec![values.len()], order: None, plus_one: false }
+        Self { rows, shape: vec![values.len()], order: None, plus_one: false, scales: None }
     }
 
     /// A tensor of a model file.
     pub fn of_file(file: &Arc<BinFile>, tensor: &Tensor) -> Self {
         let shape = tensor.shape().to_vec();
-        Self { rows: Rows::OfFile(Arc::clone(file), tensor.clone()), shape, order: None, plus_one: false }
+        Self {
+            rows: Rows::OfFile(Arc::clone(file), tensor.clone()),
+            shape,
+            order: None,
+            plus_one: false,
+            scales: None,
+        }
     }
 
     /// The same tensor, known to hold the rows (of a vector, the values) of its heads in this order.
@@ -183,6 +216,16 @@ impl SourceTensor {
     /// The same tensor, known to hold values that are one less than they are used.
     pub fn plus_one(self) -> Self {
         Self { plus_one: true, ..self }
+    }
+
+    /// The same tensor, its values multiplied by these.
+    pub fn scaled(self, scales: BlockScales) -> Self {
+        Self { scales: Some(Arc::new(scales)), ..self }
+    }
+
+    /// Whether its values make no sense without scales.
+    pub fn needs_scales(&self) -> bool {
+        matches!(self.rows, Rows::Encoded { encoding: SourceType::F8E4M3, .. }) && self.scales.is_none()
     }
 
     /// Some rows of a matrix that was read from a file and is in no other order.
@@ -196,6 +239,9 @@ impl SourceTensor {
             assert!(rows.end <= *all, "rows {rows:?} of {all}");
             *range = range.start + rows.start * *row_bytes..range.start + rows.end * *row_bytes;
             *all = rows.len();
+            if let Some(scales) = &mut part.scales {
+                Arc::make_mut(scales).first_row += rows.start;
+            }
         }
         part
     }
@@ -290,6 +336,9 @@ impl SourceTensor {
                 encoding.decode(bytes, out);
             }
             Rows::OfFile(file, tensor) => Kernels::detect().weight_row(&file.weight(tensor), stored, out),
+        }
+        if let Some(scales) = &self.scales {
+            scales.multiply(stored, out);
         }
         if let (Some(order), [_]) = (self.order, &self.shape[..]) {
             let stored = out.to_vec();

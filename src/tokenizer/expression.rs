@@ -1,6 +1,5 @@
 //! Texts and regular expressions to look for, as Hugging Face's tokenizers look for them.
 
-use std::borrow::Cow;
 use std::fmt;
 
 use fancy_regex::{Regex, RegexBuilder};
@@ -78,22 +77,22 @@ impl Expression {
         }
     }
 
-    /// `text` with `content` in place of every match.
-    pub fn replace<'t>(&self, text: Cow<'t, str>, content: &str) -> Cow<'t, str> {
-        let mut matches = self.matches(&text).peekable();
-        if matches.peek().is_none() {
-            drop(matches);
-            return text;
-        }
+    /// `text` with `content` in place of every match; `None` if there is none, or it would be longer than `limit` bytes.
+    pub fn replace(&self, text: &str, content: &str, limit: usize) -> Option<String> {
+        let mut matches = self.matches(text).peekable();
+        matches.peek()?;
         let mut replaced = String::with_capacity(text.len() + text.len() / 4);
         let mut end = 0;
         for (from, to) in matches {
-            replaced.push_str(text.get(end..from).unwrap_or_default());
+            replaced.push_str(text.get(end..from)?);
             replaced.push_str(content);
             end = to;
+            if replaced.len() > limit {
+                return None;
+            }
         }
-        replaced.push_str(text.get(end..).unwrap_or_default());
-        Cow::Owned(replaced)
+        replaced.push_str(text.get(end..)?);
+        Some(replaced)
     }
 }
 

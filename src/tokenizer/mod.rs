@@ -25,7 +25,7 @@ mod written;
 
 pub use decode::Decoder;
 pub use spec::{DecodeStart, Kind, Spec, TokenRule};
-pub use spm::{ScoredMerges, merges_from_scores};
+pub use spm::{ScoredMerges, merges_from_scores, scores_for_merges};
 pub use steps::{Behavior, Cut, Normalize, Pattern, Prepend};
 
 use crate::Malformed;
@@ -155,7 +155,12 @@ impl Tokenizer {
         let mut scratch = Scratch::default();
         let mut first = true;
         for (plain, id) in self.special.as_written().split(text) {
-            self.encode_with(&self.added, &restore(plain), first, &mut scratch, &mut ids);
+            let restored = restore(plain);
+            match restored == plain {
+                // Added tokens have been looked for, with what is around.
+                true => self.encode_between(&self.added, plain, first, &mut scratch, &mut ids),
+                false => self.encode_with(&self.added, &restored, first, &mut scratch, &mut ids),
+            }
             ids.extend(id);
             first = false;
         }
@@ -173,15 +178,28 @@ impl Tokenizer {
     ) {
         let mut first = first;
         for (raw, id) in recognizer.raw.split(text) {
-            if !raw.is_empty() {
-                let normal = self.normalizer.apply(raw, first);
-                first = normal.first;
-                for (plain, id) in recognizer.normalized.split(&normal.text) {
-                    self.encode_plain(plain, first, scratch, ids);
-                    ids.extend(id);
-                    first = false;
-                }
-            }
+            self.encode_between(recognizer, raw, first, scratch, ids);
+            ids.extend(id);
+            first = false;
+        }
+    }
+
+    /// Encodes what is between the tokens that are not normalised.
+    fn encode_between(
+        &self,
+        recognizer: &Recognizer,
+        raw: &str,
+        first: bool,
+        scratch: &mut Scratch,
+        ids: &mut Vec<u32>,
+    ) {
+        if raw.is_empty() {
+            return;
+        }
+        let normal = self.normalizer.apply(raw, first);
+        let mut first = normal.first;
+        for (plain, id) in recognizer.normalized.split(&normal.text) {
+            self.encode_plain(plain, first, scratch, ids);
             ids.extend(id);
             first = false;
         }

@@ -8,8 +8,15 @@ use unicode_normalization::{UnicodeNormalization, is_nfc, is_nfd, is_nfkc, is_nf
 use super::expression::Expression;
 use super::metaspace::SPACE;
 use super::steps::{Normalize, Pattern};
+use super::vocab::malformed;
 use super::{Kind, Spec};
 use crate::Malformed;
+
+/// Bytes of the longest text that a step puts somewhere.
+const MAX_CONTENT: usize = 256;
+
+/// A replacement that would make a text longer than so many times itself is not made: steps could double it one after another.
+const MAX_GROWTH: usize = 16;
 
 /// The steps of a normalizer.
 #[derive(Debug)]
@@ -46,8 +53,7 @@ impl Normalizer {
     pub fn new(spec: &Spec) -> Result<Normalizer, Malformed> {
         let Some(steps) = &spec.normalizer else { return Normalizer::of_kind(spec) };
         if spec.nfc || spec.prefix_first {
-            let problem = "tokenizer: nfc and prefix_first go without a normalizer of its own";
-            return Err(Malformed(problem.to_owned()));
+            return Err(malformed("nfc and prefix_first go without a normalizer of its own".to_owned()));
         }
         super::cut::check_count("normalizer", steps.len())?;
         steps.iter().map(Step::new).collect::<Result<_, _>>().map(Normalizer)
@@ -71,8 +77,9 @@ impl Normalizer {
 
     /// The text after all steps.
     pub fn apply<'t>(&self, text: &'t str, first: bool) -> Part<'t> {
+        let limit = text.len().saturating_mul(MAX_GROWTH).saturating_add(MAX_CONTENT * MAX_GROWTH);
         let text = Part { text: Cow::Borrowed(text), first };
-        self.0.iter().fold(text, |part, step| step.apply(part))
+        self.0.iter().fold(text, |part, step| step.apply(part, limit))
     }
 }
 
@@ -86,6 +93,12 @@ impl Step {
             Normalize::Lowercase {} => Step::Lowercase,
             Normalize::StripAccents {} => Step::StripAccents,
             &Normalize::Strip { left, right } => Step::Strip { left, right },
+            Normalize::Prepend { prepend: text } | Normalize::Replace { content: text, .. }
+                if text.len() > MAX_CONTENT =>
+            {
+                let problem = format!("its normalizer puts more than {MAX_CONTENT} bytes in a place");
+                return Err(malformed(problem));
+            }
             Normalize::Prepend { prepend } => Step::Prepend(prepend.clone()),
             Normalize::Replace { pattern, content } => {
                 Step::Replace(Expression::new(pattern)?, content.clone())
@@ -93,7 +106,7 @@ impl Step {
         })
     }
 
-    fn apply<'t>(&self, Part { text, mut first }: Part<'t>) -> Part<'t> {
+    fn apply<'t>(&self, Part { text, mut first }: Part<'t>, limit: usize) -> Part<'t> {
         let text = match self {
             Step::Nfc if is_nfc(&text) => text,
             Step::Nfd if is_nfd(&text) => text,
@@ -121,7 +134,7 @@ impl Step {
                 if content.is_empty() {
                     first &= pattern.matches(&text).next().is_none_or(|(at, end)| at > 0 || end == 0);
                 }
-                pattern.replace(text, content)
+                pattern.replace(&text, content, limit).map_or(text, Cow::Owned)
             }
         };
         Part { text, first }

@@ -2,9 +2,10 @@
 
 use std::ops::Range;
 
-use rustc_hash::FxHashSet;
+use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::vocab::malformed;
+use super::Spec;
+use super::vocab::{Vocab, malformed};
 use crate::Malformed;
 
 /// Merges in order of rank, and the ranges of them that share one.
@@ -67,4 +68,58 @@ fn add_ways(token: &str, known: &FxHashSet<&str>, merges: &mut Vec<(String, Stri
     let cuts = token.char_indices().skip(1).map(|(at, _)| token.split_at(at));
     let known = cuts.filter(|(left, right)| known.contains(left) && known.contains(right));
     merges.extend(known.map(|(left, right)| (left.to_owned(), right.to_owned())));
+}
+
+/// Puts scores in place of merges that do the same, which are shorter and sooner read; says whether there are any. There are where
+/// the merges are all ways to make a piece from two others, one piece after another.
+///
+/// # Errors
+/// If the vocabulary is none, as [`Tokenizer::new`](super::Tokenizer::new) has it.
+pub fn scores_for_merges(spec: &mut Spec) -> Result<bool, Malformed> {
+    let vocab = Vocab::new(spec)?;
+    let pieces = spec.vocab.iter().zip(0..).filter(|((_, id), _)| vocab.is_text(*id));
+    let places: FxHashMap<&str, usize> = pieces.map(|((piece, _), place)| (piece.as_str(), place)).collect();
+    let Some(scores) = scores_of(&places, &spec.merges, spec.vocab.len()) else { return Ok(false) };
+    spec.scores = scores;
+    spec.merges = Vec::new();
+    Ok(true)
+}
+
+fn scores_of(
+    places: &FxHashMap<&str, usize>,
+    merges: &[(String, String)],
+    vocab_len: usize,
+) -> Option<Vec<f32>> {
+    let mut scores = vec![0.0; vocab_len];
+    // Where each piece is cut.
+    let mut ways: FxHashMap<&str, Vec<usize>> = FxHashMap::default();
+    let (mut last, mut rank) = ("", 0.0);
+    let mut merged = String::new();
+    for (left, right) in merges {
+        merged.clear();
+        merged.push_str(left);
+        merged.push_str(right);
+        // One of others than pieces of text never applies.
+        let parts = [left, right].iter().all(|part| places.contains_key(part.as_str()));
+        let Some((piece, place)) = places.get_key_value(merged.as_str()).filter(|_| parts) else { continue };
+        if *piece != last {
+            // A piece that comes up again, or ranks that an f32 cannot tell apart.
+            if ways.contains_key(piece) || rank <= -16_777_216.0 {
+                return None;
+            }
+            (last, rank) = (piece, rank - 1.0);
+        }
+        *scores.get_mut(*place)? = rank;
+        let cuts = ways.entry(piece).or_default();
+        if cuts.contains(&left.len()) || piece.len() > MAX_MERGED {
+            return None;
+        }
+        cuts.push(left.len());
+    }
+    let all_ways = |piece: &str| {
+        let cuts = piece.char_indices().skip(1).map(|(at, _)| piece.split_at(at));
+        cuts.filter(|(left, right)| places.contains_key(left) && places.contains_key(right)).count()
+    };
+    let complete = |piece: &&str| all_ways(piece) == ways.get(piece).map_or(0, Vec::len);
+    places.keys().all(complete).then_some(scores)
 }

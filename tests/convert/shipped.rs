@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use safetensors::Dtype;
 use serde_json::{Value, json};
 use torchless::format::convert::{Quant, Report};
 
@@ -47,7 +48,7 @@ fn the_text_model_of_one_that_sees() {
         edit_tensors(folder.path(), |tensors| {
             for name in ["vision_tower.patch_conv.weight", "multi_modal_projector.norm.weight"] {
                 // Not even of a type or shape that text models have.
-                tensors.insert(name.to_owned(), (safetensors::Dtype::I64, vec![1, 2, 1, 1], vec![0; 16]));
+                tensors.insert(name.to_owned(), (Dtype::I64, vec![1, 2, 1, 1], vec![0; 16]));
             }
         });
         edit(folder.path(), "config.json", |config| {
@@ -141,4 +142,51 @@ fn queries_are_scaled_as_the_configuration_says() {
     let folder = Family::named("gemma2").folder();
     edit(folder.path(), "config.json", |config| config["query_pre_attn_scalar"] = json!(16));
     assert_eq!(converted(folder.path()).0.metadata("attention_multiplier"), "0.25");
+}
+
+/// As PyTorch's `float8_e4m3fn` has it.
+#[test]
+fn weights_in_8_bit_floats() {
+    let name = "model.layers.0.mlp.down_proj.weight";
+    let known =
+        [(0x00, 0.0), (0x01, 0.001953125), (0x08, 0.015625), (0x38, 1.0), (0x7e, 448.0), (0xb9, -1.125)];
+    let folder = Family::named("ministral3").folder();
+    let ask = |block: Value| {
+        edit(folder.path(), "config.json", |config| {
+            config["quantization_config"] =
+                json!({"quant_method": "fp8", "activation_scheme": "static", "weight_block_size": block});
+        });
+    };
+    let bytes: Vec<u8> = known.iter().map(|(byte, _)| *byte).cycle().take(64 * 128).collect();
+    let scale = |values: &[f32]| values.iter().flat_map(|scale| scale.to_le_bytes()).collect::<Vec<u8>>();
+    edit_tensors(folder.path(), |tensors| {
+        let shape = tensors[name].1.clone();
+        tensors.insert(name.into(), (Dtype::F8_E4M3, shape, bytes));
+    });
+    assert_refused(folder.path(), "has no scales");
+    ask(Value::Null);
+    assert_refused(folder.path(), "has no scales");
+    edit_tensors(folder.path(), |tensors| {
+        tensors.insert(format!("{name}_scale_inv"), (Dtype::F32, vec![], scale(&[0.5])));
+        let of_activations = name.replace("weight", "activation_scale");
+        tensors.insert(of_activations, (Dtype::F32, vec![], scale(&[0.5])));
+    });
+    let values = converted(folder.path()).0.f32s(name);
+    for (i, value) in values.iter().enumerate() {
+        assert_eq!(*value, 0.5 * known[i % known.len()].1, "{i}");
+    }
+    // Blocks of 32 rows and 64 columns.
+    let scales = [1.0, 2.0, 4.0, 8.0];
+    edit_tensors(folder.path(), |tensors| {
+        tensors.insert(format!("{name}_scale_inv"), (Dtype::F32, vec![2, 2], scale(&scales)));
+    });
+    assert_refused(folder.path(), "another shape");
+    ask(json!([32, 64]));
+    let values = converted(folder.path()).0.f32s(name);
+    for (i, value) in values.iter().enumerate() {
+        let (row, col) = (i / 128, i % 128);
+        assert_eq!(*value, scales[row / 32 * 2 + col / 64] * known[i % known.len()].1, "{row}, {col}");
+    }
+    ask(json!([16, 64]));
+    assert_refused(folder.path(), "another shape");
 }

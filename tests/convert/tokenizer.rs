@@ -134,8 +134,9 @@ fn what_decoding_drops_at_the_start_is_kept() {
     let bytes = json!({"type": "ByteFallback"});
     let fuse = json!({"type": "Fuse"});
     let strip = json!({"type": "Strip", "content": " ", "start": 1, "stop": 0});
-    let metaspace = |scheme: &str| json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme});
-    let mut set = |steps: &[&Value]| {
+    let [never, first] = ["never", "first"]
+        .map(|scheme| json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme}));
+    let set = |steps: &[&Value]| {
         edit(folder.path(), "tokenizer.json", |json| {
             json["decoder"] = json!({"type": "Sequence", "decoders": steps});
         });
@@ -143,8 +144,8 @@ fn what_decoding_drops_at_the_start_is_kept() {
     let table = [
         (vec![&space, &bytes, &fuse, &strip], None),
         (vec![&space, &bytes, &fuse], Some(json!("keep"))),
-        (vec![&bytes, &metaspace("never")], Some(json!("keep"))),
-        (vec![&bytes, &metaspace("first")], Some(json!("spaces"))),
+        (vec![&bytes, &never], Some(json!("keep"))),
+        (vec![&bytes, &first], Some(json!("spaces"))),
     ];
     for (steps, expected) in table {
         set(&steps);
@@ -240,8 +241,8 @@ fn added_tokens_are_special_where_they_say_so_and_pieces_in_any_case() {
 fn the_rules_of_added_tokens_are_kept() {
     let folder = folder();
     edit(folder.path(), "tokenizer.json", |json| {
-        let added = json["added_tokens"].as_array_mut().unwrap();
         let id = json["model"]["vocab"]["a"].clone();
+        let added = json["added_tokens"].as_array_mut().unwrap();
         added.push(json!({"id": id, "content": "a", "special": false, "single_word": true}));
         added
             .push(json!({"id": 291, "content": "<b>", "special": false, "rstrip": true, "normalized": true}));

@@ -11,7 +11,7 @@ impl SourceType {
         match self {
             Self::Q4_0 => Held::Grid(Dtype::Int4By32),
             Self::Q4_1 | Self::Q4K => Held::Grid(Dtype::Int4By32Minimum),
-            Self::Q5_0 | Self::Q5_1 | Self::Q8_0 | Self::Q5K | Self::Q6K => Held::FiveToEight,
+            Self::F8E4M3 | Self::Q5_0 | Self::Q5_1 | Self::Q8_0 | Self::Q5K | Self::Q6K => Held::FiveToEight,
             Self::F32 | Self::F16 | Self::Bf16 | Self::Q2K | Self::Q3K => Held::Wide,
         }
     }

@@ -16,6 +16,7 @@ pub enum SourceType {
     F32,
     F16,
     Bf16,
+    F8E4M3,
     Q4_0,
     Q4_1,
     Q5_0,
@@ -77,7 +78,7 @@ impl SourceType {
     /// Values in one block; a row holds whole blocks.
     pub fn block_len(self) -> usize {
         match self {
-            Self::F32 | Self::F16 | Self::Bf16 => 1,
+            Self::F32 | Self::F16 | Self::Bf16 | Self::F8E4M3 => 1,
             Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 | Self::Q8_0 => 32,
             Self::Q2K | Self::Q3K | Self::Q4K | Self::Q5K | Self::Q6K => SUPER_BLOCK,
         }
@@ -88,6 +89,7 @@ impl SourceType {
         match self {
             Self::F32 => 4,
             Self::F16 | Self::Bf16 => 2,
+            Self::F8E4M3 => 1,
             Self::Q4_0 => 18,
             Self::Q4_1 => 20,
             Self::Q5_0 => 22,
@@ -119,6 +121,7 @@ impl SourceType {
             Self::F32 => f32_value,
             Self::F16 => f16_value,
             Self::Bf16 => bf16_value,
+            Self::F8E4M3 => f8_e4m3_value,
             Self::Q4_0 => q4_0,
             Self::Q4_1 => q4_1,
             Self::Q5_0 => q5_0,
@@ -147,6 +150,18 @@ fn f16_value(block: &[u8], out: &mut [f32]) {
 
 fn bf16_value(block: &[u8], out: &mut [f32]) {
     out[0] = bf16::from_le_bytes([block[0], block[1]]).to_f32();
+}
+
+/// A sign, 4 bits of exponent and 3 of mantissa (Micikevicius et al. 2022, arXiv 2209.05433). There are no infinities.
+fn f8_e4m3_value(block: &[u8], out: &mut [f32]) {
+    let bits = u32::from(block[0]);
+    let (exponent, mantissa) = ((bits >> 3 & 15) as i32, (bits & 7) as f32);
+    let magnitude = match (exponent, bits & 7) {
+        (15, 7) => f32::NAN,
+        (0, _) => mantissa / 512.0,
+        _ => (8.0 + mantissa) * libm::exp2f((exponent - 10) as f32),
+    };
+    out[0] = if bits >> 7 == 1 { -magnitude } else { magnitude };
 }
 
 fn f16_at(block: &[u8], at: usize) -> f32 {

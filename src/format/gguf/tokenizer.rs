@@ -13,7 +13,7 @@ const UNUSED: i64 = 5;
 
 /// SentencePiece's vocabularies with more pieces keep their scores: their merges, of which there are several for a piece, would
 /// take longer to read than all else.
-const MANY_PIECES: usize = 1 << 16;
+const MANY_PIECES: usize = 100_000;
 
 /// Control tokens that end a turn or a text by their names, as llama.cpp has it: the file names one or two of them.
 const ENDS: [&str; 9] = [
@@ -162,6 +162,7 @@ fn sentencepiece(gguf: &Gguf<'_>, tokens: &[String], types: &[i64]) -> Result<Sp
 
 /// A byte-level BPE tokenizer.
 fn byte_level(gguf: &Gguf<'_>) -> Result<Spec, Malformed> {
+    let spec = pre_tokenizer::read(gguf)?;
     let key = "tokenizer.ggml.merges";
     let merges = gguf.strings(key)?.ok_or_else(|| Malformed(format!("key {key} is missing")))?;
     let split = |merge: String| match merge.split_once(' ') {
@@ -169,5 +170,5 @@ fn byte_level(gguf: &Gguf<'_>) -> Result<Spec, Malformed> {
         None => Err(Malformed(format!("{key}: {merge:?} is not two pieces"))),
     };
     let merges = merges.into_iter().map(split).collect::<Result<_, _>>()?;
-    Ok(Spec { merges, ..pre_tokenizer::read(gguf)? })
+    Ok(Spec { merges, ..spec })
 }

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::json::{Json, excerpt};
-use super::rope;
+use super::{fp8, rope};
 use crate::arch::architectures::{ARCHITECTURES, Architecture, Bias, Window, names};
 use crate::arch::{Activation, Config};
 use crate::format::source::head_dim;
@@ -154,7 +154,11 @@ fn refuse_variants(json: &Json, architecture: &Architecture) -> Result<(), Error
     if json.bool("mlp_bias")? == Some(true) {
         return Err(json.error("mlp_bias is true: biases in the MLP are not supported"));
     }
-    let none = |key: &str| json.get(key).is_some_and(|value| value == 0 && key == "num_local_experts");
+    let none = |key: &str| match (key, json.get(key)) {
+        ("num_local_experts", Some(value)) => value == 0,
+        ("quantization_config", Some(value)) => fp8::is_asked(value),
+        _ => false,
+    };
     let caps = ["attn_logit_softcapping", "final_logit_softcapping"];
     let multipliers =
         ["embedding_multiplier", "residual_multiplier", "attention_multiplier", "logits_scaling"];

@@ -4,6 +4,7 @@
 //! `tokenizer_config.json` and `special_tokens_map.json` (BOS, EOS, chat template), `chat_template.jinja`.
 
 mod config;
+mod fp8;
 mod json;
 mod rope;
 mod tensors;
@@ -60,7 +61,8 @@ pub fn open(folder: &Path) -> Result<Source, Error> {
         notes.push(format!("the model takes more than text: {others} tensors for that are left out"));
     }
     let tensors: Result<_, Error> = tensors.into_iter().map(|(name, tensor)| Ok((name, tensor?))).collect();
-    let tensors = tensors::split(tensors?, &config).map_err(at())?;
+    let tensors = fp8::with_scales(config_json, tensors?)?;
+    let tensors = tensors::split(tensors, &config).map_err(at())?;
     let mut tensors = tensors::as_used(tensors, architecture, &config);
     for (name, factors) in ROPE_FACTORS.into_iter().zip(rope_factors) {
         if let Some(factors) = factors {
@@ -208,13 +210,16 @@ fn tensor(
         Dtype::F32 => SourceType::F32,
         Dtype::F16 => SourceType::F16,
         Dtype::BF16 => SourceType::Bf16,
+        Dtype::F8_E4M3 => SourceType::F8E4M3,
         other => {
-            let text = format!("tensor {name:?} has type {other:?}: only F32, F16 and BF16 are supported");
+            let text =
+                format!("tensor {name:?} has type {other:?}: only F32, F16, BF16 and F8_E4M3 are supported");
             return Err(Error::file(path, text));
         }
     };
     let (start, end) = info.data_offsets;
     let range = base.saturating_add(start)..base.saturating_add(end);
-    SourceTensor::new(map.clone(), range, encoding, info.shape.clone())
+    let shape = if info.shape.is_empty() { vec![1] } else { info.shape.clone() };
+    SourceTensor::new(map.clone(), range, encoding, shape)
         .map_err(|problem| Error::file(path, format!("tensor {name:?} {problem}")))
 }

@@ -13,8 +13,11 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::json::{Json, excerpt};
-use crate::Error;
-use crate::tokenizer::{Kind, Spec, TokenRule};
+use crate::tokenizer::{Kind, Spec, TokenRule, scores_for_merges};
+use crate::{Error, Malformed};
+
+/// With more merges a vocabulary takes long to read: Gemma's has half a million, for half as many pieces.
+const MANY_MERGES: usize = 200_000;
 
 /// The tokenizer of the model in `folder`, and what the user should know about it.
 pub fn read(folder: &Path, config: &Json, vocab_size: usize) -> Result<(Spec, Vec<String>), Error> {
@@ -27,6 +30,7 @@ pub fn read(folder: &Path, config: &Json, vocab_size: usize) -> Result<(Spec, Ve
     let mut spec = steps::read(&json)?;
     let model = json.get("model").unwrap_or(&Value::Null);
     check_model(&json, model, spec.kind)?;
+    spec.decode_start = steps::decoder(&json, spec.kind)?;
     // Llama 3's files from before the field existed mean true; so does our default for them.
     let ignore_merges = model["ignore_merges"].as_bool();
     spec.ignore_merges = ignore_merges.filter(|_| spec.kind == Kind::ByteLevel);
@@ -49,6 +53,9 @@ pub fn read(folder: &Path, config: &Json, vocab_size: usize) -> Result<(Spec, Ve
     }
     spec.vocab = entries;
     spec.merges = merges(&json)?;
+    if spec.kind == Kind::Metaspace && spec.merges.len() > MANY_MERGES {
+        scores_for_merges(&mut spec).map_err(Malformed::in_file(folder))?;
+    }
     conventions::read(folder, config, &json, &mut spec, &mut notes)?;
     Ok((spec, notes))
 }

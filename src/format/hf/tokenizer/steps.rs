@@ -25,7 +25,7 @@ const EXPRESSIONS: [(&str, &str); 3] = [
     ),
 ];
 
-/// A specification with what the text goes through before the merges, and what of it is left out when decoding.
+/// A specification with what the text goes through before the merges.
 pub fn read(json: &Json) -> Result<Spec, Error> {
     let normalizer: Vec<Normalize> = parsed(json, "normalizer", "normalizers", Ok)?;
     let cuts: Vec<Cut> = parsed(json, "pre_tokenizer", "pretokenizers", in_full)?;
@@ -45,7 +45,6 @@ pub fn read(json: &Json) -> Result<Spec, Error> {
         spec.normalizer = Some(normalizer).filter(|steps| *steps != [prefix, spaces]);
         spec.pre_tokenizer = Some(cuts).filter(|cuts| !cuts.is_empty());
     }
-    spec.decode_start = decoder(json, spec.kind)?;
     Ok(spec)
 }
 
@@ -108,7 +107,7 @@ fn name(cuts: &[Cut]) -> Option<&'static str> {
 }
 
 /// What the decoder leaves out at the start, if that is not what the kind has; what else it does must be what the kind does.
-fn decoder(json: &Json, kind: Kind) -> Result<Option<DecodeStart>, Error> {
+pub fn decoder(json: &Json, kind: Kind) -> Result<Option<DecodeStart>, Error> {
     let Some(decoder) = json.get("decoder") else { return Ok(None) };
     let refuse =
         || json.error(format!("decoder {} is not supported with this pre_tokenizer", excerpt(decoder)));
