@@ -222,6 +222,13 @@ fn huge_numbers() {
                 "'abc'[N]",
                 "'a' | truncate(N)",
                 "'a' | center(N)",
+                "'a'.center(N)",
+                "'a'.zfill(N)",
+                "'a\\t'.expandtabs(N)",
+                "'a b'.rsplit(' ', N)",
+                "'abc'.find('b', N, N)",
+                "'%Nd' % 1",
+                "'%*d' % (N, 1)",
                 "'a b' | wordwrap(N)",
                 "messages | tojson(N)",
                 "messages | tojson(indent=N)",
@@ -304,10 +311,12 @@ fn sources_that_are_too_long_or_too_deep() {
 fn nothing_the_engine_knows_panics() {
     const FILTERS: &str = "abs attr batch bool capitalize chain count d default dictsort e escape first float \
         format groupby indent int items join last length lines list lower map max min pprint reject rejectattr replace \
-        reverse round safe select selectattr slice sort split string sum title tojson trim unique upper urlencode zip";
-    const TESTS: &str = "boolean defined divisibleby endingwith eq escaped even filter float ge gt in integer iterable le \
+        reverse round safe select selectattr slice sort split string sum title tojson trim truncate unique upper urlencode \
+        wordcount center forceescape random zip";
+    const TESTS: &str = "boolean callable defined divisibleby endingwith eq escaped even filter float ge gt in integer iterable le \
         lower lt mapping ne none number odd safe sameas sequence startingwith string test true undefined upper";
-    const METHODS: &str = "capitalize count endswith find format get isalnum isalpha isascii isdigit islower isspace \
+    const METHODS: &str = "casefold center copy expandtabs index isdecimal isprintable ljust partition removeprefix removesuffix \
+        rindex rjust rpartition rsplit swapcase zfill capitalize count endswith find format get isalnum isalpha isascii isdigit islower isspace \
         isupper items join keys lower lstrip replace rfind rstrip split splitlines startswith strip title upper values";
     const FUNCTIONS: &str =
         "dict namespace range raise_exception strftime_now loop.cycle loop.changed loop debug caller";

@@ -35,13 +35,9 @@ struct Conversation {
     tools: Vec<Value>,
 }
 
+/// With nothing but what OpenAI's form has.
 fn tool(written: &Value) -> Tool {
-    let function = &written["function"];
-    Tool {
-        name: function["name"].as_str().unwrap().to_owned(),
-        description: function.get("description").map(|text| text.as_str().unwrap().to_owned()),
-        parameters: function["parameters"].clone(),
-    }
+    Tool { written: None, ..Tool::try_from(written.clone()).unwrap() }
 }
 
 fn plain_tokenizer() -> Tokenizer {
@@ -122,6 +118,14 @@ fn the_form_of_calls_is_found() {
     let strict = "{% if messages[-1].role == 'assistant' %}{{ raise_exception('no') }}{% endif %}[TOOL_CALLS]\
         {% for m in messages %}{% if m.tool_calls %}{{ m.tool_calls[0].function | tojson }}{% endif %}{% endfor %}";
     assert_eq!(ChatTemplate::new(strict, &tokenizer).unwrap().tool_form(), Some(ToolForm::Mistral));
+    for id in ["", "[CALL_ID]{{ call.id }}"] {
+        let named = format!(
+            "{{% for m in messages %}}{{% for call in m.tool_calls or [] %}}[TOOL_CALLS]{{{{ call.function.name }}}}{id}\
+             [ARGS]{{{{ call.function.arguments | tojson }}}}{{% endfor %}}{{% endfor %}}"
+        );
+        let form = ChatTemplate::new(&named, &tokenizer).unwrap().tool_form();
+        assert_eq!(form, Some(ToolForm::MistralNamed), "{named}");
+    }
 }
 
 /// All bytes, and the special tokens of all families.
@@ -175,7 +179,7 @@ proptest! {
                 let parameters = json!({"type": "object", "description": text, "properties": {
                     text: {"type": "string", "description": text, "enum": [text], "default": text},
                 }});
-                let tools = [Tool { name: text.to_owned(), description: Some(text.to_owned()), parameters }];
+                let tools = [Tool::new(text, Some(text), parameters)];
                 let arguments = json!({text: [text, {text: text}]}).to_string();
                 let call = ToolCall { id: "abcdefghi".to_owned(), name: text.to_owned(), arguments };
                 let messages = [
@@ -256,14 +260,11 @@ fn calls_that_are_required_keep_to_the_schemas() {
         "$defs": {"colour": {"enum": ["red", "green", null]}},
     });
     let clock = json!({"type": "object", "properties": {}, "additionalProperties": false});
-    let tools = [("lamp", lamp), ("clock", clock)].map(|(name, parameters)| Tool {
-        name: name.to_owned(),
-        description: None,
-        parameters,
-    });
+    let tools =
+        [("lamp", lamp), ("clock", clock)].map(|(name, parameters)| Tool::new(name, None, parameters));
     let named = ToolChoice::Named("lamp".to_owned());
     let mut clocks = 0;
-    for form in [ToolForm::Mistral, ToolForm::Hermes, ToolForm::Llama3] {
+    for form in [ToolForm::Mistral, ToolForm::MistralNamed, ToolForm::Hermes, ToolForm::Llama3] {
         let mut all = Vec::new();
         for seed in 0..8 {
             all.extend(called(form, &ToolChoice::Required, &tools, seed));

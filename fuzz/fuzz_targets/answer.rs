@@ -55,9 +55,9 @@ fn joined(parts: Vec<AnswerPart>) -> (String, String, Vec<[String; 2]>) {
 
 libfuzzer_sys::fuzz_target!(|input: Input| {
     let tokenizer = tokenizer();
-    let forms = [None, Some(ToolForm::Mistral), Some(ToolForm::Hermes), Some(ToolForm::Llama3)];
+    let forms = [None, Some(ToolForm::Mistral), Some(ToolForm::MistralNamed), Some(ToolForm::Hermes), Some(ToolForm::Llama3)];
     let form = forms[usize::from(input.form) % forms.len()];
-    let tools = [Tool { name: "f".to_owned(), description: None, parameters: serde_json::Value::Null }];
+    let tools = [Tool::new("f", None, serde_json::Value::Null)];
     let prompt = if input.in_reasoning { [1, 2] } else { [1, 1] };
     // Once as they come, and once character by character, with marks as special tokens or spelled.
     let run = |special: bool, by_character: bool| {

@@ -60,7 +60,7 @@ fn tokenizer() -> Tokenizer {
 
 libfuzzer_sys::fuzz_target!(|input: Input| {
     let tokenizer = tokenizer();
-    let role = |role: u8| [Role::System, Role::User, Role::Assistant][usize::from(role) % 3];
+    let role = |role: u8| [Role::System, Role::User, Role::Assistant][usize::from(role) % 3].clone();
     let messages: Vec<_> =
         input.messages.iter().map(|&(r, content)| Message::new(role(r), content)).collect();
     let steps: String =

@@ -4,6 +4,7 @@
 
 pub(crate) mod architectures;
 mod config;
+mod generation;
 mod parts;
 pub(crate) mod rope;
 pub(crate) mod rope_scaling;
@@ -12,5 +13,6 @@ pub(crate) mod tensors;
 
 pub use config::Config;
 pub(crate) use config::{MAX_HEAD_DIM, MAX_POSITIONS};
+pub use generation::GenerationDefaults;
 pub use parts::{Activation, LongRope, RopeConfig, RopeOf, Temperature};
 pub use shapes::{SHAPES, shape};

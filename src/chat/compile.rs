@@ -6,9 +6,10 @@
 //! function, a container or the output goes through a filter of `walk.rs` first, which refuses such values.
 
 use minijinja::machinery::ast::{
-    AutoEscape, BinOp, BinOpKind, Break, Call, CallArg, CallBlock, Compare, CompareOp, Const, Continue, Do,
-    EmitExpr, EmitRaw, Expr, Filter, FilterBlock, ForLoop, GetAttr, GetItem, IfCond, IfExpr, List, Macro,
-    Map, Set, SetBlock, Slice, Spanned, Stmt, Template, Test, Tuple, UnaryOp, UnaryOpKind, Var, WithBlock,
+    AutoEscape, BinOp, BinOpKind, Break, Call, CallArg, CallBlock, Compare, CompareOp, CompareOpKind, Const,
+    Continue, Do, EmitExpr, EmitRaw, Expr, Filter, FilterBlock, ForLoop, GetAttr, GetItem, IfCond, IfExpr,
+    List, Macro, Map, Set, SetBlock, Slice, Spanned, Stmt, Template, Test, Tuple, UnaryOp, UnaryOpKind, Var,
+    WithBlock,
 };
 use minijinja::machinery::{
     CodeGenerator, Instructions, Span, Token, eval, make_string_output, parse, tokenize,
@@ -16,6 +17,7 @@ use minijinja::machinery::{
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, Error, ErrorKind, Value};
 
+use super::python::operators::{ADD, CONCAT, IN, ITERATED, ORDER, REM};
 use super::walk::{FLAT, SOME, STEP, STORED, WALKED};
 
 /// Bytes of a template; the longest public one has 30 000.
@@ -33,6 +35,10 @@ const MAX_ELIF: usize = 1024;
 /// Filters whose work is one step for each item, whatever the item holds.
 const SHALLOW: [&str; 9] =
     ["count", "d", "default", "first", "last", "length", "list", "rejectattr", "selectattr"];
+
+/// Filters that iterate over what they are given: over `None` they cannot.
+const ITERATING: [&str; 11] =
+    ["batch", "groupby", "join", "list", "max", "min", "slice", "sort", "sum", "unique", "random"];
 
 /// Checks that a template can be compiled.
 pub(super) fn check(source: &str) -> Result<(), Error> {
@@ -105,7 +111,7 @@ fn statement<'a>(stmt: &Stmt<'a>) -> Stmt<'a> {
         Stmt::ForLoop(s) => {
             let node = ForLoop {
                 target: target(&s.target),
-                iter: expression(&s.iter),
+                iter: filter(ITERATED, expression(&s.iter)),
                 filter_expr: s.filter_expr.as_ref().map(expression),
                 recursive: s.recursive,
                 body: statements(&s.body),
@@ -232,6 +238,44 @@ fn filter<'a>(name: &'static str, expr: Expr<'a>) -> Expr<'a> {
     Expr::Filter(Spanned::new(Filter { name, expr: Some(expr), args: Vec::new() }, span))
 }
 
+/// An operation, as Python has it.
+fn operation<'a>(op: BinOpKind, left: Expr<'a>, right: Expr<'a>, span: Span) -> Expr<'a> {
+    let (name, op) = match op {
+        BinOpKind::Add => (ADD, None),
+        BinOpKind::Lt => (ORDER, Some("<")),
+        BinOpKind::Lte => (ORDER, Some("<=")),
+        BinOpKind::Gt => (ORDER, Some(">")),
+        BinOpKind::Gte => (ORDER, Some(">=")),
+        BinOpKind::In => (IN, None),
+        BinOpKind::Rem => (REM, None),
+        BinOpKind::Concat => (CONCAT, None),
+        op => return Expr::BinOp(Spanned::new(BinOp { op, left, right }, span)),
+    };
+    let op = op.map(|op| CallArg::Pos(Expr::Const(Spanned::new(Const { value: Value::from(op) }, span))));
+    let args = op.into_iter().chain([CallArg::Pos(right)]).collect();
+    Expr::Filter(Spanned::new(Filter { name, expr: Some(left), args }, span))
+}
+
+/// The same of an operator that can be one of a chain.
+fn comparison<'a>(op: CompareOpKind, left: Expr<'a>, right: Expr<'a>, span: Span) -> Expr<'a> {
+    let kind = match op {
+        CompareOpKind::Eq => BinOpKind::Eq,
+        CompareOpKind::Ne => BinOpKind::Ne,
+        CompareOpKind::Lt => BinOpKind::Lt,
+        CompareOpKind::Lte => BinOpKind::Lte,
+        CompareOpKind::Gt => BinOpKind::Gt,
+        CompareOpKind::Gte => BinOpKind::Gte,
+        CompareOpKind::In | CompareOpKind::NotIn => BinOpKind::In,
+    };
+    let compared = operation(kind, left, right, span);
+    match op {
+        CompareOpKind::NotIn => {
+            Expr::UnaryOp(Spanned::new(UnaryOp { op: UnaryOpKind::Not, expr: compared }, span))
+        }
+        _ => compared,
+    }
+}
+
 /// Whether an expression gives a constant, a truth value or text.
 fn is_small(expr: &Expr<'_>) -> bool {
     match expr {
@@ -287,9 +331,13 @@ fn expression<'a>(expr: &Expr<'a>) -> Expr<'a> {
         }
         Expr::BinOp(e) => {
             let part = if matches!(e.op, BinOpKind::ScAnd | BinOpKind::ScOr) { expression } else { walked };
-            node!(Expr::BinOp, e, BinOp { op: e.op, left: part(&e.left), right: part(&e.right) })
+            operation(e.op, part(&e.left), part(&e.right), e.span())
         }
         Expr::Compare(e) => {
+            // Longer chains are the engine's: what stands between two operators is worked out once.
+            if let [one] = &e.ops[..] {
+                return comparison(one.op, walked(&e.expr), walked(&one.expr), e.span());
+            }
             let ops = e.ops.iter().map(|op| CompareOp { op: op.op, expr: walked(&op.expr) });
             node!(Expr::Compare, e, Compare { expr: walked(&e.expr), ops: ops.collect() })
         }
@@ -305,6 +353,10 @@ fn expression<'a>(expr: &Expr<'a>) -> Expr<'a> {
             let part = if SHALLOW.contains(&e.name) { flat } else { walked };
             // The filters of a block have no expression before the first.
             let input = e.expr.as_ref().map(part);
+            let input = match ITERATING.contains(&e.name) {
+                true => input.map(|input| filter(ITERATED, input)),
+                false => input,
+            };
             node!(Expr::Filter, e, Filter { name: e.name, expr: input, args: arguments(&e.args) })
         }
         Expr::Test(e) => {

@@ -1,15 +1,20 @@
-//! What is said in a conversation, by whom, and the tools that may be called in it.
+//! What is said in a conversation, and by whom.
 //!
-//! All of it serialises as Hugging Face's templates expect it.
+//! All of it serialises as Hugging Face's templates expect it, and is read as OpenAI's clients write it.
 
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::content::Content;
+use super::tool::ToolCall;
 use crate::Error;
 
+/// What a model's thoughts are called in messages: as most templates have it, and what else clients and templates write.
+pub(super) const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
+
 /// Who says something.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "String", into = "String")]
 pub enum Role {
     /// Whoever sets the model up.
     System,
@@ -19,6 +24,40 @@ pub enum Role {
     Assistant,
     /// A tool that the model has called: what came of it.
     Tool,
+    /// Another that the template may know, such as `ipython`. OpenAI's `developer` becomes the system to a template that does
+    /// not speak of it.
+    Other(String),
+}
+
+impl Role {
+    /// The role's name.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::System => "system",
+            Self::User => "user",
+            Self::Assistant => "assistant",
+            Self::Tool => "tool",
+            Self::Other(name) => name,
+        }
+    }
+
+    /// The role under which OpenAI's newer clients say what the system said before.
+    pub(super) fn is_developer(&self) -> bool {
+        self.name() == "developer"
+    }
+}
+
+impl From<String> for Role {
+    fn from(name: String) -> Self {
+        let known = [Self::System, Self::User, Self::Assistant, Self::Tool];
+        known.into_iter().find(|role| role.name() == name).unwrap_or(Self::Other(name))
+    }
+}
+
+impl From<Role> for String {
+    fn from(role: Role) -> Self {
+        role.name().to_owned()
+    }
 }
 
 /// One message of a conversation. Serialises as `{"role": "user", "content": "…"}`, with the other fields where there is
@@ -28,7 +67,8 @@ pub struct Message {
     /// Who says it.
     pub role: Role,
     /// What is said.
-    pub content: String,
+    #[serde(default, skip_serializing_if = "Content::is_nothing")]
+    pub content: Content,
     /// The tools that the model calls.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tool_calls: Vec<ToolCall>,
@@ -38,55 +78,59 @@ pub struct Message {
     /// The name of whoever says it, or of the tool that was called.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
+    /// Whatever else it has, which templates can look at. What the model thought before it answered, `reasoning_content`, may also be
+    /// called `thinking` or `reasoning`: templates see the first two.
+    #[serde(flatten)]
+    pub other: Map<String, Value>,
 }
 
 impl Message {
     /// A message of `role` that calls no tool and answers none.
-    pub fn new(role: Role, content: impl Into<String>) -> Self {
-        Self { role, content: content.into(), tool_calls: Vec::new(), tool_call_id: None, name: None }
+    pub fn new(role: Role, content: impl Into<Content>) -> Self {
+        Self {
+            role,
+            content: content.into(),
+            tool_calls: Vec::new(),
+            tool_call_id: None,
+            name: None,
+            other: Map::new(),
+        }
+    }
+
+    /// The messages of a conversation as OpenAI's clients write it: a list of objects.
+    ///
+    /// # Errors
+    /// Names the first message that is none, and what is wrong with it.
+    pub fn read_all(messages: Vec<Value>) -> Result<Vec<Self>, Error> {
+        let read = |(i, mut message): (usize, Value)| {
+            // Many templates take what is null for something, and none what is not there.
+            if let Some(fields) = message.as_object_mut() {
+                fields.retain(|_, value| !value.is_null());
+            }
+            serde_json::from_value(message).map_err(|e| Error::Request(format!("messages[{i}]: {e}")))
+        };
+        messages.into_iter().enumerate().map(read).collect()
+    }
+
+    /// What the model thought before it said this: templates know it by several names.
+    pub(super) fn reasoning(&self) -> Option<&Value> {
+        REASONING.iter().find_map(|name| self.other.get(*name)).filter(|reasoning| !reasoning.is_null())
     }
 
     /// The message with every text in it replaced.
     pub(super) fn replaced(&self, text: &dyn Fn(&str) -> String) -> Self {
-        let call = |call: &ToolCall| ToolCall {
-            id: text(&call.id),
-            name: text(&call.name),
-            arguments: match serde_json::from_str(&call.arguments) {
-                Ok(arguments) => replaced(&arguments, text).to_string(),
-                Err(_) => text(&call.arguments),
-            },
+        let role = match &self.role {
+            Role::Other(name) => Role::Other(text(name)),
+            known => known.clone(),
         };
+        let other = self.other.iter().map(|(key, value)| (text(key), replaced(value, text)));
         Self {
-            role: self.role,
-            content: text(&self.content),
-            tool_calls: self.tool_calls.iter().map(call).collect(),
+            role,
+            content: self.content.replaced(text),
+            tool_calls: self.tool_calls.iter().map(|call| call.replaced(text)).collect(),
             tool_call_id: self.tool_call_id.as_deref().map(text),
             name: self.name.as_deref().map(text),
-        }
-    }
-}
-
-/// A call of a tool. Serialises as `{"type": "function", "id": "…", "function": {"name": "…", "arguments": {…}}}`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(from = "WrittenCall", into = "WrittenCall")]
-pub struct ToolCall {
-    /// What its answer refers to it by; it may be empty.
-    pub id: String,
-    /// Which tool is called.
-    pub name: String,
-    /// What it is given: the text of a JSON object.
-    pub arguments: String,
-}
-
-impl ToolCall {
-    /// # Errors
-    /// If the arguments are no JSON object.
-    fn check(&self) -> Result<(), String> {
-        match serde_json::from_str::<Map<String, Value>>(&self.arguments) {
-            Ok(_) => Ok(()),
-            Err(e) => {
-                Err(format!("the arguments for {:?} are not the text of a JSON object: {e}", self.name))
-            }
+            other: other.collect(),
         }
     }
 }
@@ -101,107 +145,8 @@ pub(super) fn check(messages: &[Message]) -> Result<(), Error> {
     Ok(())
 }
 
-#[derive(Serialize, Deserialize)]
-struct WrittenCall {
-    #[serde(rename = "type", default)]
-    kind: Function,
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    id: String,
-    function: WrittenFunction,
-}
-
-#[derive(Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Function {
-    #[default]
-    Function,
-}
-
-#[derive(Serialize, Deserialize)]
-struct WrittenFunction {
-    name: String,
-    /// An object, or its text.
-    arguments: Value,
-}
-
-impl From<WrittenCall> for ToolCall {
-    fn from(call: WrittenCall) -> Self {
-        let arguments = match call.function.arguments {
-            Value::String(text) => text,
-            arguments => arguments.to_string(),
-        };
-        Self { id: call.id, name: call.function.name, arguments }
-    }
-}
-
-impl From<ToolCall> for WrittenCall {
-    fn from(call: ToolCall) -> Self {
-        let arguments = serde_json::from_str(&call.arguments).unwrap_or(Value::String(call.arguments));
-        let function = WrittenFunction { name: call.name, arguments };
-        Self { kind: Function::Function, id: call.id, function }
-    }
-}
-
-/// A tool that the model may call. Serialises as `{"type": "function", "function": {"name": "…", "description": "…",
-/// "parameters": {…}}}`.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Tool {
-    /// What it is called by.
-    pub name: String,
-    /// What it does.
-    pub description: Option<String>,
-    /// The JSON schema of the object that it is given.
-    pub parameters: Value,
-}
-
-impl Tool {
-    /// The tool with every text in it replaced.
-    pub(super) fn replaced(&self, text: &dyn Fn(&str) -> String) -> Self {
-        Self {
-            name: text(&self.name),
-            description: self.description.as_deref().map(text),
-            parameters: replaced(&self.parameters, text),
-        }
-    }
-}
-
-impl Serialize for Tool {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        #[derive(Serialize)]
-        struct Written<'t> {
-            #[serde(rename = "type")]
-            kind: Function,
-            function: Described<'t>,
-        }
-        #[derive(Serialize)]
-        struct Described<'t> {
-            name: &'t str,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            description: Option<&'t str>,
-            parameters: &'t Value,
-        }
-        let description = self.description.as_deref();
-        let function = Described { name: &self.name, description, parameters: &self.parameters };
-        Written { kind: Function::Function, function }.serialize(serializer)
-    }
-}
-
-/// Which tools an answer must call.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub enum ToolChoice {
-    /// Those that the model wants to.
-    #[default]
-    Auto,
-    /// None.
-    None,
-    /// At least one.
-    Required,
-    /// The one of this name.
-    Named(String),
-}
-
 /// `value` with all keys and texts replaced.
-fn replaced(value: &Value, text: &dyn Fn(&str) -> String) -> Value {
+pub(super) fn replaced(value: &Value, text: &dyn Fn(&str) -> String) -> Value {
     match value {
         Value::String(string) => Value::String(text(string)),
         Value::Array(items) => items.iter().map(|item| replaced(item, text)).collect(),

@@ -4,29 +4,41 @@
 //! (<https://huggingface.co/docs/transformers/chat_templating>), rendered here to the same bytes: blocks take the white
 //! space around them along, `raise_exception`, `strftime_now` and Python's string methods exist, `tojson` escapes nothing
 //! for HTML, and the variables are `messages`, `add_generation_prompt`, `bos_token`, `eos_token`, `tools`, which is none where
-//! there are none, and `documents`, which is none.
+//! there are none, `documents`, which is none, and the template's own, such as `enable_thinking`
+//! ([`ChatTemplate::with_args`]).
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock};
 
 use minijinja::value::{Serde, Value};
 use minijinja::{Environment, ErrorKind, UndefinedBehavior};
-use serde_json::json;
+use serde_json::{Map, json};
 
+use super::content::Content;
 use super::mask::Mask;
-use super::message::{Message, Role, Tool, check};
+use super::message::{Message, Role, check};
+use super::tool::Tool;
 use super::tool_form::{self, ToolForm};
 use super::{compile, python, walk};
 use crate::Error;
 use crate::tokenizer::Tokenizer;
 
 /// A chat template, checked and ready to render.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct ChatTemplate {
-    source: String,
+    source: Arc<str>,
     bos: Option<String>,
     eos: Option<String>,
+    /// Variables of its own.
+    args: Map<String, serde_json::Value>,
+    /// Whether it looks at parts of texts, once that was asked.
+    takes_parts: OnceLock<bool>,
 }
+
+/// Variables that every template has.
+const VARIABLES: [&str; 6] =
+    ["messages", "tools", "documents", "add_generation_prompt", "bos_token", "eos_token"];
 
 /// Instructions and 64-byte pieces of text a rendering may cost: far more than any honest template, and an end, before 128 MB
 /// of text.
@@ -87,11 +99,26 @@ impl ChatTemplate {
     pub fn new(source: &str, tokenizer: &Tokenizer) -> Result<Self, Error> {
         let piece = |id: u32| tokenizer.piece(id).map(str::to_owned);
         let template = Self {
-            source: without_generation_blocks(source).into_owned(),
+            source: without_generation_blocks(source).into(),
             bos: tokenizer.bos().and_then(piece),
             eos: tokenizer.eos_ids().first().copied().and_then(piece),
+            args: Map::new(),
+            takes_parts: OnceLock::new(),
         };
         bounded(|| compile::check(&template.source))?;
+        Ok(template)
+    }
+
+    /// The same template with variables of its own set, such as `enable_thinking`, beside those that are set already.
+    ///
+    /// # Errors
+    /// If one is called as a variable that every template has.
+    pub fn with_args(&self, args: &Map<String, serde_json::Value>) -> Result<Self, Error> {
+        if let Some(name) = args.keys().find(|name| VARIABLES.contains(&name.as_str())) {
+            return Err(Error::Request(format!("{name}: a template has that from the conversation")));
+        }
+        let mut template = self.clone();
+        template.args.extend(args.clone());
         Ok(template)
     }
 
@@ -115,8 +142,11 @@ impl ChatTemplate {
         add_generation_prompt: bool,
     ) -> Result<String, Error> {
         check(messages)?;
-        let mut variables = BTreeMap::from([
-            ("messages", Value::from(Serde(messages))),
+        let suited: Vec<_> = messages.iter().map(|message| self.suited(message)).collect();
+        let own = self.args.iter().map(|(name, value)| (name.as_str(), Value::from(Serde(value))));
+        let mut variables: BTreeMap<_, _> = own.collect();
+        variables.extend([
+            ("messages", Value::from(Serde(suited))),
             ("add_generation_prompt", Value::from(add_generation_prompt)),
             ("tools", if tools.is_empty() { Value::from(()) } else { Value::from(Serde(tools)) }),
             ("documents", Value::from(())),
@@ -163,8 +193,8 @@ impl ChatTemplate {
     ) -> Result<Vec<u32>, Error> {
         let faithful = self.render_with_tools(messages, tools, add_generation_prompt)?;
         // JSON escapes no character of a private area.
-        let said = json!([messages, tools]).to_string();
-        let mask = Mask::new(tokenizer, [said.as_str(), self.source.as_str()].into_iter())?;
+        let said = json!([messages, tools, self.args]).to_string();
+        let mask = Mask::new(tokenizer, [&*said, &*self.source].into_iter())?;
         let render = |disguise: &dyn Fn(&str) -> String| {
             let messages: Vec<_> = messages.iter().map(|m| m.replaced(disguise)).collect();
             let tools: Vec<_> = tools.iter().map(|tool| tool.replaced(disguise)).collect();
@@ -175,6 +205,38 @@ impl ChatTemplate {
             _ => render(&|text| mask.special_tokens(tokenizer, text))?,
         };
         Ok(tokenizer.encode_disguised(&text, |plain| mask.restore(plain)))
+    }
+
+    /// A message as this template has it: parts are joined unless it looks at them, OpenAI's `developer` is the system unless it
+    /// speaks of one, and thoughts have the names by which templates know them.
+    fn suited(&self, message: &Message) -> Message {
+        let mut message = message.clone();
+        if matches!(message.content, Content::Parts(_)) && !self.looks_at_parts() {
+            message.content = Content::Text(message.content.text().into_owned());
+        }
+        if message.role.is_developer() && !self.source.contains("developer") {
+            message.role = Role::System;
+        }
+        if let Some(reasoning) = message.reasoning().cloned() {
+            message.other.entry("thinking").or_insert_with(|| reasoning.clone());
+            message.other.insert("reasoning_content".to_owned(), reasoning);
+        }
+        message
+    }
+
+    /// Whether the texts of parts come out, and not a list of them. A message is rendered to find out, once.
+    fn looks_at_parts(&self) -> bool {
+        *self.takes_parts.get_or_init(|| self.shows_parts())
+    }
+
+    fn shows_parts(&self) -> bool {
+        const PARTS: [&str; 2] = ["\u{10fffc}", "\u{10fffd}"];
+        // Set at once: what is rendered to find out has parts, too.
+        let with_parts = Self { takes_parts: OnceLock::from(true), ..self.clone() };
+        let parts = Content::Parts(PARTS.map(str::to_owned).to_vec());
+        let text = with_parts.render(&[Message::new(Role::User, parts)], true).unwrap_or_default();
+        let is_list = ["'text'", "\"text\""].iter().any(|key| text.contains(key));
+        PARTS.iter().all(|part| text.contains(part)) && !is_list
     }
 
     /// How the model calls tools; `None` where the template knows nothing of tools, or has another way. A conversation is
@@ -202,14 +264,10 @@ fn environment(fuel: u64) -> Environment<'static> {
     let mut environment = Environment::new();
     environment.set_undefined_behavior(UndefinedBehavior::Lenient);
     environment.set_fuel(Some(fuel));
-    environment.set_unknown_method_callback(python::method);
-    environment.set_formatter(python::format);
-    environment.add_filter("trim", python::trim);
-    environment.add_filter("tojson", python::to_json);
+    python::add(&mut environment);
     walk::add_filters(&mut environment);
     // It prints all that a template knows.
     environment.remove_global("debug");
-    environment.add_function("range", python::range);
     environment.add_function("raise_exception", raise_exception);
     environment.add_function("strftime_now", strftime_now);
     environment

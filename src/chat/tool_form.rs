@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::message::{Message, Role, Tool, ToolCall, ToolChoice};
+use super::message::{Message, Role};
+use super::tool::{Tool, ToolCall, ToolChoice};
 use crate::Error;
 use crate::sampling::{Grammar, on_one_line};
 use crate::tokenizer::Tokenizer;
@@ -12,11 +13,16 @@ use crate::tokenizer::Tokenizer;
 pub enum ToolForm {
     /// `[TOOL_CALLS] [{"name": "…", "arguments": {…}}]`: all calls in one list.
     Mistral,
+    /// `[TOOL_CALLS]name[ARGS]{…}`: each call behind a mark of its own, as Mistral's models of 2025 have it.
+    MistralNamed,
     /// `<tool_call>{"name": "…", "arguments": {…}}</tool_call>`: each call in tags of its own, as Hermes and Qwen have it.
     Hermes,
     /// `{"name": "…", "parameters": {…}}`, alone or after `<|python_tag|>`: one call an answer.
     Llama3,
 }
+
+/// What stands between the name and the arguments of a call in [`ToolForm::MistralNamed`].
+pub(super) const ARGS: &str = "[ARGS]";
 
 /// A tool and a call of it that no honest template could come to write by itself.
 const NAME: &str = "probe_tool";
@@ -26,7 +32,7 @@ const ARGUMENT: &str = "probe argument";
 pub(super) fn tool() -> Tool {
     let properties = json!({"value": {"type": "string"}});
     let parameters = json!({"type": "object", "properties": properties, "required": ["value"]});
-    Tool { name: NAME.to_owned(), description: Some("A tool.".to_owned()), parameters }
+    Tool::new(NAME, Some("A tool."), parameters)
 }
 
 /// A question, a call, and its answer.
@@ -52,6 +58,9 @@ impl ToolForm {
         let (before, _) = text.rsplit_once(ARGUMENT)?;
         let (before, head) = before.rsplit_once(NAME)?;
         let marked = |form: &Self| form.opening().is_some_and(|mark| before.contains(mark));
+        if before.ends_with("[TOOL_CALLS]") && head.contains(ARGS) {
+            return Some(Self::MistralNamed);
+        }
         let is_json = before.trim_end_matches('"').trim_end().ends_with("\"name\":");
         match [Self::Mistral, Self::Hermes].into_iter().find(marked) {
             Some(form) if is_json => Some(form),
@@ -63,7 +72,7 @@ impl ToolForm {
     /// What a call begins with.
     pub(super) fn opening(self) -> Option<&'static str> {
         match self {
-            Self::Mistral => Some("[TOOL_CALLS]"),
+            Self::Mistral | Self::MistralNamed => Some("[TOOL_CALLS]"),
             Self::Hermes => Some("<tool_call>"),
             Self::Llama3 => Some("<|python_tag|>"),
         }
@@ -103,6 +112,8 @@ impl ToolForm {
         let start = match self {
             Self::Mistral if several => format!(r#"{open} " "? "[" call (", " call)* "]""#),
             Self::Mistral => format!(r#"{open} " "? "[" call "]""#),
+            Self::MistralNamed if several => "tagged+".to_owned(),
+            Self::MistralNamed => "tagged".to_owned(),
             Self::Hermes if several => r#"tagged ("\n" tagged)*"#.to_owned(),
             Self::Hermes => "tagged".to_owned(),
             Self::Llama3 => "call".to_owned(),
@@ -111,12 +122,24 @@ impl ToolForm {
         if self == Self::Hermes {
             text += &format!("tagged: {open} \"\\n\" call \"\\n\" {close}\n");
         }
+        if self == Self::MistralNamed {
+            text += &format!("tagged: {open} call\n");
+        }
         let names: Vec<_> = (0..allowed.len()).map(|i| format!("call{i}")).collect();
         text += &format!("call: {}\n", names.join(" | "));
         let member = if self == Self::Llama3 { "parameters" } else { "arguments" };
         for (i, tool) in allowed.into_iter().enumerate() {
-            let head = literal(&format!(r#"{{"name": {}, "{member}": "#, Value::from(tool.name.as_str())));
-            text += &format!("call{i}: {head} arguments{i} \"}}\"\n");
+            text += &match self {
+                Self::MistralNamed => {
+                    let (name, args) = (literal(&tool.name), token(tokenizer, ARGS));
+                    format!("call{i}: {name} {args} arguments{i}\n")
+                }
+                _ => {
+                    let name = Value::from(tool.name.as_str());
+                    let head = literal(&format!(r#"{{"name": {name}, "{member}": "#));
+                    format!("call{i}: {head} arguments{i} \"}}\"\n")
+                }
+            };
             text += &format!("arguments{i}: %json {}\n", object(&tool.parameters));
         }
         Ok(Some(Grammar::Lark(text)))

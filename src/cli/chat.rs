@@ -8,22 +8,22 @@ use std::io::{self, Write};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
 use clap::error::ErrorKind;
-use torchless::chat::{Chat, ChatTemplate, Message, Reply, Role};
+use torchless::Error;
+use torchless::chat::{Chat, Message, Reply, Role};
 use torchless::format::AtomicFile;
 use torchless::runtime::{GenerateOptions, Session};
-use torchless::{Error, Model};
 
 use self::input::{Input, Said};
-use self::turns::{missing_tokens, told_by, without_oldest};
+use self::turns::{told_by, without_oldest};
 use super::explain::explain;
-use super::input::{names_model, read_file, read_stdin};
+use super::input::{names_model, read_stdin};
 use super::interrupt::{self, Orderly};
 use super::model::{ModelArgs, RunArgs};
 use super::output::{count, emit, emit_json, note};
 use super::report;
 use super::sampling::{SamplingArgs, in_file};
+use super::template::{Conversation, TemplateArgs};
 use super::values::{self, positive};
 use super::wrong_usage;
 
@@ -39,6 +39,7 @@ use super::wrong_usage;
 #[command(after_help = "Examples:\n  \
     torchless chat\n  \
     torchless chat \"Why is the sky blue?\"\n  \
+    torchless chat qwen3.bin --template-arg enable_thinking=false\n  \
     torchless chat mistral.bin --system \"You answer in rhymes.\" --temp 0.6\n  \
     printf 'I am Ada.\\nWho am I?\\n' | torchless chat --json | jq -r .text\n\n\
     With a schema or a grammar, an answer that is cut off inside it is said on stderr; where messages come from stdin, or one question \
@@ -58,9 +59,11 @@ pub struct Args {
     /// What the model is told before all else
     #[arg(long, value_name = "TEXT")]
     system: Option<String>,
-    /// How messages become text: a file of Jinja, or chatml, llama2, llama3, mistral [default: the model's own]
-    #[arg(long, value_name = "FILE|NAME", value_parser = values::template_or_file)]
-    chat_template: Option<String>,
+    #[command(flatten)]
+    template: TemplateArgs,
+    /// Begin with the conversation in a file: messages as JSON, as OpenAI's clients and /save write them
+    #[arg(long, value_name = "FILE")]
+    messages: Option<PathBuf>,
     /// Most tokens of an answer [default: as many as there is room for]
     #[arg(short = 'n', long, value_name = "N", default_value_t = usize::MAX, hide_default_value = true,
         allow_negative_numbers = true, value_parser = values::count)]
@@ -100,22 +103,28 @@ A line that ends with \\ goes on in the next; text between two \"\"\" may have m
 pub fn run(mut args: Args) -> anyhow::Result<()> {
     let question = question(&mut args)?;
     let form = args.sampling.form_file();
+    let grammar = args.sampling.grammar()?;
+    let messages = args.messages.as_deref().map(conversation).transpose()?;
+    let model = args.model.open(false)?;
     let options = GenerateOptions {
         max_tokens: args.max_tokens,
-        grammar: args.sampling.grammar()?,
-        sampling: args.sampling.settings()?,
+        grammar,
+        sampling: args.sampling.settings(&model)?,
         stop: args.stop,
         ..GenerateOptions::default()
     };
-    let model = args.model.open(false)?;
-    let template = template(&model, args.chat_template.as_deref())?;
+    let template = args.template.of_model(model.tokenizer())?;
     let told = told_by(&template);
     let session = Session::new(&model, &args.run.session_options(&model, CONTEXT)?)?;
     let mut chat = Chat::new(session, template);
     chat.observe(|_| interrupt::check());
-    chat.set_system(args.system.as_deref().unwrap_or_default());
+    chat.set_messages(messages.unwrap_or_default());
+    if args.messages.is_none() || args.system.is_some() {
+        chat.set_system(args.system.as_deref().unwrap_or_default());
+    }
     let mut inputs = vec![model.file().path().to_owned()];
-    inputs.extend(args.chat_template.map(PathBuf::from));
+    inputs.extend(args.template.asked().map(PathBuf::from));
+    inputs.extend(args.messages);
     inputs.extend(form.clone());
     // Where that is a file.
     inputs.extend(cfg!(unix).then(|| "/dev/stdin".into()));
@@ -188,24 +197,13 @@ fn question(args: &mut Args) -> anyhow::Result<Option<String>> {
     }
 }
 
-/// The template that is asked for: a file's, one that is built in, or the model's own. Warns of one that is another model's.
-pub fn template(model: &Model, asked: Option<&str>) -> anyhow::Result<ChatTemplate> {
-    let tokenizer = model.tokenizer();
-    let Some(name) = asked else { return Ok(ChatTemplate::of(tokenizer)?) };
-    let template = if ChatTemplate::built_in().any(|known| known == name) {
-        ChatTemplate::named(name, tokenizer)?
-    } else {
-        let source = read_file(Path::new(name))?;
-        ChatTemplate::new(&source, tokenizer).with_context(|| name.to_owned())?
-    };
-    let missing = missing_tokens(&template, tokenizer);
-    if !missing.is_empty() {
-        note(format_args!(
-            "warning: the template {name} writes {}, which this model reads as plain text: it was trained with another",
-            missing.join(", ")
-        ));
+/// The conversation in a file.
+fn conversation(file: &Path) -> anyhow::Result<Vec<Message>> {
+    let Conversation { messages, tools } = Conversation::read(file, None)?;
+    if !tools.is_empty() {
+        anyhow::bail!("{}: a chat has no tools: torchless generate --messages answers it", file.display());
     }
-    Ok(template)
+    Ok(messages)
 }
 
 /// A conversation at the command line.
@@ -278,7 +276,7 @@ impl Talk {
                 note("The conversation begins anew.");
             }
             ("system", "") => match self.chat.messages().first().filter(|m| m.role == Role::System) {
-                Some(system) => note(&system.content),
+                Some(system) => note(system.content.text()),
                 None => match &self.told {
                     Some(told) => note(format_args!("The template tells the model: {told}")),
                     None => note("The model is told nothing; /system TEXT tells it something."),
@@ -326,8 +324,7 @@ impl Talk {
     }
 
     fn load(&mut self, file: &Path) -> anyhow::Result<()> {
-        let messages: Vec<Message> = serde_json::from_str(&read_file(file)?)
-            .with_context(|| format!("{}: not a conversation as /save writes it", file.display()))?;
+        let messages = conversation(file)?;
         note(format_args!("{} from {}.", count(messages.len(), "message"), file.display()));
         self.chat.set_messages(messages);
         Ok(())

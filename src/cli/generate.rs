@@ -1,20 +1,25 @@
 //! `torchless generate`: a prompt in, text out.
 
+mod reply;
+
 use std::io::{self, IsTerminal};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use clap::error::ErrorKind;
 use torchless::Model;
+use torchless::chat::ChatTemplate;
 use torchless::runtime::{ChunkProgress, GenerateOptions, Generated, Session, SessionOptions};
-use torchless::tokenizer::EncodeOptions;
+use torchless::tokenizer::{EncodeOptions, Tokenizer};
 
+use self::reply::Reply;
 use super::input::{is_piped, read_stdin, read_text};
 use super::interrupt::{self, Orderly};
 use super::model::{ModelArgs, RunArgs};
 use super::output::{count, emit, emit_json, emit_raw, note, note_part};
 use super::report::{self, shown};
 use super::sampling::{SamplingArgs, in_file};
+use super::template::{Conversation, TemplateArgs};
 use super::{check_text, values, wrong_usage};
 
 /// Continue a prompt: prints what the model writes after it
@@ -28,10 +33,11 @@ use super::{check_text, values, wrong_usage};
     head -3 story.txt | torchless generate\n  \
     torchless generate --json --seed 7 \"A haiku about rain:\" | jq -r .text\n  \
     torchless generate \"A cat as JSON:\" -j '{\"type\":\"object\",\"required\":[\"name\"]}'\n  \
+    torchless generate --messages talk.json --tools tools.json --json | jq .message\n  \
     torchless generate \"The sky is\" -n 1 --json --logprobs 5 | jq .logprobs[0].top\n\n\
     --json gives {prompt_tokens, tokens, text, finish_reason: stop|length|cancelled, timings, seed}, \
     --json-lines {token, text} for each token and {finish_reason, timings} at the end; with a schema or a grammar also \
-    {complete: true|false}.\n\
+    {complete: true|false}, and to --messages {message: {role, content, reasoning_content, tool_calls}}.\n\
     A text that is cut off inside its schema or grammar, by -n, --ctx or --stop, is printed as far as it came, with one line \
     on stderr and exit code 1.")]
 pub struct Args {
@@ -41,6 +47,14 @@ pub struct Args {
     /// Read the prompt from a file instead, without a newline at its end
     #[arg(short, long, value_name = "FILE")]
     file: Option<PathBuf>,
+    /// Answer a conversation instead: a file of messages as JSON, as OpenAI's clients write them; - reads it from stdin
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "file"])]
+    messages: Option<PathBuf>,
+    /// Tools that the answer may call: a file with a list of them as JSON. Calls are printed as JSON, one a line
+    #[arg(long, value_name = "FILE", requires = "messages")]
+    tools: Option<PathBuf>,
+    #[command(flatten)]
+    template: TemplateArgs,
     #[command(flatten)]
     model: ModelArgs,
     /// Most tokens to generate
@@ -80,12 +94,20 @@ pub struct Args {
 pub fn run(args: Args) -> anyhow::Result<()> {
     let form = args.sampling.form_file();
     let grammar = args.sampling.grammar()?;
-    let sampling = args.sampling.settings()?;
     check_text("generate", args.prompt.as_deref().unwrap_or_default(), &args.model)?;
-    let text = prompt(args.prompt.as_deref(), args.file.as_deref())?;
+    let asked = asked(&args)?;
     let model = args.model.open(args.debug)?;
-    let special = EncodeOptions { special: args.special, ..Default::default() };
-    let prompt = model.tokenizer().encode(&text, special);
+    let sampling = args.sampling.settings(&model)?;
+    let tokenizer = model.tokenizer();
+    let Prompt { prompt, mut reply, end_of_turn } = match &asked {
+        Asked::Answer(conversation) => {
+            Prompt::of(conversation, &args.template.of_model(tokenizer)?, tokenizer)?
+        }
+        Asked::More(text) => {
+            let special = EncodeOptions { special: args.special, ..Default::default() };
+            Prompt { prompt: tokenizer.encode(text, special), reply: None, end_of_turn: None }
+        }
+    };
     let session_options = args.run.session_options(&model, prompt.len().saturating_add(args.max_tokens))?;
     let mut session = Session::new(&model, &session_options)?;
     if args.debug {
@@ -99,6 +121,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         ignore_eos: args.ignore_eos,
         grammar,
         logprobs: args.logprobs,
+        stop_tokens: end_of_turn.into_iter().collect(),
         ..GenerateOptions::default()
     };
     let show = if args.raw { emit_raw } else { emit };
@@ -108,12 +131,13 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         let _orderly = Orderly::begin();
         let mut generation = session.generate(&prompt, &options).map_err(in_file)?;
         while let Some(piece) = generation.next().transpose().map_err(in_file)? {
+            let said = reply.as_mut().map(|reply| reply.push(&piece));
             if args.json_lines {
-                emit_json(&report::piece(&piece, model.tokenizer()))?;
+                emit_json(&report::piece(&piece, tokenizer))?;
             } else if args.json {
-                logprobs.extend(report::logprobs(&piece, model.tokenizer()));
+                logprobs.extend(report::logprobs(&piece, tokenizer));
             } else {
-                show(&piece.text)?;
+                show(said.as_deref().unwrap_or(&piece.text))?;
             }
             if interrupt::happened() {
                 generation.cancel();
@@ -121,17 +145,28 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         }
         Ok(generation.finish())
     })?;
+    let last = reply.as_mut().map(Reply::finish);
+    let with_message = |mut object: serde_json::Value| {
+        if let Some(reply) = &reply {
+            object["message"] = reply.message();
+        }
+        object
+    };
     if args.json_lines {
-        emit_json(&report::end(&result))?;
+        emit_json(&with_message(report::end(&result)))?;
     } else if args.json {
-        let mut object = report::generated(&prompt, &result);
+        let mut object = with_message(report::generated(&prompt, &result));
         object["seed"] = options.sampling.seed.into();
         if args.logprobs.is_some() {
             object["logprobs"] = logprobs.into();
         }
         emit_json(&object)?;
-    } else if !result.text.ends_with('\n') {
-        emit("\n")?;
+    } else {
+        let last = last.unwrap_or_default();
+        show(&last)?;
+        if last.ends_with('}') || !result.text.ends_with('\n') {
+            emit("\n")?;
+        }
     }
     if args.debug || !(args.json || args.json_lines) {
         note(report::timings(&result));
@@ -140,6 +175,47 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     match report::incomplete(&result) {
         Some(problem) => anyhow::bail!(problem),
         None => Ok(()),
+    }
+}
+
+/// What is asked for.
+enum Asked {
+    /// More of a text.
+    More(String),
+    /// An answer.
+    Answer(Conversation),
+}
+
+/// Reads what is asked for, from wherever it comes.
+fn asked(args: &Args) -> anyhow::Result<Asked> {
+    if let Some(file) = &args.messages {
+        return Ok(Asked::Answer(Conversation::read(file, args.tools.as_ref())?));
+    }
+    if args.template.is_given() {
+        let problem = "--chat-template and --template-arg are for a conversation (--messages)";
+        return Err(wrong_usage("generate", ErrorKind::MissingRequiredArgument, problem));
+    }
+    Ok(Asked::More(prompt(args.prompt.as_deref(), args.file.as_deref())?))
+}
+
+/// What the model is fed, and what becomes of its answer.
+struct Prompt {
+    prompt: Vec<u32>,
+    /// Takes an answer apart.
+    reply: Option<Reply>,
+    end_of_turn: Option<u32>,
+}
+
+impl Prompt {
+    fn of(
+        conversation: &Conversation,
+        template: &ChatTemplate,
+        tokenizer: &Tokenizer,
+    ) -> anyhow::Result<Self> {
+        let Conversation { messages, tools } = conversation;
+        let prompt = template.encode_with_tools(tokenizer, messages, tools, true)?;
+        let reply = Some(Reply::new(tokenizer, template, conversation, &prompt));
+        Ok(Self { prompt, reply, end_of_turn: template.end_of_turn(tokenizer) })
     }
 }
 

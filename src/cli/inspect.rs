@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use clap::ValueEnum;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use torchless::Model;
 use torchless::arch::Config;
 use torchless::format::bin::{Dtype, Tensor};
@@ -64,6 +64,21 @@ fn kind_name(kind: Kind) -> &'static str {
     }
 }
 
+/// How the model's publisher wants tokens chosen, each setting by its name.
+fn generation(model: &Model) -> [(String, Value); 5] {
+    let defaults = model.file().generation();
+    // A JSON number as short as it was given.
+    let float = |value: Option<f32>| value.and_then(|value| value.to_string().parse().ok());
+    [
+        ("temperature", float(defaults.temperature)),
+        ("top_k", defaults.top_k.map(Value::from)),
+        ("top_p", float(defaults.top_p)),
+        ("min_p", float(defaults.min_p)),
+        ("repetition_penalty", float(defaults.repetition_penalty)),
+    ]
+    .map(|(name, value)| (name.to_owned(), value.unwrap_or_default()))
+}
+
 /// A type of cache (`--kv`), and the bytes that keys and values take in it.
 type Cache = (String, usize);
 
@@ -120,6 +135,7 @@ fn to_json(model: &Model, ctx: usize, memory: Memory, caches: &[Cache]) -> Value
             "add_bos": tokenizer.adds_bos(),
             "chat_template": spec.chat_template.is_some(),
         },
+        "generation": generation(model).into_iter().collect::<Map<_, _>>(),
         "tensors": file.tensors().iter().map(tensor).collect::<Vec<_>>(),
         "bytes_by_dtype": bytes_by_dtype(file.tensors()),
         "bytes_a_token": model.bytes_a_token(),
@@ -187,6 +203,8 @@ fn to_text(model: &Model, ctx: usize, memory: Memory, caches: &[Cache], all: boo
             by_dtype.get(dtype.name()).map(|n| format!("{} {}", bytes(*n), long_name(*dtype)))
         })
         .collect();
+    let sampling = generation(model).into_iter().filter(|(_, value)| !value.is_null());
+    let sampling: Vec<_> = sampling.map(|(name, value)| format!("{name} {value}")).collect();
     let rows = [
         ("file", format!("{} ({})", file.path().display(), bytes(file.bytes()))),
         ("architecture", config.architecture.clone()),
@@ -220,6 +238,10 @@ fn to_text(model: &Model, ctx: usize, memory: Memory, caches: &[Cache], all: boo
                 if tokenizer.adds_bos() { "added" } else { "not added" },
                 if ids.is_empty() { "none".to_owned() } else { ids.join(", ") }
             ),
+        ),
+        (
+            "sampling",
+            if sampling.is_empty() { "no defaults of its own".to_owned() } else { lines(&sampling) },
         ),
         ("weights", lines(&by_dtype)),
         ("a token reads", bytes(model.bytes_a_token())),

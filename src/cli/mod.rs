@@ -20,9 +20,11 @@ mod perplexity;
 mod plot;
 mod progress;
 mod pull;
+mod render;
 mod report;
 mod sampling;
 mod serve;
+mod template;
 mod tokenize;
 mod values;
 
@@ -69,6 +71,7 @@ enum Command {
     Serve(serve::Args),
     Perplexity(perplexity::Args),
     Tokenize(tokenize::Args),
+    Render(render::Args),
     Inspect(inspect::Args),
     Convert(convert::Args),
     Pull(pull::Args),
@@ -107,6 +110,7 @@ pub fn main() -> ExitCode {
         Command::Serve(args) => serve::run(args),
         Command::Perplexity(args) => perplexity::run(args),
         Command::Tokenize(args) => tokenize::run(args),
+        Command::Render(args) => render::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Convert(args) => convert::run(args),
         Command::Pull(args) => pull::run(args),

@@ -61,9 +61,7 @@ impl NamedModel {
 impl ModelArgs {
     /// The model file: of whatever is named, after it was fetched and converted as far as that has not been done before.
     pub fn path(&self) -> anyhow::Result<PathBuf> {
-        // Not clap's: to it a variable is an argument given, and in conflict with others.
-        let variable = || std::env::var_os("TORCHLESS_MODEL").filter(|path| !path.is_empty());
-        let named = self.model.clone().or_else(|| variable().map(PathBuf::from));
+        let named = self.model.clone().or_else(named_by_variable);
         let path = match named.as_deref().map(Named::of).transpose()? {
             Some(Named::Source(path)) => return self.convert.path(&path),
             Some(Named::Hub(reference)) => return self.convert.hub(&reference),
@@ -78,6 +76,11 @@ impl ModelArgs {
             );
         }
         Ok(path)
+    }
+
+    /// Whether a model is named, by an option or by the variable.
+    pub fn is_named(&self) -> bool {
+        self.model.is_some() || named_by_variable().is_some()
     }
 
     /// Opens the model.
@@ -172,6 +175,11 @@ pub fn fetch(hub: &Hub, reference: &Reference) -> anyhow::Result<PathBuf> {
         note(format_args!("note: {reference} as it was when it was fetched: {why}"));
     }
     Ok(fetched.path)
+}
+
+/// Not clap's: to it a variable is an argument given, and in conflict with others.
+fn named_by_variable() -> Option<PathBuf> {
+    std::env::var_os("TORCHLESS_MODEL").filter(|path| !path.is_empty()).map(PathBuf::from)
 }
 
 /// Notes where a model's chat template cannot be used: a chat would say so, and only then.

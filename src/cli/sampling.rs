@@ -4,6 +4,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use torchless::Model;
 use torchless::sampling::{Grammar, Mirostat, Sampling};
 
 use super::input::read_file;
@@ -12,15 +13,17 @@ use super::values::{Seed, count, json_or_file, logit_bias, seed, setting};
 
 /// How to choose tokens. The steps are applied in the order listed here, temperature last.
 #[derive(clap::Args)]
-#[command(next_help_heading = "Sampling (steps, order and defaults are llama.cpp's)")]
+#[command(
+    next_help_heading = "Sampling (steps and order are llama.cpp's, and so are defaults that the model has not)"
+)]
 pub struct SamplingArgs {
     /// Add BIAS to a token's logit, as 1234+1.5 or 1234-inf; may be given several times
     #[arg(short = 'l', long, value_name = "ID±BIAS", value_parser = logit_bias)]
     logit_bias: Vec<(u32, f32)>,
-    /// Divide the logits of recent tokens; 1 changes nothing
-    #[arg(long, value_name = "X", default_value_t = Sampling::default().repeat_penalty, allow_negative_numbers = true,
+    /// Divide the logits of recent tokens; 1 changes nothing [default: the model's own, or 1]
+    #[arg(long, value_name = "X", allow_negative_numbers = true,
         value_parser = |text: &str| setting(text, |s, x| s.penalties(x, 0.0, 0.0)))]
-    repeat_penalty: f32,
+    repeat_penalty: Option<f32>,
     /// Subtract X from a recent token's logit as often as it occurred
     #[arg(long, value_name = "X", default_value_t = Sampling::default().frequency_penalty, allow_negative_numbers = true,
         value_parser = |text: &str| setting(text, |s, x| s.penalties(1.0, x, 0.0)))]
@@ -32,25 +35,23 @@ pub struct SamplingArgs {
     /// How many tokens are recent
     #[arg(long, value_name = "N", default_value_t = Sampling::default().repeat_last_n, allow_negative_numbers = true, value_parser = count)]
     repeat_last_n: usize,
-    /// Keep the K most likely tokens; 0 keeps all
-    #[arg(long, value_name = "K", default_value_t = Sampling::default().top_k, allow_negative_numbers = true, value_parser = count)]
-    top_k: usize,
+    /// Keep the K most likely tokens; 0 keeps all [default: the model's own, or 40]
+    #[arg(long, value_name = "K", allow_negative_numbers = true, value_parser = count)]
+    top_k: Option<usize>,
     /// Keep the tokens of most typical surprise that together have probability P; 1 keeps all
     #[arg(long, value_name = "P", default_value_t = Sampling::default().typical_p, allow_negative_numbers = true,
         value_parser = |text: &str| setting(text, Sampling::typical_p))]
     typical: f32,
-    /// Keep the most likely tokens that together have probability P; 1 keeps all
-    #[arg(long, value_name = "P", default_value_t = Sampling::default().top_p, allow_negative_numbers = true,
-        value_parser = |text: &str| setting(text, Sampling::top_p))]
-    top_p: f32,
-    /// Keep tokens at least P times as likely as the most likely; 0 keeps all
-    #[arg(long, value_name = "P", default_value_t = Sampling::default().min_p, allow_negative_numbers = true,
-        value_parser = |text: &str| setting(text, Sampling::min_p))]
-    min_p: f32,
-    /// Temperature; 0 always takes the most likely token
-    #[arg(long, value_name = "T", default_value_t = Sampling::default().temperature, allow_negative_numbers = true,
+    /// Keep the most likely tokens that together have probability P; 1 keeps all [default: the model's own, or 0.95]
+    #[arg(long, value_name = "P", allow_negative_numbers = true, value_parser = |text: &str| setting(text, Sampling::top_p))]
+    top_p: Option<f32>,
+    /// Keep tokens at least P times as likely as the most likely; 0 keeps all [default: the model's own, or 0.05]
+    #[arg(long, value_name = "P", allow_negative_numbers = true, value_parser = |text: &str| setting(text, Sampling::min_p))]
+    min_p: Option<f32>,
+    /// Temperature; 0 always takes the most likely token [default: the model's own, or 0.8]
+    #[arg(long, value_name = "T", allow_negative_numbers = true,
         value_parser = |text: &str| setting(text, Sampling::temperature))]
-    temp: f32,
+    temp: Option<f32>,
     /// 2: Mirostat 2 in place of top-k, typical, top-p and min-p; 0: without
     #[arg(long, value_name = "0|2", default_value = "0", value_parser = ["0", "2"], hide_possible_values = true)]
     mirostat: String,
@@ -111,24 +112,25 @@ impl SamplingArgs {
         Ok(Some(Grammar::JsonSchema(schema)))
     }
 
-    /// The settings that are asked for, checked.
-    pub fn settings(self) -> anyhow::Result<Sampling> {
+    /// The settings that are asked for, checked; of the others, those that the model's publisher gives.
+    pub fn settings(self, model: &Model) -> anyhow::Result<Sampling> {
         let seed = match self.seed {
             Seed::Fixed(seed) => seed,
             Seed::Random => random_seed(),
         };
         let mirostat = Mirostat { tau: self.mirostat_ent, eta: self.mirostat_lr };
+        let default = Sampling::default().with_defaults_of(model.file().generation());
         let settings = Sampling {
             logit_bias: self.logit_bias,
-            repeat_penalty: self.repeat_penalty,
+            repeat_penalty: self.repeat_penalty.unwrap_or(default.repeat_penalty),
             frequency_penalty: self.frequency_penalty,
             presence_penalty: self.presence_penalty,
             repeat_last_n: self.repeat_last_n,
-            top_k: self.top_k,
+            top_k: self.top_k.unwrap_or(default.top_k),
             typical_p: self.typical,
-            top_p: self.top_p,
-            min_p: self.min_p,
-            temperature: self.temp,
+            top_p: self.top_p.unwrap_or(default.top_p),
+            min_p: self.min_p.unwrap_or(default.min_p),
+            temperature: self.temp.unwrap_or(default.temperature),
             mirostat: (self.mirostat == "2").then_some(mirostat),
             seed,
         };

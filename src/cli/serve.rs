@@ -11,8 +11,9 @@ use tracing_subscriber::filter::LevelFilter;
 
 use super::interrupt::{self, Orderly};
 use super::model::{NamedModel, RunArgs};
+use super::template::TemplateArgs;
 use super::values::{self, positive, seconds};
-use super::{chat, wrong_usage};
+use super::wrong_usage;
 
 /// Answer over HTTP, as OpenAI's API does, and talk in a browser
 ///
@@ -57,9 +58,8 @@ pub struct Args {
     /// What the model is called [default: its file's name]
     #[arg(long, value_name = "NAME")]
     alias: Option<String>,
-    /// How messages become text: a file of Jinja, or chatml, llama2, llama3, mistral [default: the model's own]
-    #[arg(long, value_name = "FILE|NAME", value_parser = values::template_or_file)]
-    chat_template: Option<String>,
+    #[command(flatten)]
+    template: TemplateArgs,
     /// Let pages of this origin ask, such as https://example.org; * is any
     #[arg(long, value_name = "ORIGIN")]
     cors: Option<String>,
@@ -111,9 +111,9 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     interrupt::at_first(move || stopper.stop());
     server.run(move || -> anyhow::Result<Served> {
         let model = std::sync::Arc::new(Model::open(&path)?);
-        let template = match &args.chat_template {
-            Some(asked) => Some(chat::template(&model, Some(asked))?),
-            None => None,
+        let template = match args.template.is_given() {
+            true => Some(args.template.of_model(model.tokenizer())?),
+            false => None,
         };
         let scheduler = BatchOptions {
             session: args.run.session_options(&model, CONTEXT)?,

@@ -124,6 +124,19 @@ pub fn template_or_file(text: &str) -> Result<String, String> {
     Err(format!("give a file of Jinja, or one of {known}"))
 }
 
+/// A variable of a template's own, and its value: JSON, or else text.
+pub fn template_arg(text: &str) -> Result<(String, Value), String> {
+    let Some((name, value)) = text.split_once('=').filter(|(name, _)| !name.is_empty()) else {
+        return Err("give a name and a value: enable_thinking=false".to_owned());
+    };
+    // A text that is not empty counts as true.
+    if matches!(value, "True" | "False" | "None") {
+        let json = if value == "None" { "null".to_owned() } else { value.to_lowercase() };
+        return Err(format!("write {name}={json}, or {name}='\"{value}\"' for a text"));
+    }
+    Ok((name.to_owned(), serde_json::from_str(value).unwrap_or_else(|_| value.into())))
+}
+
 /// Whether a word names a file: one that is there, or that only a file's name could be.
 fn may_be_file(text: &str) -> bool {
     text.contains(['/', '.', std::path::MAIN_SEPARATOR]) || Path::new(text).exists()

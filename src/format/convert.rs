@@ -155,7 +155,7 @@ impl Convertible {
         progress: &mut OnProgress,
     ) -> Result<Report, Error> {
         let Self { src, source, tensors, .. } = self;
-        let Source { config, tokenizer, notes, files, .. } = source;
+        let Source { config, tokenizer, generation, notes, files, .. } = source;
         let dtypes = self.plan(storage);
         let infos = tensors.iter().zip(&dtypes).map(|((name, tensor), dtype)| TensorInfo {
             name: name.clone(),
@@ -163,7 +163,7 @@ impl Convertible {
             dtype: *dtype,
         });
         let infos: Vec<_> = infos.collect();
-        let layout = Layout::new(config, tokenizer, &infos).map_err(Malformed::in_file(src))?;
+        let layout = Layout::new(config, tokenizer, generation, &infos).map_err(Malformed::in_file(src))?;
         let file = AtomicFile::create(dst, files)?;
         check_beside(src, dst)?;
         let mut weighed = None;

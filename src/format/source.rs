@@ -9,8 +9,8 @@ use memmap2::Mmap;
 use torchless_kernels::Kernels;
 
 use crate::Malformed;
-use crate::arch::Config;
 use crate::arch::tensors::Tensors;
+use crate::arch::{Config, GenerationDefaults};
 use crate::format::bin::{BinFile, Tensor};
 use crate::format::dequant::SourceType;
 use crate::format::encoding::int4::{self, GRID_GROUP, GridGroup, encode_grid};
@@ -23,6 +23,8 @@ pub struct Source {
     pub config: Config,
     /// The tokenizer.
     pub tokenizer: Spec,
+    /// How tokens should be chosen.
+    pub generation: GenerationDefaults,
     /// Every tensor the source holds, by Hugging Face's name.
     pub tensors: HashMap<String, SourceTensor>,
     /// The files that it was read from.

@@ -3,8 +3,8 @@
 use std::ops::Range;
 use std::path::Path;
 
-use crate::arch::Config;
 use crate::arch::tensors::Tensors;
+use crate::arch::{Config, GenerationDefaults};
 use crate::format::AtomicFile;
 use crate::format::bin::writer::{Layout, TensorInfo};
 use crate::format::convert::{OnProgress, Report, Storage, write};
@@ -53,7 +53,8 @@ pub fn write_synthetic(
         dtype.encoding().encode(&values, cols, out);
         Ok(())
     };
-    let layout = tokenizer(config.vocab_size).and_then(|spec| Layout::new(config, &spec, &infos));
+    let layout = tokenizer(config.vocab_size)
+        .and_then(|spec| Layout::new(config, &spec, &GenerationDefaults::default(), &infos));
     let layout = layout.map_err(Malformed::in_file(dst))?;
     write(layout, &infos, AtomicFile::create(dst, &[])?, encode, progress)
 }

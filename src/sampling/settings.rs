@@ -1,6 +1,7 @@
 //! How to choose the next token.
 
 use crate::Error;
+use crate::arch::GenerationDefaults;
 
 /// How to choose the next token. The steps are applied in the order of the fields, temperature last.
 ///
@@ -83,6 +84,18 @@ impl Sampling {
     /// Always the most probable token.
     pub fn greedy() -> Self {
         Self::default().temperature(0.0)
+    }
+
+    /// These settings, but for those that a model's publisher gives.
+    pub fn with_defaults_of(self, model: &GenerationDefaults) -> Self {
+        Self {
+            temperature: model.temperature.unwrap_or(self.temperature),
+            top_k: model.top_k.unwrap_or(self.top_k),
+            top_p: model.top_p.unwrap_or(self.top_p),
+            min_p: model.min_p.unwrap_or(self.min_p),
+            repeat_penalty: model.repetition_penalty.unwrap_or(self.repeat_penalty),
+            ..self
+        }
     }
 
     /// Sets [`Sampling::temperature`].

@@ -42,8 +42,8 @@ impl Kind for Completions {
     const CHUNK: &'static str = "text_completion";
     const PROMPT: &'static str = "prompt";
 
-    fn read(mut fields: Fields, _: &Loaded) -> Result<(Self, Settings), Problem> {
-        let mut settings = Settings::take(&mut fields)?;
+    fn read(mut fields: Fields, loaded: &Loaded) -> Result<(Self, Settings), Problem> {
+        let mut settings = Settings::take(&mut fields, loaded.model.file().generation())?;
         let prompts = prompts(fields.need("prompt")?)?;
         let max_tokens = match fields.take("max_tokens")? {
             Some(0) => return Err(Problem::value("max_tokens", "0: give a whole number from 1 on")),

@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 
 use super::fields::{Fields, Seed};
 use super::problem::Problem;
+use crate::arch::GenerationDefaults;
 use crate::runtime::GenerateOptions;
 use crate::sampling::{Mirostat, Sampling};
 
@@ -47,8 +48,9 @@ pub struct Settings {
 impl Settings {
     /// Takes the fields that both kinds of completions have.
     ///
-    /// Where nothing is said OpenAI's defaults hold: temperature 1, and no token is cut off.
-    pub fn take(fields: &mut Fields) -> Result<Self, Problem> {
+    /// Where nothing is said the defaults of the model's publisher hold, and else OpenAI's: temperature 1, and no token is cut
+    /// off.
+    pub fn take(fields: &mut Fields, model: &GenerationDefaults) -> Result<Self, Problem> {
         WITHOUT_INFLUENCE.iter().for_each(|field| fields.ignore(field));
         let stream = fields.take("stream")?.unwrap_or(false);
         let n = fields.take("n")?.unwrap_or(1);
@@ -58,7 +60,7 @@ impl Settings {
         Ok(Self {
             model: fields.take("model")?,
             generate: GenerateOptions {
-                sampling: sampling(fields)?,
+                sampling: sampling(fields, model)?,
                 stop: stop(fields)?,
                 ignore_eos: fields.take("ignore_eos")?.unwrap_or(false),
                 ..GenerateOptions::default()
@@ -77,19 +79,20 @@ impl Settings {
     }
 }
 
-fn sampling(fields: &mut Fields) -> Result<Sampling, Problem> {
-    let neutral = Sampling { top_k: 0, top_p: 1.0, min_p: 0.0, temperature: 1.0, ..Sampling::default() };
+fn sampling(fields: &mut Fields, model: &GenerationDefaults) -> Result<Sampling, Problem> {
+    let openai = Sampling { top_k: 0, top_p: 1.0, min_p: 0.0, temperature: 1.0, ..Sampling::default() };
+    let default = openai.with_defaults_of(model);
     let sampling = Sampling {
         logit_bias: logit_bias(fields)?,
-        repeat_penalty: fields.take("repeat_penalty")?.unwrap_or(neutral.repeat_penalty),
-        frequency_penalty: fields.take("frequency_penalty")?.unwrap_or(neutral.frequency_penalty),
-        presence_penalty: fields.take("presence_penalty")?.unwrap_or(neutral.presence_penalty),
-        repeat_last_n: fields.take("repeat_last_n")?.unwrap_or(neutral.repeat_last_n),
-        top_k: fields.take("top_k")?.unwrap_or(neutral.top_k),
-        typical_p: fields.take("typical_p")?.unwrap_or(neutral.typical_p),
-        top_p: fields.take("top_p")?.unwrap_or(neutral.top_p),
-        min_p: fields.take("min_p")?.unwrap_or(neutral.min_p),
-        temperature: fields.take("temperature")?.unwrap_or(neutral.temperature),
+        repeat_penalty: fields.take("repeat_penalty")?.unwrap_or(default.repeat_penalty),
+        frequency_penalty: fields.take("frequency_penalty")?.unwrap_or(default.frequency_penalty),
+        presence_penalty: fields.take("presence_penalty")?.unwrap_or(default.presence_penalty),
+        repeat_last_n: fields.take("repeat_last_n")?.unwrap_or(default.repeat_last_n),
+        top_k: fields.take("top_k")?.unwrap_or(default.top_k),
+        typical_p: fields.take("typical_p")?.unwrap_or(default.typical_p),
+        top_p: fields.take("top_p")?.unwrap_or(default.top_p),
+        min_p: fields.take("min_p")?.unwrap_or(default.min_p),
+        temperature: fields.take("temperature")?.unwrap_or(default.temperature),
         mirostat: mirostat(fields)?,
         seed: match fields.take("seed")? {
             Some(Seed(seed)) => seed,
@@ -174,7 +177,7 @@ mod tests {
 
     fn settings(body: Value) -> Result<Settings, Problem> {
         let mut fields = Fields::new(body, "")?;
-        let settings = Settings::take(&mut fields)?;
+        let settings = Settings::take(&mut fields, &GenerationDefaults::default())?;
         fields.finish(&[])?;
         Ok(settings)
     }
@@ -186,6 +189,25 @@ mod tests {
         assert_eq!((sampling.temperature, sampling.top_p, sampling.top_k), (1.0, 1.0, 0));
         assert_eq!((sampling.min_p, sampling.repeat_penalty, sampling.typical_p), (0.0, 1.0, 1.0));
         assert!(settings.n == 1 && !settings.stream && !settings.include_usage);
+    }
+
+    #[test]
+    fn a_models_own_defaults_hold_where_nothing_is_said() {
+        let model = GenerationDefaults {
+            temperature: Some(0.6),
+            top_k: Some(20),
+            top_p: Some(0.9),
+            min_p: Some(0.02),
+            repetition_penalty: Some(1.1),
+        };
+        let take =
+            |body| Settings::take(&mut Fields::new(body, "").unwrap(), &model).unwrap().generate.sampling;
+        let of_model = take(json!({}));
+        assert_eq!((of_model.temperature, of_model.top_k, of_model.top_p), (0.6, 20, 0.9));
+        assert_eq!((of_model.min_p, of_model.repeat_penalty), (0.02, 1.1));
+        let asked = take(json!({"temperature": 1, "top_k": 0, "min_p": 0, "repeat_penalty": 1}));
+        assert_eq!((asked.temperature, asked.top_k, asked.top_p), (1.0, 0, 0.9));
+        assert_eq!((asked.min_p, asked.repeat_penalty), (0.0, 1.0));
     }
 
     #[test]

@@ -68,7 +68,7 @@ MALFORMED = [
     http_request(b'{"messages": "\xff\xfe"}'),
     http_request(b"null"),
     http_request({"messages": []}),
-    http_request({"messages": [{"role": "lamp", "content": "x"}]}),
+    http_request({"messages": [{"role": "a lamp", "content": "x"}]}),
     http_request({"messages": [{"role": "user", "content": 7}]}),
     http_request({"messages": [{"role": "user", "content": "word " * 50_000}]}),
     http_request(GOOD | {"invent": 1}),

@@ -33,6 +33,30 @@ fn converts_to_the_bytes_that_the_hugging_face_folder_converts_to() {
 }
 
 #[test]
+fn how_tokens_are_chosen_is_taken_over() {
+    let mut file = GgufFile::tiny();
+    file.set("general.sampling.temp", f32_value(0.7));
+    file.set("general.sampling.top_k", u32_value(20));
+    file.set("general.sampling.top_p", f32_value(1e-5));
+    file.set("general.sampling.penalty_repeat", f32_value(-1.0));
+    file.set("general.sampling.min_p", str_value("x"));
+    let (_folder, path) = write(&file.bytes());
+    let (bin, report) = try_convert(&path, Quant::F32).unwrap();
+    assert_eq!((bin.metadata("temperature"), bin.metadata("top_k")), ("0.7", "20"));
+    assert_eq!(bin.metadata("top_p"), "1e-05");
+    for left_out in ["repetition_penalty", "min_p"] {
+        assert!(bin.header["metadata"].get(left_out).is_none(), "{left_out}");
+    }
+    assert_eq!(
+        report.notes,
+        [
+            "key general.sampling.min_p is not a number, and left out",
+            "general.sampling: repetition_penalty is -1: a number above 0 is needed, and left out",
+        ]
+    );
+}
+
+#[test]
 fn versions_2_and_3_and_every_alignment() {
     let (_folder, path) = write(&GgufFile::tiny().bytes());
     let (expected, _) = try_convert(&path, Quant::F32).unwrap();

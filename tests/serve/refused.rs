@@ -41,9 +41,9 @@ fn what_is_wrong_is_named() {
         (CHAT, json!({"messages": user(image)}), "messages[0].content[1].type", "unsupported_parameter"),
         (
             CHAT,
-            json!({"messages": [{"role": "narrator", "content": ""}]}),
+            json!({"messages": [{"role": "not a word", "content": ""}]}),
             "messages[0].role",
-            "unsupported_parameter",
+            "invalid_value",
         ),
         (
             CHAT,
@@ -85,6 +85,8 @@ fn what_is_wrong_is_named() {
         ),
         (CHAT, json!({"audio": {}}), "audio", "unsupported_parameter"),
         (CHAT, json!({"modalities": ["text", "audio"]}), "modalities", "unsupported_parameter"),
+        (CHAT, json!({"chat_template_kwargs": 7}), "chat_template_kwargs", "invalid_value"),
+        (CHAT, json!({"chat_template_kwargs": {"tools": []}}), "chat_template_kwargs", "invalid_value"),
         (CHAT, json!({"reasoning_effort": "high"}), "reasoning_effort", "unsupported_parameter"),
         (CHAT, json!({"temprature": 1}), "temprature", "unknown_parameter"),
         (CHAT, json!({"parallel_tool_calls": "yes"}), "parallel_tool_calls", "invalid_value"),

@@ -209,3 +209,31 @@ fn what_a_model_says_to_itself_is_no_content() {
         assert_eq!(deltas.collect::<String>(), reasoning);
     }
 }
+
+#[test]
+fn roles_thoughts_and_variables_reach_the_template() {
+    // It says what it got, in the error.
+    const TEMPLATE: &str = "{% if messages | length > 2 %}{{ raise_exception(messages | map(attribute='role') | join(' ') \
+        ~ '|' ~ messages[1].reasoning_content ~ '|' ~ mood ~ '|') }}{% endif %}";
+    let running = Running::ready(Options::default(), || {
+        let model = Arc::new(Model::open(fixture("llama-int8.bin"))?);
+        let template = ChatTemplate::new(TEMPLATE, model.tokenizer())?;
+        let template = template.with_args(json!({"mood": "good"}).as_object().unwrap())?;
+        Ok(Served { scheduler: BatchOptions::new(&model), template: Some(template), model })
+    });
+    let client = running.client();
+    let said = |more: Value| {
+        let messages = json!([
+            {"role": "developer", "content": "?"},
+            {"role": "assistant", "content": "?", "reasoning": "so"},
+            {"role": "ipython", "content": "?"},
+        ]);
+        let mut request = json!({"messages": messages});
+        request.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        client.post(CHAT, &request).error(400)["message"].as_str().unwrap().to_owned()
+    };
+    let plain = said(json!({}));
+    assert!(plain.contains("system assistant ipython|so|good|"), "{plain}");
+    let asked = said(json!({"chat_template_kwargs": {"mood": [1, true]}}));
+    assert!(asked.contains("|[1, True]|"), "{asked}");
+}

@@ -2,6 +2,11 @@
 
 use serde_json::{Map, Value};
 
+use crate::chat::tool_form::ARGS;
+
+/// Bytes of a name before its mark.
+const MOST_NAME: usize = 256;
+
 /// `{"name": "…", "arguments": {…}}`, in any order and with members that mean nothing here, perhaps in a list.
 #[derive(Debug, Default)]
 pub(super) struct CallReader {
@@ -18,6 +23,8 @@ pub(super) struct CallReader {
     /// The string being read, as it is written.
     string: String,
     value: Depth,
+    /// Only the arguments are JSON.
+    named: bool,
 }
 
 /// What a character does to a call.
@@ -35,6 +42,8 @@ pub(super) enum Step {
 enum At {
     #[default]
     Opening,
+    /// A name, up to `[ARGS]`.
+    Naming,
     Member,
     Key,
     Colon(Member),
@@ -63,6 +72,11 @@ impl CallReader {
     /// A call within a list.
     pub fn listed() -> Self {
         Self { in_list: true, marked: true, ..Self::default() }
+    }
+
+    /// A call after a mark: a name, `[ARGS]` and the arguments.
+    pub fn named() -> Self {
+        Self { at: At::Naming, named: true, marked: true, ..Self::default() }
     }
 
     /// A call that nothing marks: it has arguments.
@@ -95,11 +109,33 @@ impl CallReader {
         self.in_list
     }
 
+    /// Takes `[ARGS]`, where it is a special token.
+    pub fn args(&mut self) -> Step {
+        if self.at != At::Naming {
+            return Step::Wrong;
+        }
+        // Some name the call as well.
+        let name = self.string.split("[CALL_ID]").next().unwrap_or_default().trim();
+        if name.is_empty() {
+            return Step::Wrong;
+        }
+        self.name = Some(name.to_owned());
+        self.go(At::Value(Member::Arguments))
+    }
+
     /// Takes the next character.
     pub fn push(&mut self, c: char) -> Step {
         let is_space = c.is_ascii_whitespace();
         match (self.at, c) {
             (At::Opening | At::Member | At::Colon(_) | At::Value(_) | At::After, _) if is_space => Step::More,
+            (At::Naming, _) => {
+                self.string.push(c);
+                if let Some(name) = self.string.strip_suffix(ARGS) {
+                    self.string.truncate(name.len());
+                    return self.args();
+                }
+                if self.string.len() > MOST_NAME { Step::Wrong } else { Step::More }
+            }
             (At::Opening, '[') if self.may_list => {
                 self.may_list = false;
                 self.in_list = true;
@@ -112,7 +148,11 @@ impl CallReader {
             (At::Key | At::Name | At::Quoted, _) => self.string(c),
             (At::Arguments, _) => {
                 self.arguments.push(c);
-                if self.value.push(c) { self.go(At::After) } else { Step::More }
+                match self.value.push(c) {
+                    true if self.named => Step::Done,
+                    true => self.go(At::After),
+                    false => Step::More,
+                }
             }
             // A number or a word ends where what follows begins.
             (At::Other, ',' | '}') if self.value.is_word() => self.after(c),
@@ -145,7 +185,7 @@ impl CallReader {
                 self.has_arguments = true;
                 self.go(At::Arguments)
             }
-            (Member::Arguments, '"') if !self.has_arguments => self.begin_string(At::Quoted),
+            (Member::Arguments, '"') if !self.has_arguments && !self.named => self.begin_string(At::Quoted),
             (Member::Other, ',' | '}' | ']') => Step::Wrong,
             (Member::Other, _) => {
                 if self.value.push(c) {

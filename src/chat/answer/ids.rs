@@ -16,7 +16,8 @@ pub(super) struct Ids {
 
 impl Ids {
     pub fn new(prompt: &[u32], form: Option<ToolForm>) -> Self {
-        let prefix = if form == Some(ToolForm::Mistral) { "" } else { "call_" };
+        let prefix =
+            if matches!(form, Some(ToolForm::Mistral | ToolForm::MistralNamed)) { "" } else { "call_" };
         let mut ids = Self { prefix, hash: 0xcbf2_9ce4_8422_2325 };
         for token in prompt {
             ids.add(&token.to_le_bytes());

@@ -7,9 +7,9 @@ use std::mem;
 
 use self::call::{CallReader, Step};
 use self::ids::Ids;
-use super::message::Tool;
 use super::reasoning::THINK;
-use super::tool_form::ToolForm;
+use super::tool::Tool;
+use super::tool_form::{ARGS, ToolForm};
 use crate::runtime::Piece;
 use crate::tokenizer::Tokenizer;
 
@@ -79,6 +79,8 @@ enum Mark {
     EndOfThink,
     Call,
     EndOfCall,
+    /// Between a call's name and its arguments.
+    Args,
 }
 
 #[derive(Debug)]
@@ -111,6 +113,7 @@ impl AnswerParser {
             (Some(end_of_think), Mark::EndOfThink),
             (form.and_then(ToolForm::opening), Mark::Call),
             (form.and_then(ToolForm::closing), Mark::EndOfCall),
+            (form.filter(|form| *form == ToolForm::MistralNamed).map(|_| ARGS), Mark::Args),
         ];
         let special = |text: Option<&str>| tokenizer.id_of(text?).filter(|&id| tokenizer.is_special(id));
         let end = prompt.get(prompt.len().saturating_sub(32)..).unwrap_or_default();
@@ -178,7 +181,7 @@ impl AnswerParser {
             self.held.clear();
             self.state = State::Reasoning { begun: false };
         } else if Some(rest) == self.opening() {
-            self.begin_call(CallReader::marked());
+            self.begin_call(self.marked());
         } else if rest == "{" && self.form == Some(ToolForm::Llama3) {
             self.begin_object(CallReader::unmarked());
         } else if self.held.len() - rest.len() > MOST_SPACE
@@ -204,7 +207,7 @@ impl AnswerParser {
             None => self.content(c.encode_utf8(&mut [0; 4])),
             Some(mark) => {
                 if self.hold(c, mark, AnswerPart::Content) {
-                    self.begin_call(CallReader::marked());
+                    self.begin_call(self.marked());
                 }
             }
         }
@@ -267,7 +270,7 @@ impl AnswerParser {
             self.held.clear();
             self.state = State::Called { in_list: false };
         } else if Some(next) == self.opening() {
-            self.begin_call(CallReader::marked());
+            self.begin_call(self.marked());
         } else if in_list && next == "{" {
             self.begin_object(CallReader::listed());
         } else if next == "{" && self.form == Some(ToolForm::Llama3) {
@@ -294,7 +297,15 @@ impl AnswerParser {
                 let space = self.held.split_off(self.held.trim_end().len());
                 let held = mem::replace(&mut self.held, space);
                 self.content(&held);
-                self.begin_call(CallReader::marked());
+                self.begin_call(self.marked());
+            }
+            (Mark::Args, State::Call { begun: false, .. }) => {
+                let State::Call { reader, .. } = &mut self.state else { return };
+                if reader.args() == Step::Wrong {
+                    let held = mem::take(&mut self.held);
+                    self.content(&held);
+                    self.state = State::Text;
+                }
             }
             (Mark::EndOfCall, State::Call { begun: true, .. }) => {
                 self.state = State::Called { in_list: false };
@@ -310,6 +321,11 @@ impl AnswerParser {
 
     fn opening(&self) -> Option<&'static str> {
         self.form.and_then(ToolForm::opening)
+    }
+
+    /// What reads a call behind a mark.
+    fn marked(&self) -> CallReader {
+        if self.form == Some(ToolForm::MistralNamed) { CallReader::named() } else { CallReader::marked() }
     }
 
     fn begin_call(&mut self, reader: CallReader) {

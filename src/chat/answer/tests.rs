@@ -4,8 +4,8 @@ use serde_json::json;
 use super::*;
 use crate::tokenizer::Spec;
 
-const MARKS: [&str; 6] =
-    ["[TOOL_CALLS]", "<tool_call>", "</tool_call>", "<|python_tag|>", "<think>", "</think>"];
+const MARKS: [&str; 7] =
+    ["[ARGS]", "[TOOL_CALLS]", "<tool_call>", "</tool_call>", "<|python_tag|>", "<think>", "</think>"];
 
 /// The marks are special tokens, from 3 on, or unknown.
 fn tokenizer(special: bool) -> Tokenizer {
@@ -17,7 +17,7 @@ fn tokenizer(special: bool) -> Tokenizer {
 }
 
 fn tool(name: &str) -> Tool {
-    Tool { name: name.to_owned(), description: None, parameters: json!({"type": "object"}) }
+    Tool::new(name, None, json!({"type": "object"}))
 }
 
 fn parser(tokenizer: &Tokenizer, form: Option<ToolForm>) -> AnswerParser {
@@ -96,7 +96,7 @@ fn check(form: ToolForm, text: &str, reasoning: &str, content: &str, calls: &[(&
     assert_eq!(found, calls, "{text:?}");
 }
 
-use ToolForm::{Hermes, Llama3, Mistral};
+use ToolForm::{Hermes, Llama3, Mistral, MistralNamed};
 
 #[test]
 fn calls_in_all_forms() {
@@ -104,6 +104,20 @@ fn calls_in_all_forms() {
     check(Mistral, r#"[TOOL_CALLS] [{"name": "f", "arguments": {"x": 1}}]"#, "", "", &f);
     check(Mistral, r#"[TOOL_CALLS][{"name":"f","arguments":{"x": 1},"id":"abcdefghi"}]"#, "", "", &f);
     check(Mistral, r#"[TOOL_CALLS] {"name": "f", "arguments": {"x": 1}}"#, "", "", &f);
+    check(MistralNamed, r#"[TOOL_CALLS]f[ARGS]{"x": 1}"#, "", "", &f);
+    check(MistralNamed, r#"So. [TOOL_CALLS]f[CALL_ID]abcdefghi[ARGS] {"x": 1}"#, "", "So.", &f);
+    check(
+        MistralNamed,
+        r#"[TOOL_CALLS]f[ARGS]{"x": 1}[TOOL_CALLS]get_"it"[ARGS]{"a": {"}": []}} and"#,
+        "",
+        "and",
+        &[f[0], ("get_\"it\"", r#"{"a": {"}": []}}"#)],
+    );
+    for text in
+        ["[TOOL_CALLS]f[ARGS]x", "[TOOL_CALLS][ARGS]{}", "[TOOL_CALLS]f", "[TOOL_CALLS] [{\"name\": \"f\"}]"]
+    {
+        check(MistralNamed, text, "", text, &[]);
+    }
     check(Hermes, "<tool_call>\n{\"name\": \"f\", \"arguments\": {\"x\": 1}}\n</tool_call>", "", "", &f);
     check(Hermes, "<tool_call>{\"arguments\": {\"x\": 1}, \"name\": \"f\"}</tool_call>\n", "", "", &f);
     check(Llama3, r#"{"name": "f", "parameters": {"x": 1}}"#, "", "", &f);
@@ -235,6 +249,7 @@ fn marks_may_be_special_tokens() {
     let object = "{\"name\": \"f\", \"arguments\": {}}";
     let listed = format!(" [{object}]");
     assert_eq!(run(Mistral, "a", &["[TOOL_CALLS]", &listed]), (none(), none(), f()));
+    assert_eq!(run(MistralNamed, "a", &["[TOOL_CALLS]", "f", "[ARGS]", "{}"]), (none(), none(), f()));
     let hermes = ["so ", "<tool_call>", "\n", object, "\n", "</tool_call>"];
     assert_eq!(run(Hermes, "a", &hermes), (none(), "so".to_owned(), f()));
     assert_eq!(run(Llama3, "a", &["<|python_tag|>", object]), (none(), none(), f()));
@@ -274,7 +289,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
     #[test]
     fn what_is_written_is_found(
-        form in prop_oneof![Just(Mistral), Just(Hermes), Just(Llama3)],
+        form in prop_oneof![Just(Mistral), Just(MistralNamed), Just(Hermes), Just(Llama3)],
         reasoning in prop::option::of("[a-z<]{1,9}[a-z]"),
         content in prop::option::of("[a-z<\\[]{1,9}[a-z]"),
         calls in prop::collection::vec(("f|get_\"it\"", object()), 0..4),
@@ -289,7 +304,10 @@ proptest! {
         let content = content.filter(|_| form != Llama3 || calls.is_empty());
         units.extend(content.clone());
         match form {
-            Mistral if calls.is_empty() => {}
+            Mistral | MistralNamed if calls.is_empty() => {}
+            MistralNamed => for (name, arguments) in &calls {
+                units.extend(["[TOOL_CALLS]", name, "[ARGS]", arguments].map(str::to_owned));
+            },
             Mistral => units.extend(["[TOOL_CALLS]".to_owned(), format!(" [{}]", objects.join(", "))]),
             Hermes => for object in &objects {
                 units.extend(["\n", "<tool_call>", "\n", object, "\n", "</tool_call>"].map(str::to_owned));
@@ -319,7 +337,7 @@ proptest! {
 
     #[test]
     fn nothing_depends_on_where_a_text_is_cut_and_none_of_it_is_lost(
-        form in prop_oneof![Just(None), Just(Some(Mistral)), Just(Some(Hermes)), Just(Some(Llama3))],
+        form in prop_oneof![Just(None), Just(Some(Mistral)), Just(Some(MistralNamed)), Just(Some(Hermes)), Just(Some(Llama3))],
         parts in prop::collection::vec(prop_oneof![
             prop::sample::select(MARKS.to_vec()).prop_map(str::to_owned),
             prop::sample::select(vec!["{\"name\": \"f\"", ", \"arguments\": {", "}", "[{", "]", ";", "<"]).prop_map(str::to_owned),

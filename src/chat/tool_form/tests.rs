@@ -5,8 +5,8 @@ use crate::chat::after_reasoning;
 use crate::sampling::Constraint;
 use crate::tokenizer::Spec;
 
-const MARKS: [&str; 6] =
-    ["[TOOL_CALLS]", "<tool_call>", "</tool_call>", "<|python_tag|>", "<think>", "</think>"];
+const MARKS: [&str; 7] =
+    ["[ARGS]", "[TOOL_CALLS]", "<tool_call>", "</tool_call>", "<|python_tag|>", "<think>", "</think>"];
 const END: u32 = 256;
 
 /// Every byte, an end, and perhaps the marks.
@@ -53,10 +53,7 @@ fn takes(grammar: &Grammar, tokenizer: &Tokenizer, text: &str) -> bool {
 fn tools() -> Vec<Tool> {
     let number = json!({"type": "object", "properties": {"x": {"$ref": "#/$defs/small"}}, "required": ["x"],
         "additionalProperties": false, "$defs": {"small": {"enum": [1, 2]}}});
-    vec![
-        Tool { name: "f".to_owned(), description: None, parameters: number },
-        Tool { name: "get \"it\"\u{7f}é".to_owned(), description: None, parameters: Value::Null },
-    ]
+    vec![Tool::new("f", None, number), Tool::new("get \"it\"\u{7f}é", None, Value::Null)]
 }
 
 fn call(name: &str, member: &str, arguments: &str) -> String {
@@ -90,6 +87,15 @@ fn a_grammar_takes_calls_and_nothing_else() {
             (ToolForm::Mistral, true, false, format!("[TOOL_CALLS] [{good}, {it}, {good}]")),
             (ToolForm::Mistral, false, false, format!("[TOOL_CALLS] [{bad}]")),
             (ToolForm::Mistral, false, false, "[TOOL_CALLS] []".to_owned()),
+            (ToolForm::MistralNamed, true, true, "[TOOL_CALLS]f[ARGS]{\"x\": 1}".to_owned()),
+            (
+                ToolForm::MistralNamed,
+                true,
+                false,
+                format!("[TOOL_CALLS]f[ARGS]{{\"x\": 2}}[TOOL_CALLS]{}[ARGS]{{}}", tools[1].name),
+            ),
+            (ToolForm::MistralNamed, false, false, "[TOOL_CALLS]f[ARGS]{\"x\": 3}".to_owned()),
+            (ToolForm::MistralNamed, false, false, format!("[TOOL_CALLS] [{good}]")),
             (ToolForm::Hermes, true, true, tagged(&good)),
             (ToolForm::Hermes, true, false, format!("{}\n{}", tagged(&it), tagged(&good))),
             (ToolForm::Hermes, false, false, tagged(&bad)),

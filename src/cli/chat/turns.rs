@@ -1,7 +1,6 @@
 //! What can be said of a conversation without the model: what its template adds, and which turns are the oldest.
 
 use torchless::chat::{ChatTemplate, Message, Role};
-use torchless::tokenizer::Tokenizer;
 
 /// What the template itself tells the model where nobody does: the default that some templates have.
 pub fn told_by(template: &ChatTemplate) -> Option<String> {
@@ -16,22 +15,6 @@ pub fn told_by(template: &ChatTemplate) -> Option<String> {
     let (beginning, _) = without.split_once(USER)?;
     let told = beginning.strip_prefix(before)?.strip_suffix(after)?.trim();
     (!told.is_empty()).then(|| told.to_owned())
-}
-
-/// What the template writes in the form of special tokens, `<|…|>`, and the model does not have.
-pub fn missing_tokens(template: &ChatTemplate, tokenizer: &Tokenizer) -> Vec<String> {
-    let text = template.render(&[Message::new(Role::User, "?")], true).unwrap_or_default();
-    let mut missing = Vec::new();
-    let mut rest = text.as_str();
-    while let Some((_, after)) = rest.split_once("<|") {
-        let Some((name, next)) = after.split_once("|>") else { break };
-        let token = format!("<|{name}|>");
-        if tokenizer.id_of(&token).is_none() && !missing.contains(&token) {
-            missing.push(token);
-        }
-        rest = next;
-    }
-    missing
 }
 
 /// A conversation without its `n` oldest turns, or without the older half of them, and how many that were. What the system

@@ -7,7 +7,7 @@ use serde::de::{Deserialize, Deserializer};
 use super::tokenizer;
 use crate::Malformed;
 use crate::arch::tensors::{FIRST_O_BIAS, FIRST_POST_NORM, FIRST_QK_NORM, FIRST_QKV_BIAS, ROPE_FACTORS};
-use crate::arch::{Activation, Config, LongRope, MAX_POSITIONS, RopeConfig, Temperature};
+use crate::arch::{Activation, Config, GenerationDefaults, LongRope, MAX_POSITIONS, RopeConfig, Temperature};
 use crate::format::entries::Entries;
 use crate::tokenizer::Spec;
 
@@ -15,6 +15,7 @@ use crate::tokenizer::Spec;
 pub(crate) struct Header {
     pub config: Config,
     pub tokenizer: Spec,
+    pub generation: GenerationDefaults,
     pub tensors: Vec<(String, RawTensor)>,
 }
 
@@ -44,7 +45,8 @@ pub(crate) fn parse(json: &[u8]) -> Result<Header, Malformed> {
     let tensors = raw.tensors.0;
     let config = config(&metadata, &tensors)?;
     let tokenizer = raw.tokenizer.spec(config.bos_token_id, config.eos_token_ids.clone())?;
-    Ok(Header { config, tokenizer, tensors })
+    let generation = generation(&metadata)?;
+    Ok(Header { config, tokenizer, generation, tensors })
 }
 
 /// The metadata: strings, as the exporters write them.
@@ -141,6 +143,18 @@ fn config(metadata: &Metadata, tensors: &[(String, RawTensor)]) -> Result<Config
     };
     config.check().map_err(|Malformed(problem)| Malformed(format!("metadata: {problem}")))?;
     Ok(config)
+}
+
+fn generation(metadata: &Metadata) -> Result<GenerationDefaults, Malformed> {
+    let [temperature, top_k, top_p, min_p, repetition_penalty] = GenerationDefaults::NAMES;
+    let generation = GenerationDefaults {
+        temperature: metadata.parse(temperature)?,
+        top_k: metadata.parse(top_k)?,
+        top_p: metadata.parse(top_p)?,
+        min_p: metadata.parse(min_p)?,
+        repetition_penalty: metadata.parse(repetition_penalty)?,
+    };
+    generation.check().map_err(|Malformed(problem)| Malformed(format!("metadata.{problem}")))
 }
 
 /// The original files do not say `head_dim`: it is `q_proj`'s rows over the number of heads.

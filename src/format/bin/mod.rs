@@ -19,8 +19,8 @@ use torchless_kernels::Weight;
 
 use self::header::{Header, RawTensor};
 pub use super::encoding::Dtype;
-use crate::arch::Config;
 use crate::arch::tensors::HEAD;
+use crate::arch::{Config, GenerationDefaults};
 use crate::format::fs::{check_len, map_file};
 use crate::format::{gguf, overlap};
 use crate::parallel::spread::try_spread;
@@ -84,6 +84,7 @@ pub struct BinFile {
     path: PathBuf,
     map: Mmap,
     config: Config,
+    generation: GenerationDefaults,
     tensors: Vec<Tensor>,
     is_f32: bool,
 }
@@ -106,7 +107,7 @@ impl BinFile {
         }
         let at = || Malformed::in_file(path);
         let (header, base) = split(&map).map_err(at())?;
-        let Header { config, tokenizer, tensors: raw } = header::parse(header).map_err(at())?;
+        let Header { config, tokenizer, generation, tensors: raw } = header::parse(header).map_err(at())?;
         let mut tensors = Vec::with_capacity(raw.len());
         for (name, raw) in raw {
             let tensor = place(name, &raw, base, map.len()).map_err(at())?;
@@ -116,7 +117,7 @@ impl BinFile {
         let ranges = |tensor| ranges(tensor).map(|range| (range, tensor.name()));
         overlap::check(tensors.iter().flat_map(ranges)).map_err(at())?;
         let is_f32 = tensors.iter().all(|t| t.dtype == Dtype::F32);
-        let file = Self { path: path.to_owned(), map, config, tensors, is_f32 };
+        let file = Self { path: path.to_owned(), map, config, generation, tensors, is_f32 };
         file.verify().map_err(at())?;
         check_len(path, file.map.len())?;
         Ok((file, tokenizer))
@@ -125,6 +126,11 @@ impl BinFile {
     /// The hyper-parameters.
     pub fn config(&self) -> &Config {
         &self.config
+    }
+
+    /// How the model's publisher says that tokens should be chosen.
+    pub fn generation(&self) -> &GenerationDefaults {
+        &self.generation
     }
 
     /// Where the file is.

@@ -18,6 +18,7 @@ pub fn open(path: &Path) -> Result<Source, Error> {
     Ok(Source {
         config: file.config.clone(),
         tokenizer,
+        generation: *file.generation(),
         tensors: file.own_tensors().map(tensor).collect(),
         files: vec![path.to_owned()],
         notes: Vec::new(),

@@ -10,7 +10,7 @@ use std::ops::Range;
 use serde_json::{Map, Value, json};
 
 use super::{MAX_HEADER, tokenizer};
-use crate::arch::{Config, RopeConfig};
+use crate::arch::{Config, GenerationDefaults, RopeConfig};
 use crate::format::encoding::{Dtype, Encoded, Sizes};
 use crate::format::fs::{AtomicFile, Pieces};
 use crate::tokenizer::Spec;
@@ -54,9 +54,14 @@ impl Layout {
     ///
     /// # Errors
     /// When a size cannot be counted, two pieces of the vocabulary are the same, or the header would be longer than is read.
-    pub fn new(config: &Config, tokenizer: &Spec, tensors: &[TensorInfo]) -> Result<Self, Malformed> {
+    pub fn new(
+        config: &Config,
+        tokenizer: &Spec,
+        generation: &GenerationDefaults,
+        tensors: &[TensorInfo],
+    ) -> Result<Self, Malformed> {
         let places = lay_out(tensors)?;
-        let header = header(config, tokenizer, tensors, &places)?;
+        let header = header(metadata(config, tokenizer, generation, &places), tokenizer, tensors, &places)?;
         if header.len() > MAX_HEADER {
             let size = header.len();
             return Err(Malformed(format!(
@@ -189,7 +194,7 @@ fn lay_out(tensors: &[TensorInfo]) -> Result<Vec<Place>, Malformed> {
 
 /// The JSON header, padded.
 fn header(
-    config: &Config,
+    metadata: Value,
     spec: &Spec,
     tensors: &[TensorInfo],
     places: &[Place],
@@ -203,10 +208,8 @@ fn header(
         }
         (tensor.name.clone(), entry)
     });
-    // A hint only: each tensor's own type decides.
-    let quant = places.iter().map(|place| place.dtype).find(|&dtype| dtype != Dtype::F32);
     let header = json!({
-        "metadata": metadata(config, spec, quant.unwrap_or(Dtype::F32).name()),
+        "metadata": metadata,
         "tokenizer": tokenizer::to_json(spec)?,
         "tensors": entries.collect::<Map<_, _>>(),
     });
@@ -217,7 +220,9 @@ fn header(
 }
 
 /// The header's `metadata`: strings throughout, floats and "None" as Python spells them.
-fn metadata(c: &Config, tokenizer: &Spec, quant: &str) -> Value {
+fn metadata(c: &Config, tokenizer: &Spec, generation: &GenerationDefaults, places: &[Place]) -> Value {
+    // A hint only: each tensor's own type decides.
+    let quant = places.iter().map(|place| place.dtype).find(|&dtype| dtype != Dtype::F32);
     let mut metadata = json!({
         "format_version": "1.1",
         "architecture": c.architecture,
@@ -234,7 +239,7 @@ fn metadata(c: &Config, tokenizer: &Spec, quant: &str) -> Value {
         "norm_eps": python_float(&format!("{:?}", c.norm_eps)),
         "act_type": c.activation.name(),
         "tie_word_embeddings": if c.tie_word_embeddings { "True" } else { "False" },
-        "quant": quant,
+        "quant": quant.unwrap_or(Dtype::F32).name(),
     });
     for (key, value) in extensions(c) {
         metadata[key] = json!(value);
@@ -245,6 +250,15 @@ fn metadata(c: &Config, tokenizer: &Spec, quant: &str) -> Value {
     if !tokenizer.eos_token_ids.is_empty() {
         let ids: Vec<String> = tokenizer.eos_token_ids.iter().map(u32::to_string).collect();
         metadata["eos_token_id"] = json!(ids.join(","));
+    }
+    let GenerationDefaults { temperature, top_k, top_p, min_p, repetition_penalty } = *generation;
+    let float = |value: Option<f32>| value.map(|value| python_float(&format!("{value:?}")));
+    let top_k = top_k.map(|top_k| top_k.to_string());
+    let values = [float(temperature), top_k, float(top_p), float(min_p), float(repetition_penalty)];
+    for (name, value) in GenerationDefaults::NAMES.into_iter().zip(values) {
+        if let Some(value) = value {
+            metadata[name] = json!(value);
+        }
     }
     metadata
 }

@@ -7,6 +7,7 @@
 //! u64 length and the elements.
 
 mod config;
+mod generation;
 mod model;
 mod pre_tokenizer;
 mod rope;

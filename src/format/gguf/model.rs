@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use memmap2::Mmap;
 
-use super::{Gguf, config, rope, tokenizer};
+use super::{Gguf, config, generation, rope, tokenizer};
 use crate::arch::Config;
 use crate::arch::architectures::Architecture;
 use crate::arch::tensors::{ROPE_FACTORS, mlp_norm};
@@ -42,7 +42,8 @@ fn model(
     files: Vec<PathBuf>,
 ) -> Result<Source, Malformed> {
     let (architecture, config, factors) = config::read(gguf)?;
-    let (tokenizer, notes) = tokenizer::read(gguf, config.vocab_size)?;
+    let (tokenizer, mut notes) = tokenizer::read(gguf, config.vocab_size)?;
+    let generation = generation::read(gguf, &mut notes);
     let tensors = named(tensors, architecture, &config)?;
     let tensors = with_factors(tensors, factors)?;
     Ok(Source {
@@ -52,6 +53,7 @@ fn model(
             ..config
         },
         tokenizer,
+        generation,
         tensors,
         files,
         notes,

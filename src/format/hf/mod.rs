@@ -1,10 +1,11 @@
 //! Hugging Face folders: `config.json`, `tokenizer.json` and safetensors, single or sharded.
 //!
-//! Beside these, what is read where it exists: `generation_config.json` (more end-of-text tokens),
+//! Beside these, what is read where it exists: `generation_config.json` (more end-of-text tokens, and how tokens are chosen),
 //! `tokenizer_config.json` and `special_tokens_map.json` (BOS, EOS, chat template), `chat_template.jinja`.
 
 mod config;
 mod fp8;
+mod generation;
 mod json;
 mod rope;
 mod tensors;
@@ -42,6 +43,7 @@ pub fn open(folder: &Path) -> Result<Source, Error> {
     let config_json = text.as_ref().unwrap_or(&outer);
     let Read { architecture, config, rope_factors } = config::read(config_json)?;
     let (tokenizer, mut notes) = tokenizer::read(folder, config_json, config.vocab_size)?;
+    let generation = generation::read(folder, &mut notes)?;
     let mut ids = tokenizer::ids(config_json, "bos_token_id")?;
     ids.extend(tokenizer.bos_token_id.iter().chain(&tokenizer.eos_token_ids));
     if let Some(id) = ids.into_iter().find(|&id| id as usize >= config.vocab_size) {
@@ -82,7 +84,7 @@ pub fn open(folder: &Path) -> Result<Source, Error> {
     };
     let files = weights.iter().map(String::as_str).chain(BESIDE_WEIGHTS);
     let files = files.map(|name| folder.join(name)).collect();
-    Ok(Source { config, tokenizer, tensors, files, notes })
+    Ok(Source { config, tokenizer, generation, tensors, files, notes })
 }
 
 /// Whether the head is the embedding, where the configuration asks for it, or not, or does not say.

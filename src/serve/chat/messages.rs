@@ -1,11 +1,14 @@
 //! The messages of a request.
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::super::fields::Fields;
 use super::super::problem::Problem;
 use super::tools;
-use crate::chat::{Message, Role};
+use crate::chat::{Content, Message, Role};
+
+/// What a model's thoughts are called: by OpenAI's clients, and by some templates.
+const REASONING: [&str; 3] = ["reasoning_content", "reasoning", "thinking"];
 
 /// Reads the list of messages.
 pub fn read(messages: Vec<Value>) -> Result<Vec<Message>, Problem> {
@@ -31,46 +34,47 @@ fn called(messages: &[Message], id: Option<&str>) -> Option<String> {
 
 fn message(mut fields: Fields) -> Result<Message, Problem> {
     let role: String = fields.need("role")?;
-    let role = match role.as_str() {
-        // The newer name of the same.
-        "system" | "developer" => Role::System,
-        "user" => Role::User,
-        "assistant" => Role::Assistant,
-        "tool" => Role::Tool,
-        other => {
-            let problem = format_args!("{other:?}: give system, user, assistant or tool");
-            return Err(Problem::unsupported(fields.name("role"), problem));
-        }
-    };
-    let (mut tool_calls, mut tool_call_id) = (Vec::new(), None);
+    if role.is_empty()
+        || role.len() > 64
+        || !role.chars().all(|c| c.is_ascii_alphanumeric() || "_-".contains(c))
+    {
+        let problem =
+            format_args!("{role:?}: give system, user, assistant, tool, or another that the template knows");
+        return Err(Problem::value(fields.name("role"), problem));
+    }
+    let role = Role::from(role);
+    let (mut tool_calls, mut tool_call_id, mut other) = (Vec::new(), None, Map::new());
     match role {
         Role::Assistant => {
             tool_calls = tools::calls(&mut fields)?;
-            // Clients send back what they got. Templates leave out what a model thought in earlier turns.
-            fields.take::<String>("reasoning_content")?;
+            // Clients send back what they got. Most templates leave out what a model thought in earlier turns.
+            for field in REASONING {
+                let thought = fields.take::<String>(field)?;
+                other.extend(thought.map(|thought| (field.to_owned(), Value::String(thought))));
+            }
             fields.only("annotations", &[Value::Array(Vec::new())], "torchless makes none")?;
         }
         Role::Tool => tool_call_id = Some(fields.need("tool_call_id")?),
-        Role::System | Role::User => {}
+        Role::System | Role::User | Role::Other(_) => {}
     }
     let place = fields.name("content");
     let content = match fields.take::<Value>("content")? {
-        Some(content) => text(content, &place)?,
-        None if !tool_calls.is_empty() => String::new(),
+        Some(content) => said(content, &place)?,
+        None if !tool_calls.is_empty() => Content::from(""),
         None => return Err(Problem::value(place, "missing: give a string, or a list of parts of text")),
     };
     let name = fields.take("name")?;
     fields.finish(&["refusal", "audio", "function_call"])?;
-    Ok(Message { tool_calls, tool_call_id, name, ..Message::new(role, content) })
+    Ok(Message { tool_calls, tool_call_id, name, other, ..Message::new(role, content) })
 }
 
 /// A text, or parts of one.
-fn text(content: Value, name: &str) -> Result<String, Problem> {
+fn said(content: Value, name: &str) -> Result<Content, Problem> {
     match content {
-        Value::String(text) => Ok(text),
+        Value::String(text) => Ok(Content::Text(text)),
         Value::Array(parts) => {
             let part = |(i, part)| part_of_text(Fields::new(part, &format!("{name}[{i}]"))?);
-            parts.into_iter().enumerate().map(part).collect()
+            parts.into_iter().enumerate().map(part).collect::<Result<_, _>>().map(Content::Parts)
         }
         _ => Err(Problem::value(name, "give a string, or a list of parts of text")),
     }

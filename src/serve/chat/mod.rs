@@ -4,7 +4,7 @@ mod answer;
 mod messages;
 mod tools;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use self::answer::{Answer, chunk};
 use self::tools::Tools;
@@ -20,9 +20,8 @@ use crate::sampling::Grammar;
 use crate::tokenizer::Kind as TokenizerKind;
 
 /// Fields of OpenAI's, and of servers like this one, that ask for what torchless cannot do.
-const UNSUPPORTED: [&str; 9] = [
+const UNSUPPORTED: [&str; 8] = [
     "audio",
-    "chat_template_kwargs",
     "function_call",
     "functions",
     "moderation",
@@ -36,6 +35,8 @@ const UNSUPPORTED: [&str; 9] = [
 pub struct ChatCompletions {
     messages: Vec<Message>,
     tools: Tools,
+    /// Variables of the template's own.
+    template_args: Map<String, Value>,
     max_tokens: Option<usize>,
     ignore_eos: bool,
     prompt: Vec<u32>,
@@ -49,10 +50,11 @@ impl Kind for ChatCompletions {
     const PROMPT: &'static str = "messages";
 
     fn read(mut fields: Fields, loaded: &Loaded) -> Result<(Self, Settings), Problem> {
-        let mut settings = Settings::take(&mut fields)?;
+        let mut settings = Settings::take(&mut fields, loaded.model.file().generation())?;
         let messages = messages::read(fields.need("messages")?)?;
         let max_tokens = max_tokens(&mut fields)?;
         let tools = tools::read(&mut fields, loaded)?;
+        let template_args = fields.take("chat_template_kwargs")?.unwrap_or_default();
         settings.generate.max_tokens = max_tokens.unwrap_or(usize::MAX);
         settings.generate.stop_tokens.extend(loaded.end_of_turn);
         settings.generate.logprobs = top_logprobs(&mut fields)?;
@@ -64,7 +66,8 @@ impl Kind for ChatCompletions {
         fields.only("modalities", &[json!(["text"])], "torchless answers in text: give [\"text\"]")?;
         fields.finish(&UNSUPPORTED)?;
         let ignore_eos = settings.generate.ignore_eos;
-        let kind = Self { messages, tools, max_tokens, ignore_eos, prompt: Vec::new(), answers: Vec::new() };
+        let (prompt, answers) = (Vec::new(), Vec::new());
+        let kind = Self { messages, tools, template_args, max_tokens, ignore_eos, prompt, answers };
         Ok((kind, settings))
     }
 
@@ -74,7 +77,11 @@ impl Kind for ChatCompletions {
 
     fn prompts(&mut self, loaded: &Loaded, settings: &mut Settings) -> Result<Vec<Vec<u32>>, Problem> {
         let (tokenizer, tools) = (loaded.model.tokenizer(), &self.tools.tools);
-        self.prompt = loaded.template()?.encode_with_tools(tokenizer, &self.messages, tools, true)?;
+        let template = loaded.template()?.with_args(&self.template_args).map_err(|error| {
+            let (name, problem) = ("chat_template_kwargs", error.to_string());
+            Problem::value(name, problem)
+        })?;
+        self.prompt = template.encode_with_tools(tokenizer, &self.messages, tools, true)?;
         let grammar = &mut settings.generate.grammar;
         *grammar = grammar.take().or(self.tools.grammar(loaded)?);
         if let Some(form) = grammar.take_if(|_| self.parser(loaded).is_reasoning()) {

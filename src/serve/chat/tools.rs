@@ -64,7 +64,7 @@ fn tools(fields: &mut Fields) -> Result<Vec<Tool>, Problem> {
         // Calls that are required are always held to the schema, others never.
         function.take::<bool>("strict")?;
         function.finish(&[])?;
-        tools.push(Tool { name, description, parameters });
+        tools.push(Tool { name, description, parameters, written: None });
     }
     Ok(tools)
 }
