@@ -54,7 +54,7 @@
 //! # Ok::<(), torchless::Error>(())
 //! ```
 //!
-//! Conversations are in [`chat`], a server in `serve`, converting other formats in [`format::convert`], the arithmetic alone in [`kernels`].
+//! Conversations are in [`chat`], a server in `serve`, converting other formats in [`format::convert`], getting models in `pull`, the arithmetic alone in [`kernels`].
 
 #![deny(unsafe_code)]
 // What comes from outside is an error value; what cannot happen says why. Sums that overflow panic in every build, and

@@ -10,7 +10,7 @@ use crate::mat::MatMut;
 use crate::panels::PanelMatrix;
 use crate::quant::{GROUP, Outlier, PARTS, QMatrix, QUAD, QuantizedGroup, QuantizedRow, TINY};
 use crate::scalar::{
-    self, EXP_LN2_HI, EXP_LN2_LO, EXP_MAX, EXP_MIN, EXP_POLY, EXP_ROUND, GELU, Gate, LANES, OUTLIER_RATIO,
+    self, EXP_LN2_HI, EXP_LN2_LO, EXP_MAX, EXP_MIN, EXP_POLY, EXP_ROUND, LANES, OUTLIER_RATIO,
 };
 use crate::simd::Simd;
 
@@ -24,7 +24,7 @@ pub(crate) fn padded<T: Copy + Default, const N: usize>(x: &[T]) -> [T; N] {
 
 /// `x = f(x)`, element by element.
 #[inline(always)]
-fn update<S: Simd>(s: S, x: &mut [f32], f: impl Fn(S::F32) -> S::F32) {
+pub(crate) fn update<S: Simd>(s: S, x: &mut [f32], f: impl Fn(S::F32) -> S::F32) {
     let (vectors, tail) = x.as_chunks_mut();
     for x in vectors {
         s.store(f(s.load(x)), x);
@@ -53,7 +53,13 @@ pub(crate) fn update2<S: Simd>(s: S, x: &mut [f32], y: &[f32], f: impl Fn(S::F32
 
 /// `out = f(x, y)`, element by element.
 #[inline(always)]
-fn map2<S: Simd>(s: S, x: &[f32], y: &[f32], out: &mut [f32], f: impl Fn(S::F32, S::F32) -> S::F32) {
+pub(crate) fn map2<S: Simd>(
+    s: S,
+    x: &[f32],
+    y: &[f32],
+    out: &mut [f32],
+    f: impl Fn(S::F32, S::F32) -> S::F32,
+) {
     let (vectors, tail) = out.as_chunks_mut();
     let ((x_vectors, x_tail), (y_vectors, y_tail)) = (x.as_chunks(), y.as_chunks());
     for (out, (x, y)) in vectors.iter_mut().zip(x_vectors.iter().zip(y_vectors)) {
@@ -110,7 +116,7 @@ pub(crate) fn quantize<S: Simd>(s: S, x: &[f32], out: QuantizedRow) {
 
 /// Up to 64 values, padded with zeros, which change neither the maximum nor the sum of a group.
 #[inline(always)]
-fn load_group<S: Simd>(s: S, x: &[f32]) -> [S::F32; 4] {
+pub(crate) fn load_group<S: Simd>(s: S, x: &[f32]) -> [S::F32; 4] {
     match x.as_chunks::<LANES>() {
         ([a, b, c, d], []) => [s.load(a), s.load(b), s.load(c), s.load(d)],
         _ => {
@@ -123,7 +129,7 @@ fn load_group<S: Simd>(s: S, x: &[f32]) -> [S::F32; 4] {
 
 /// Quantises `len` values; `group(start, n)` gives values `start..start + n`, 64 or what is left of them.
 #[inline(always)]
-fn quantize_groups<S: Simd>(
+pub(crate) fn quantize_groups<S: Simd>(
     s: S,
     len: usize,
     mut out: QuantizedRow,
@@ -304,62 +310,6 @@ pub(crate) fn rms_norm_quantize<S: Simd>(s: S, x: &[f32], weight: &[f32], eps: f
                 *x = s.mul(s.mul(*x, inverse), *w);
             }
             x
-        },
-    );
-}
-
-#[inline(always)]
-fn glu_one<S: Simd>(s: S, f: Gate, g: S::F32, u: S::F32) -> S::F32 {
-    let exponent = match f {
-        Gate::Silu => s.mul(g, s.splat(-1.0)),
-        Gate::Gelu => {
-            let square = s.mul(g, g);
-            s.mul(g, s.add(s.splat(GELU[0]), s.mul(s.splat(GELU[1]), square)))
-        }
-    };
-    s.mul(s.div(g, s.add(s.splat(1.0), exp(s, exponent))), u)
-}
-
-#[inline(always)]
-pub(crate) fn glu<S: Simd>(s: S, f: Gate, gate: &[f32], up: &[f32], out: &mut [f32]) {
-    map2(
-        s,
-        gate,
-        up,
-        out,
-        #[inline(always)]
-        |g, u| glu_one(s, f, g, u),
-    );
-}
-
-#[inline(always)]
-pub(crate) fn softcap<S: Simd>(s: S, x: &mut [f32], cap: f32) {
-    let twice = s.splat(2.0 / cap);
-    update(
-        s,
-        x,
-        #[inline(always)]
-        |x| {
-            let e = exp(s, s.mul(x, twice));
-            let tanh = s.sub(s.splat(1.0), s.div(s.splat(2.0), s.add(e, s.splat(1.0))));
-            s.mul(tanh, s.splat(cap))
-        },
-    );
-}
-
-#[inline(always)]
-pub(crate) fn glu_quantize<S: Simd>(s: S, f: Gate, gate: &[f32], up: &[f32], out: QuantizedRow) {
-    quantize_groups(
-        s,
-        gate.len(),
-        out,
-        #[inline(always)]
-        |at, n| {
-            let (mut g, u) = (load_group(s, &gate[at..at + n]), load_group(s, &up[at..at + n]));
-            for (g, u) in g.iter_mut().zip(&u) {
-                *g = glu_one(s, f, *g, *u);
-            }
-            g
         },
     );
 }

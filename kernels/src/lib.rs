@@ -23,6 +23,7 @@ mod activations;
 mod attention;
 mod dispatch;
 mod float;
+mod glu;
 mod int4;
 mod int8;
 mod mat;

@@ -89,7 +89,7 @@ macro_rules! table {
                 BLOCK, Gate, Int4Matrix, Int8Span, MatMut, PanelMatrix, QMatrix, Quantized, QuantizedRow,
                 SpanBuffers, SpanQueries, SpanResult,
                 attention::{float as attention_f32, int8 as attention_i8},
-                float,
+                float, glu,
                 half::f16,
                 int8,
             };
@@ -102,9 +102,9 @@ macro_rules! table {
                 float::matmul_f32(w: &[f32], x: &[f32], cols: usize, out: MatMut<f32>);
                 float::rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]);
                 float::rms_norm_quantize(x: &[f32], weight: &[f32], eps: f32, out: QuantizedRow);
-                float::glu(f: Gate, gate: &[f32], up: &[f32], out: &mut [f32]);
-                float::glu_quantize(f: Gate, gate: &[f32], up: &[f32], out: QuantizedRow);
-                float::softcap(x: &mut [f32], cap: f32);
+                glu::glu(f: Gate, gate: &[f32], up: &[f32], out: &mut [f32]);
+                glu::glu_quantize(f: Gate, gate: &[f32], up: &[f32], out: QuantizedRow);
+                glu::softcap(x: &mut [f32], cap: f32);
                 float::rope(x: &mut [f32], cos: &[f32], sin: &[f32]);
                 float::add(x: &mut [f32], y: &[f32]);
                 float::mul(x: &mut [f32], y: &[f32]);

@@ -122,7 +122,6 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         grammar,
         logprobs: args.logprobs,
         stop_tokens: end_of_turn.into_iter().collect(),
-        ..GenerateOptions::default()
     };
     let show = if args.raw { emit_raw } else { emit };
     let mut logprobs = Vec::new();

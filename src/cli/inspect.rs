@@ -223,11 +223,14 @@ fn to_text(model: &Model, ctx: usize, memory: Memory, caches: &[Cache], all: boo
         (
             "tokenizer",
             format!(
-                "{}{}, {} pieces, {} merges, {} special",
+                "{}{}, {} pieces, {}, {} special",
                 kind_name(spec.kind),
                 spec.pre.as_deref().map_or(String::new(), |p| format!(" ({p})")),
                 spec.vocab.len(),
-                spec.merges.len(),
+                match spec.scores.len() {
+                    0 => format!("{} merges", spec.merges.len()),
+                    _ => "merged by their scores".to_owned(),
+                },
                 spec.special_tokens.len()
             ),
         ),

@@ -118,7 +118,7 @@ impl BlockScales {
     /// Multiplies row `row`.
     fn multiply(&self, row: usize, values: &mut [f32]) {
         let [rows, cols] = self.block;
-        let down = self.first_row.saturating_add(row) / rows.max(1);
+        let down = self.first_row.saturating_add(row).checked_div(rows).unwrap_or(0);
         let scales = self.values.get(down.saturating_mul(self.across)..).unwrap_or_default();
         for (values, scale) in values.chunks_mut(cols.max(1)).zip(scales) {
             values.iter_mut().for_each(|value| *value *= scale);

@@ -56,6 +56,17 @@ fn byte_of(c: char) -> Option<u8> {
     }
 }
 
+/// Bytes as the pieces of a [`Kind::ByteLevel`](super::Kind::ByteLevel) vocabulary spell them.
+pub fn spell_bytes(bytes: &[u8]) -> String {
+    let char_of = |byte: u8| match byte {
+        0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff => char::from(byte),
+        0x00..=0x20 => char::from_u32(0x100 + u32::from(byte)).unwrap_or_default(),
+        0x7f..=0xa0 => char::from_u32(0x121 + u32::from(byte) - 0x7f).unwrap_or_default(),
+        0xad => '\u{143}',
+    };
+    bytes.iter().map(|&byte| char_of(byte)).collect()
+}
+
 /// Appends the bytes that `piece` spells; a piece that is not so spelled (an added token) is its own text.
 pub(super) fn push_bytes(piece: &str, out: &mut Vec<u8>) {
     let start = out.len();
@@ -77,6 +88,10 @@ mod tests {
         let mut bytes: Vec<u8> = ('\0'..'\u{200}').filter_map(byte_of).collect();
         bytes.sort();
         assert_eq!(bytes, (0..=255).collect::<Vec<u8>>());
+        for byte in 0..=255 {
+            let spelled: Vec<_> = spell_bytes(&[byte]).chars().map(byte_of).collect();
+            assert_eq!(spelled, [Some(byte)]);
+        }
         // Spot checks against the table in GPT-2's encoder.py.
         let known =
             [('Ġ', b' '), ('Ċ', b'\n'), ('ĉ', b'\t'), ('!', b'!'), ('Â', 0xc2), ('ł', 0xa0), ('Ń', 0xad)];

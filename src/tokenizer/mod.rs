@@ -23,6 +23,7 @@ mod trie;
 mod vocab;
 mod written;
 
+pub(crate) use byte_level::spell_bytes;
 pub use decode::Decoder;
 pub use spec::{DecodeStart, Kind, Spec, TokenRule};
 pub use spm::{ScoredMerges, merges_from_scores, scores_for_merges};

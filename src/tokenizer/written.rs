@@ -125,7 +125,7 @@ impl WrittenTokens {
     fn starts(&self, text: &str) -> Vec<Start> {
         let mut found = Vec::new();
         let may_start = |byte| self.starts.get(usize::from(byte)).is_some_and(|&starts| starts);
-        if !text.bytes().any(may_start) {
+        if self.tokens.is_empty() || !text.bytes().any(may_start) {
             return found;
         }
         // Anchored or not is all that can be wrong about it.

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use base64::Engine;
 use safetensors::Dtype;
 use serde_json::{Value, json};
 use torchless::format::convert::{Quant, Report};
@@ -189,4 +190,51 @@ fn weights_in_8_bit_floats() {
     }
     ask(json!([16, 64]));
     assert_refused(folder.path(), "another shape");
+}
+
+/// Two special tokens that have names, one that has none, the bytes, and three pieces; ids by hand.
+#[test]
+fn a_tokenizer_that_mistral_ships() {
+    let folder = Family::named("ministral3").folder();
+    fs::remove_file(folder.path().join("tokenizer.json")).unwrap();
+    assert_refused(folder.path(), "has no tokenizer.json");
+    // Of "abc" the pieces are "a" and "bc", since "bc" has the lower rank; "abab" is one as a whole word only.
+    let pieces = (0..=255).map(|byte| vec![byte]).chain([b"bc".to_vec(), b"ab".to_vec(), b"abab".to_vec()]);
+    let vocab: Vec<Value> = pieces
+        .enumerate()
+        .map(|(rank, bytes)| json!({"rank": rank, "token_bytes": base64::prelude::BASE64_STANDARD.encode(bytes)}))
+        .collect();
+    let named =
+        json!([{"rank": 1, "token_str": "<s>", "is_control": true}, {"rank": 2, "token_str": "</s>"}]);
+    let pattern = r"[^\r\n\p{L}\p{N}]?\p{L}+|\s+";
+    let mut tekken = json!({"vocab": vocab, "special_tokens": named, "config":
+        {"pattern": pattern, "default_vocab_size": 262, "default_num_special_tokens": 3}});
+    let write = |tekken: &Value| fs::write(folder.path().join("tekken.json"), tekken.to_string()).unwrap();
+    write(&tekken);
+    edit(folder.path(), "config.json", |config| config["vocab_size"] = json!(262));
+    edit_tensors(folder.path(), |tensors| {
+        for name in ["model.embed_tokens.weight", "lm_head.weight"] {
+            let (_, shape, bytes) = tensors.get_mut(name).unwrap();
+            (shape[0], *bytes) = (262, vec![0; 4 * 262 * 64]);
+        }
+    });
+    let (_folder, model) = crate::common::converted::converted(folder.path(), Quant::F32);
+    let tokenizer = model.tokenizer();
+    let ids = |text: &str| tokenizer.encode(text, Default::default());
+    let (byte, bc, ab, abab) = (|byte: u8| u32::from(byte) + 3, 259, 260, 261);
+    assert_eq!(ids("abc"), [1, byte(b'a'), bc]);
+    assert_eq!(ids("abab"), [1, abab]);
+    assert_eq!(ids("ababa \u{e9}"), [1, ab, ab, byte(b'a'), byte(b' '), byte(0xc3), byte(0xa9)]);
+    assert_eq!(tokenizer.decode(&[1, abab, byte(b' '), byte(0xc3), byte(0xa9), 2]), "abab \u{e9}");
+    assert_eq!((tokenizer.piece(0), tokenizer.eos_ids()), (Some("<SPECIAL_0>"), &[2][..]));
+
+    tekken["vocab"][5]["rank"] = json!(6);
+    write(&tekken);
+    assert_refused(folder.path(), "not the piece of rank 5");
+    tekken["vocab"][5] = json!({"rank": 5, "token_bytes": "no base64!"});
+    write(&tekken);
+    assert_refused(folder.path(), "not the piece of rank 5");
+    tekken["special_tokens"][0]["rank"] = json!(3);
+    write(&tekken);
+    assert_refused(folder.path(), "has no rank below 3");
 }

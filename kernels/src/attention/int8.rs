@@ -2,7 +2,7 @@
 
 use super::block::{Int8Keys, Int8Values, KEY_PANELS};
 use super::float::{largest, scale_of};
-use crate::float::softcap;
+use crate::glu::softcap;
 use crate::int8::{Group, Int8, TilePanel, TokenGroups, tokens};
 use crate::memory::{Aligned, Allocator};
 use crate::panels::PANEL_ROWS;

@@ -276,7 +276,7 @@ pub enum Gate {
 }
 
 /// `−2√(2/π)` and 0.044715 times that: `½ · (1 + tanh(y))` is `1 / (1 + e⁻²ʸ)`.
-pub(crate) const GELU: [f32; 2] = [-1.595_769_1, -0.071_354_814];
+pub(crate) const GELU: [f32; 2] = [-1.595_769, -0.071_354_814];
 
 impl Gate {
     fn of(self, g: f32) -> f32 {

@@ -163,7 +163,8 @@ fn extras(keys: &Keys, config: &mut Config) -> Result<(), Malformed> {
     if architecture.query_scalar.is_some() {
         // No key has it. The largest models divide by the width of a head that they would have without saying so.
         let largest = matches!((config.n_layers, config.hidden_size), (46, 4608) | (62, 5376));
-        let scalar = if largest { config.hidden_size / config.n_heads } else { config.head_dim };
+        let narrow = config.hidden_size.checked_div(config.n_heads).filter(|_| largest);
+        let scalar = narrow.unwrap_or(config.head_dim);
         config.attention_multiplier = Some((1.0 / (scalar as f64).sqrt()) as f32);
     }
     if architecture.softcaps.is_some() {
@@ -182,7 +183,9 @@ fn extras(keys: &Keys, config: &mut Config) -> Result<(), Malformed> {
         config.no_rope_layers = (0..config.n_layers).collect();
     }
     if let Some(interval) = architecture.no_rope_interval {
-        config.no_rope_layers = (0..config.n_layers).filter(|layer| (layer + 1) % interval == 0).collect();
+        let numbered = (0..config.n_layers).zip(1usize..);
+        config.no_rope_layers =
+            numbered.filter(|(_, n)| n.is_multiple_of(interval)).map(|(layer, _)| layer).collect();
     }
     Ok(())
 }

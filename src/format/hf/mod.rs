@@ -124,10 +124,11 @@ pub(crate) const SINGLE: &str = "model.safetensors";
 pub(crate) const INDEX: &str = "model.safetensors.index.json";
 
 /// Whatever else of a folder is read, where it exists.
-pub(crate) const BESIDE_WEIGHTS: [&str; 7] = [
+pub(crate) const BESIDE_WEIGHTS: [&str; 8] = [
     "config.json",
     "generation_config.json",
     "tokenizer.json",
+    "tekken.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "chat_template.jinja",

@@ -45,6 +45,20 @@ pub fn read(
     Ok(())
 }
 
+/// The tokens that end a text, as the files of ids have them.
+pub fn eos(folder: &Path, config: &Json) -> Result<Vec<u32>, Error> {
+    let generation = Json::read(&folder.join("generation_config.json"))?;
+    let mut found = Vec::new();
+    for file in [Some(config), generation.as_ref()].into_iter().flatten() {
+        for id in ids(file, "eos_token_id")? {
+            if !found.contains(&id) {
+                found.push(id);
+            }
+        }
+    }
+    Ok(found)
+}
+
 /// The ids in a field that is one id or a list of ids.
 pub fn ids(file: &Json, key: &str) -> Result<Vec<u32>, Error> {
     let Some(value) = file.get(key) else {
@@ -96,7 +110,7 @@ fn template(json: &Json, notes: &mut Vec<String>) -> Result<Vec<u32>, Error> {
 }
 
 /// The chat template: `chat_template.jinja`, or the one in `tokenizer_config.json`, of several the one named "default".
-fn chat_template(folder: &Path, tokenizer_config: Option<&Json>) -> Result<Option<String>, Error> {
+pub fn chat_template(folder: &Path, tokenizer_config: Option<&Json>) -> Result<Option<String>, Error> {
     let path = folder.join("chat_template.jinja");
     if let Some(template) = read_file(&path)? {
         return String::from_utf8(template).map(Some).map_err(|_| Error::file(&path, "not UTF-8 text"));

@@ -4,6 +4,7 @@
 
 mod conventions;
 mod steps;
+mod tekken;
 
 pub use conventions::ids;
 
@@ -22,6 +23,9 @@ const MANY_MERGES: usize = 200_000;
 /// The tokenizer of the model in `folder`, and what the user should know about it.
 pub fn read(folder: &Path, config: &Json, vocab_size: usize) -> Result<(Spec, Vec<String>), Error> {
     let Some(json) = Json::read(&folder.join("tokenizer.json"))? else {
+        if let Some(json) = Json::read(&folder.join("tekken.json"))? {
+            return tekken::read(folder, config, &json, vocab_size);
+        }
         let problem = "has no tokenizer.json (tokenizer.model alone is not supported): save one with transformers' \
                        AutoTokenizer.save_pretrained";
         return Err(Error::file(folder, problem));

@@ -48,6 +48,15 @@ pub fn read(json: &Json) -> Result<Spec, Error> {
     Ok(spec)
 }
 
+/// Has text cut where an expression matches, and spelled byte by byte.
+pub fn cut_by(expression: &str, spec: &mut Spec) {
+    let pattern = Pattern::Regex(expression.to_owned());
+    let split = Cut::Split { pattern, behavior: Behavior::Isolated, invert: false };
+    let cuts = vec![split, Cut::ByteLevel { add_prefix_space: false, use_regex: false }];
+    spec.pre = name(&cuts).map(str::to_owned);
+    spec.pre_tokenizer = Some(cuts).filter(|_| spec.pre.is_none());
+}
+
 /// The steps of a field, which `in_full` spells out.
 fn parsed<T: DeserializeOwned>(
     json: &Json,
