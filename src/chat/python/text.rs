@@ -37,8 +37,8 @@ pub(super) fn method(state: &State, text: &str, name: &str, args: &Args) -> Opti
         "islower" => plain(args, is_lower(text)),
         "isupper" => plain(args, is_upper(text)),
         "strip" | "lstrip" | "rstrip" => strip(text, name, args),
-        "split" | "rsplit" => split(text, name == "rsplit", args),
-        "splitlines" => lines(text, args),
+        "split" | "rsplit" => pieces(state, text).and_then(|()| split(text, name == "rsplit", args)),
+        "splitlines" => pieces(state, text).and_then(|()| lines(text, args)),
         "partition" | "rpartition" => partition(text, name == "rpartition", args),
         "find" | "rfind" | "index" | "rindex" => find(text, name, args),
         "count" => count(text, args),
@@ -133,6 +133,11 @@ fn strip(text: &str, name: &str, args: &Args) -> Result<Value, Error> {
     let is_in = |c: char| chars.as_ref().map_or_else(|| is_space(c), |chars| chars.contains(c));
     let start = if name == "rstrip" { text } else { text.trim_start_matches(is_in) };
     Ok(if name == "lstrip" { start } else { start.trim_end_matches(is_in) }.into())
+}
+
+/// Pays for the pieces that a text may fall into: each takes more than its letters.
+fn pieces(state: &State, text: &str) -> Result<(), Error> {
+    state.consume_fuel((text.len() / 32) as u64)
 }
 
 fn list(parts: Vec<&str>) -> Value {
