@@ -73,7 +73,9 @@ fn folder(files: &[Remote]) -> Vec<String> {
     let has = |name: &str| files.iter().any(|file| file.name == name);
     let weights = [SINGLE, INDEX].into_iter().find(|name| has(name));
     let Some(weights) = weights.filter(|_| has("config.json")) else { return Vec::new() };
-    let beside = BESIDE_WEIGHTS.into_iter().filter(|name| *name != INDEX && has(name));
+    // One tokenizer is enough, and the first is the one that is read.
+    let unread = |name: &str| name == INDEX || name == "tekken.json" && has("tokenizer.json");
+    let beside = BESIDE_WEIGHTS.into_iter().filter(|name| has(name) && !unread(name));
     beside.chain([weights]).map(str::to_owned).collect()
 }
 
@@ -191,6 +193,7 @@ mod tests {
             "onnx/model.onnx",
             "original/params.json",
             "pytorch_model.bin",
+            "tekken.json",
             "tokenizer.json",
             "tokenizer_config.json",
             "model-q8_0.gguf",
@@ -199,6 +202,8 @@ mod tests {
             ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", INDEX];
         assert_eq!(chosen(&files, "hf:o/n").unwrap(), expected);
         assert_eq!(chosen(&["config.json", SINGLE, INDEX], "hf:o/n").unwrap(), ["config.json", SINGLE]);
+        let mistrals = ["config.json", "tekken.json", SINGLE];
+        assert_eq!(chosen(&mistrals, "hf:o/n").unwrap(), mistrals);
         assert_eq!(chosen(&files, "hf:o/n:model-q8_0.gguf").unwrap(), ["model-q8_0.gguf"]);
         assert_eq!(chosen(&files, "hf:o/n:Q8_0").unwrap(), ["model-q8_0.gguf"]);
         let error = chosen(&["config.json", "pytorch_model.bin"], "hf:o/n").unwrap_err();
