@@ -5,7 +5,7 @@ use std::path::Path;
 use flate2::read::GzDecoder;
 use serde::Deserialize;
 use serde_json::{Map, Value};
-use torchless::chat::{ChatTemplate, Message, Tool};
+use torchless::chat::{ChatTemplate, Message, Role, Tool};
 use torchless::tokenizer::{Spec, Tokenizer};
 
 #[derive(Deserialize)]
@@ -65,4 +65,15 @@ fn conversations_are_shown_as_transformers_shows_them() {
         let found = asked.render_with_tools(&read, &tools.collect::<Vec<_>>(), prompt);
         assert_eq!(found.ok(), text, "{template}: {messages:?} {args:?}");
     }
+}
+
+#[test]
+fn json_in_a_text_is_taken_apart() {
+    let source =
+        "{% set v = messages[0].content | fromjson %}{{ v.a[1] }} {{ v.b is none }} {{ v | tojson }}";
+    let tokenizer = tokenizer();
+    let template = ChatTemplate::new(source, &tokenizer).unwrap();
+    let render = |text: &str| template.render(&[Message::new(Role::User, text)], false);
+    assert_eq!(render(r#"{"b": null, "a": [1, 2.5]}"#).unwrap(), r#"2.5 True {"b": null, "a": [1, 2.5]}"#);
+    assert!(render("{").unwrap_err().to_string().contains("fromjson"));
 }

@@ -35,8 +35,8 @@ pub struct Config {
     pub window_rope: Option<RopeConfig>,
     /// That of long sequences, where it is another (Phi 3).
     pub long_rope: Option<LongRope>,
-    /// Elements of a head that are rotated; the others have frequency 0 (Phi 4 mini).
-    pub rotary_dim: usize,
+    /// Elements of a head that are rotated, where that is not all; the others have frequency 0 (Phi 4 mini).
+    pub partial_rotary_dim: Option<usize>,
     /// The layers without rotary embedding, in ascending order (SmolLM3).
     pub no_rope_layers: Vec<usize>,
     /// How queries grow with their position (Ministral 3).
@@ -91,7 +91,7 @@ impl Default for Config {
             rope: RopeConfig::plain(10000.0),
             window_rope: None,
             long_rope: None,
-            rotary_dim: 0,
+            partial_rotary_dim: None,
             no_rope_layers: Vec::new(),
             attention_temperature: None,
             norm_eps: 1e-6,
@@ -162,8 +162,8 @@ impl Config {
         if !self.head_dim.is_multiple_of(2) {
             return bad(format!("head_dim {} is odd: rotary embedding takes pairs", self.head_dim));
         }
-        if !self.rotary_dim.is_multiple_of(2) || !(2..=self.head_dim).contains(&self.rotary_dim) {
-            let (rotary_dim, head_dim) = (self.rotary_dim, self.head_dim);
+        let (rotary_dim, head_dim) = (self.rotary_dim(), self.head_dim);
+        if !rotary_dim.is_multiple_of(2) || !(2..=head_dim).contains(&rotary_dim) {
             return bad(format!("rotary_dim is {rotary_dim}: an even number up to {head_dim} is needed"));
         }
         self.check_layers()?;
@@ -226,6 +226,11 @@ impl Config {
     /// The window of all layers: what lies behind it is never looked at again. `None` where a layer has none.
     pub fn window_of_all(&self) -> Option<usize> {
         self.sliding_window.filter(|_| self.full_attention_layers.is_empty())
+    }
+
+    /// Elements of a head that are rotated.
+    pub fn rotary_dim(&self) -> usize {
+        self.partial_rotary_dim.unwrap_or(self.head_dim)
     }
 
     /// Which rotary embedding a layer has; `None`: none.

@@ -25,7 +25,7 @@ impl Rope {
     /// # Errors
     /// If a factor is not a positive number.
     pub fn new(config: &Config, rope: &RopeConfig, factors: Option<&[f32]>) -> Result<Self, Malformed> {
-        let mut frequencies = frequencies(rope.theta, config.rotary_dim);
+        let mut frequencies = frequencies(rope.theta, config.rotary_dim());
         for (i, (frequency, &factor)) in frequencies.iter_mut().zip(factors.unwrap_or_default()).enumerate() {
             if !(factor.is_finite() && factor > 0.0) {
                 return Err(Malformed(format!(

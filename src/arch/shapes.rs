@@ -18,7 +18,6 @@ pub fn shape(name: &str) -> Option<Config> {
         vocab_size: 49152,
         max_position_embeddings: 8192,
         rope: RopeConfig::plain(1e5),
-        rotary_dim: 64,
         norm_eps: 1e-5,
         tie_word_embeddings: true,
         ..Config::default()
@@ -30,7 +29,6 @@ pub fn shape(name: &str) -> Option<Config> {
         n_heads: 32,
         n_kv_heads: 8,
         head_dim: 128,
-        rotary_dim: 128,
         vocab_size: 128_256,
         rope: RopeConfig::plain(5e5),
         tie_word_embeddings: false,

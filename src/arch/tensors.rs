@@ -70,7 +70,7 @@ impl<T: Clone> Tensors<T> {
     ) -> Result<Self, Malformed> {
         let (hidden, vocab) = (config.hidden_size, config.vocab_size);
         let embed = make("model.embed_tokens.weight", &[vocab, hidden])?;
-        let half = [config.rotary_dim / 2];
+        let half = [config.rotary_dim() / 2];
         let mut rope_factors = [const { None }; 3];
         for ((rope, name), factors) in config.ropes().into_iter().zip(ROPE_FACTORS).zip(&mut rope_factors) {
             *factors = rope.filter(|rope| rope.scaled).map(|_| make(name, &half)).transpose()?;

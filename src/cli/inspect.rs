@@ -105,7 +105,7 @@ fn to_json(model: &Model, ctx: usize, memory: Memory, caches: &[Cache]) -> Value
             "rope_magnitude": config.rope.magnitude,
             "window_rope_theta": config.window_rope.map(|rope| rope.theta),
             "long_rope_beyond": config.long_rope.map(|long| long.beyond),
-            "rotary_dim": config.rotary_dim,
+            "rotary_dim": config.rotary_dim(),
             "no_rope_layers": config.no_rope_layers,
             "attention_temperature": config.attention_temperature.map(|temperature| temperature.beta),
             "norm_eps": config.norm_eps,

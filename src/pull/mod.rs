@@ -12,7 +12,7 @@
 //! let fetched = Hub::from_environment()?.fetch(&reference, &mut progress)?;
 //! let origin = Origin::of_hub(&reference, fetched.path);
 //! let conversions = Conversions::in_cache_folder()?;
-//! let file = match conversions.find(&origin, Quant::Auto)? {
+//! let file = match conversions.find(&origin, Quant::Auto) {
 //!     Some(file) => file,
 //!     None => conversions.convert(&origin, Quant::Auto, &mut progress)?.0,
 //! };

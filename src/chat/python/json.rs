@@ -1,7 +1,7 @@
-//! `json.dumps`, as transformers makes it the filter `tojson`.
+//! `json.dumps`, as transformers makes it the filter `tojson`, and `json.loads`.
 
-use minijinja::Error;
-use minijinja::value::{Rest, Value, ValueKind, ValueOrKwargs};
+use minijinja::value::{Rest, Serde, Value, ValueKind, ValueOrKwargs};
+use minijinja::{Error, State};
 
 use super::args::{Args, refuse};
 use super::print::{float, is_private};
@@ -11,6 +11,15 @@ const MAX_JSON: usize = 64 << 20;
 
 /// Characters of a level's indentation.
 const MAX_INDENT: i64 = 16;
+
+/// The filters `fromjson` and `from_json`: some templates take apart what a message has as text.
+pub(super) fn from_json(state: &State, text: &str) -> Result<Value, Error> {
+    state.consume_fuel((text.len() / 64) as u64)?;
+    match serde_json::from_str::<serde_json::Value>(text) {
+        Ok(value) => Ok(Value::from(Serde(value))),
+        Err(problem) => refuse(format!("fromjson: {problem}")),
+    }
+}
 
 /// The filter `tojson(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False)`.
 pub(super) fn to_json(value: &Value, args: Rest<ValueOrKwargs>) -> Result<Value, Error> {

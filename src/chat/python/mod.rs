@@ -22,6 +22,8 @@ pub(super) fn add(environment: &mut Environment) {
     environment.set_unknown_method_callback(method);
     environment.set_formatter(format);
     environment.add_filter("tojson", json::to_json);
+    environment.add_filter("fromjson", json::from_json);
+    environment.add_filter("from_json", json::from_json);
     environment.add_function("range", range);
     operators::add(environment);
     filters::add(environment);

@@ -117,7 +117,7 @@ fn config(metadata: &Metadata, tensors: &[(String, RawTensor)]) -> Result<Config
             (Some(beyond), Some(rope)) => Some(LongRope { beyond, rope }),
             _ => None,
         },
-        rotary_dim: metadata.parse("rotary_dim")?.unwrap_or(head_dim),
+        partial_rotary_dim: metadata.parse("rotary_dim")?,
         no_rope_layers: metadata.list("no_rope_layers")?,
         attention_temperature: match metadata.parse("attention_temperature")? {
             Some(beta) => {

@@ -276,7 +276,7 @@ fn extensions(c: &Config) -> impl Iterator<Item = (&'static str, String)> {
     [
         ("full_attention_layers", list(&c.full_attention_layers)),
         ("no_rope_layers", list(&c.no_rope_layers)),
-        ("rotary_dim", (c.rotary_dim != c.head_dim).then(|| c.rotary_dim.to_string())),
+        ("rotary_dim", c.partial_rotary_dim.map(|n| n.to_string())),
         ("rope_magnitude", unless_one(c.rope.magnitude)),
         ("window_rope_theta", window.map(theta)),
         ("window_rope_magnitude", window.and_then(|rope| unless_one(rope.magnitude))),

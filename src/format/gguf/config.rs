@@ -133,7 +133,6 @@ fn sizes(keys: &Keys) -> Result<Config, Malformed> {
         n_heads,
         n_kv_heads: keys.size("attention.head_count_kv")?.unwrap_or(n_heads),
         head_dim,
-        rotary_dim: head_dim,
         vocab_size: embedding.shape.first().copied().unwrap_or_default(),
         max_position_embeddings: keys.required("context_length")?,
         norm_eps: keys

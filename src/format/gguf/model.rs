@@ -129,7 +129,7 @@ fn named(
     architecture: &Architecture,
     config: &Config,
 ) -> Result<HashMap<String, SourceTensor>, Malformed> {
-    let (head_dim, rotary_dim) = (config.head_dim, config.rotary_dim);
+    let (head_dim, rotary_dim) = (config.head_dim, config.rotary_dim());
     let order = match architecture.gguf_interleaved {
         true => Some(HeadOrder::Interleaved { head_dim }),
         false => (rotary_dim < head_dim).then_some(HeadOrder::Partial { head_dim, rotary_dim }),

@@ -20,7 +20,7 @@ const LONG: &str = "rope_factors_long.weight";
 
 /// Puts the rotary embeddings into `config`.
 pub(super) fn read(keys: &Keys, config: &mut Config) -> Result<Factors, Malformed> {
-    config.rotary_dim = rotary_dim(keys, config)?;
+    config.partial_rotary_dim = rotary_dim(keys, config)?;
     let theta = keys.float("rope.freq_base")?.unwrap_or(10000.0);
     let scaling = scaling(keys, config, theta)?;
     let Scaling { factors, magnitude } = scaling;
@@ -43,15 +43,15 @@ pub(super) fn read(keys: &Keys, config: &mut Config) -> Result<Factors, Malforme
     Ok([factors, None, long_factors])
 }
 
-/// Elements of a head that are rotated.
-fn rotary_dim(keys: &Keys, config: &Config) -> Result<usize, Malformed> {
+/// Elements of a head that are rotated, where that is not all.
+fn rotary_dim(keys: &Keys, config: &Config) -> Result<Option<usize>, Malformed> {
     let head_dim = config.head_dim;
     match keys.size("rope.dimension_count")? {
         Some(n) if n != head_dim && !(keys.architecture.long_rope && n < head_dim) => {
             let name = keys.name("rope.dimension_count");
             Err(Malformed(format!("key {name} is {n}, not the head's {head_dim}: not supported")))
         }
-        n => Ok(n.unwrap_or(head_dim)),
+        n => Ok(n.filter(|n| *n != head_dim)),
     }
 }
 
@@ -80,10 +80,10 @@ fn scaling(keys: &Keys, config: &Config, theta: f64) -> Result<Scaling, Malforme
     let own = name.map(FactorsOf::Tensor);
     let computed = match (kind, factor) {
         (Some("none"), _) | (None | Some("linear" | "longrope"), None) => None,
-        (None | Some("linear"), Some(factor)) => Some(vec![factor as f32; config.rotary_dim / 2]),
+        (None | Some("linear"), Some(factor)) => Some(vec![factor as f32; config.rotary_dim() / 2]),
         (Some("yarn"), factor) => {
             let (yarn, magnitude) = yarn(keys, config, factor.unwrap_or(1.0))?;
-            let factors = Some(FactorsOf::Values(yarn.factors(theta, config.rotary_dim)));
+            let factors = Some(FactorsOf::Values(yarn.factors(theta, config.rotary_dim())));
             if own.is_some() {
                 return Err(two_scalings());
             }

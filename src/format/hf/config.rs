@@ -72,7 +72,6 @@ fn sizes(json: &Json, architecture: &Architecture) -> Result<Config, Error> {
         n_heads,
         n_kv_heads: or_default("num_key_value_heads", defaults.n_kv_heads)?.unwrap_or(n_heads),
         head_dim,
-        rotary_dim: head_dim,
         vocab_size: required("vocab_size")?,
         max_position_embeddings: json
             .usize("max_position_embeddings")?

@@ -33,7 +33,7 @@ pub fn read(
     architecture: &Architecture,
     config: &mut Config,
 ) -> Result<[Option<Vec<f32>>; 3], Error> {
-    config.rotary_dim = rotary_dim(json, architecture, config)?;
+    config.partial_rotary_dim = rotary_dim(json, architecture, config)?;
     let theta = json.f64("rope_theta")?.unwrap_or(architecture.defaults.rope_theta);
     let of_layers = rope(json, architecture, config, FULL, theta)?;
     let of_windows = if config.sliding_window.is_none() {
@@ -56,16 +56,16 @@ pub fn read(
     Ok([of_layers.factors, of_windows.and_then(|rope| rope.factors), long_factors])
 }
 
-/// Elements of a head that are rotated.
-fn rotary_dim(json: &Json, architecture: &Architecture, config: &Config) -> Result<usize, Error> {
+/// Elements of a head that are rotated, where that is not all.
+fn rotary_dim(json: &Json, architecture: &Architecture, config: &Config) -> Result<Option<usize>, Error> {
     let of = |object: Object| object.get("partial_rotary_factor").filter(|value| !value.is_null()).cloned();
     let mut inside = objects(json, FULL)?.into_iter().filter_map(|(_, object)| of(object));
     let beside = json.get("partial_rotary_factor").cloned();
-    let Some(value) = inside.next().or(beside) else { return Ok(config.head_dim) };
+    let Some(value) = inside.next().or(beside) else { return Ok(None) };
     match value.as_f64() {
-        Some(1.0) => Ok(config.head_dim),
+        Some(1.0) => Ok(None),
         Some(factor) if architecture.long_rope && (0.0..1.0).contains(&factor) => {
-            Ok((config.head_dim as f64 * factor) as usize)
+            Ok(Some((config.head_dim as f64 * factor) as usize))
         }
         _ => Err(json.error(format!("partial_rotary_factor is {value}: not supported"))),
     }
@@ -157,7 +157,7 @@ impl Scaling<'_> {
     fn rope(&self) -> Result<Rope, String> {
         let kind = self.kind()?;
         self.check_parameters(kind)?;
-        let rotary_dim = self.config.rotary_dim;
+        let rotary_dim = self.config.rotary_dim();
         let (mut magnitude, mut long) = (1.0, None);
         let factors = match kind {
             "linear" => Some(vec![self.number("factor")? as f32; rotary_dim / 2]),
@@ -301,7 +301,7 @@ impl Scaling<'_> {
 
     /// A factor for each frequency.
     fn list(&self, key: &str) -> Result<Vec<f32>, String> {
-        let n = self.config.rotary_dim / 2;
+        let n = self.config.rotary_dim() / 2;
         let numbers: Option<Vec<f32>> = self.present(key).and_then(Value::as_array).and_then(|values| {
             values.iter().map(|value| positive(key, Some(value)).ok().map(|number| number as f32)).collect()
         });

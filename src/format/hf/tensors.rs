@@ -105,7 +105,7 @@ pub fn split(tensors: Tensors, config: &Config) -> Result<Tensors, Malformed> {
 
 /// Tells tensors that are stored in another way than they are used.
 pub fn as_used(tensors: Tensors, architecture: &Architecture, config: &Config) -> Tensors {
-    let order = HeadOrder::Partial { head_dim: config.head_dim, rotary_dim: config.rotary_dim };
+    let order = HeadOrder::Partial { head_dim: config.head_dim, rotary_dim: config.rotary_dim() };
     let used = |(name, tensor): (String, SourceTensor)| {
         let tensor = match architecture.norm_plus_one && name.ends_with("norm.weight") {
             true => tensor.plus_one(),
@@ -113,7 +113,7 @@ pub fn as_used(tensors: Tensors, architecture: &Architecture, config: &Config) -
         };
         let heads = ["q_proj.", "k_proj.", "q_norm.", "k_norm."].iter().any(|part| name.contains(part));
         let tensor =
-            if heads && config.rotary_dim < config.head_dim { tensor.ordered(order) } else { tensor };
+            if heads && config.rotary_dim() < config.head_dim { tensor.ordered(order) } else { tensor };
         (name, tensor)
     };
     tensors.into_iter().map(used).collect()
