@@ -4,8 +4,11 @@
 mod common {
     pub mod bits;
     pub mod converted;
+    pub mod family;
     pub mod fixture;
+    pub mod hash;
     pub mod long;
+    pub mod random;
     pub mod tokens;
 }
 
@@ -14,6 +17,8 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use common::bits::bits;
+use common::converted::converted;
+use common::family::{FAMILIES, Family};
 use common::long::{long_model, long_model_as};
 use common::tokens::tokens;
 use torchless::format::convert::Quant;
@@ -349,4 +354,44 @@ fn a_context_that_the_memory_does_not_hold_is_refused() {
     let options = BatchOptions { session, parallel: 2, kv_memory: Some(4 * page) };
     let error = Scheduler::new(&model, &options).err().expect("too little memory").to_string();
     assert!(error.contains("256 positions"), "{error}");
+}
+
+/// Each architecture, in pieces of any length; of the one that has another rotary embedding in sequences of more than 32 tokens, what is
+/// expected behind a piece is what a session gives that is fed so far in one go.
+#[test]
+fn every_architecture_gives_the_same_bits_in_a_batch() {
+    let mut numbers = Numbers(3);
+    for name in FAMILIES {
+        let family = Family::named(name);
+        let (_folder, model) = converted(family.folder().path(), Quant::Int8);
+        let session = SessionOptions { ctx: 64, ..SessionOptions::new(&model) };
+        let alone = |tokens: &[u32]| {
+            let mut session = Session::new(&model, &session).unwrap();
+            session.feed(tokens).unwrap().iter().map(|logit| logit.to_bits()).collect::<Vec<_>>()
+        };
+        let options = BatchOptions { session: session.clone(), parallel: 2, ..BatchOptions::new(&model) };
+        let mut batch = Batch::new(&model, &options).unwrap();
+        let ids = [batch.add().unwrap(), batch.add().unwrap()];
+        let all = [family.tokens.clone(), family.tokens.iter().rev().copied().collect::<Vec<_>>()];
+        let mut fed = [0, 0];
+        while fed.iter().any(|&n| n < all[0].len()) {
+            let pieces: Vec<(usize, usize)> = (0..2)
+                .map(|i| (i, (1 + numbers.below(9)).min(all[i].len() - fed[i])))
+                .filter(|(_, n)| *n > 0)
+                .collect();
+            let feed = |&(i, n): &(usize, usize)| Feed {
+                sequence: ids[i],
+                tokens: &all[i][fed[i]..fed[i] + n],
+                logits: true,
+            };
+            batch.feed(&pieces.iter().map(feed).collect::<Vec<_>>()).unwrap();
+            for (row, &(i, n)) in pieces.iter().enumerate() {
+                fed[i] += n;
+                let found: Vec<u32> =
+                    batch.logits(row).unwrap().iter().map(|logit| logit.to_bits()).collect();
+                assert!(found == alone(&all[i][..fed[i]]), "{name}: {} tokens of sequence {i}", fed[i]);
+            }
+        }
+        assert_eq!(batch.tokens(ids[1]), all[1]);
+    }
 }

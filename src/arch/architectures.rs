@@ -44,6 +44,9 @@ pub(crate) struct Architecture {
 
 /// What holds where the configuration says nothing.
 pub(crate) struct Defaults {
+    /// `None`: the configuration must say it.
+    pub n_heads: Option<usize>,
+    pub vocab_size: Option<usize>,
     /// `None`: as many as query heads.
     pub n_kv_heads: Option<usize>,
     /// `None`: the width over the number of heads.
@@ -84,6 +87,8 @@ const LLAMA: Architecture = Architecture {
     class: "LlamaForCausalLM",
     gguf: "llama",
     defaults: Defaults {
+        n_heads: None,
+        vocab_size: None,
         n_kv_heads: None,
         head_dim: None,
         max_position_embeddings: 2048,
@@ -218,7 +223,13 @@ pub(crate) const ARCHITECTURES: [Architecture; 12] = [
         model_type: "gemma3_text",
         class: "Gemma3ForCausalLM",
         gguf: "gemma3",
-        defaults: Defaults { max_position_embeddings: 131_072, rope_theta: 1e6, ..GEMMA.defaults },
+        defaults: Defaults {
+            n_heads: Some(8),
+            vocab_size: Some(262_208),
+            max_position_embeddings: 131_072,
+            rope_theta: 1e6,
+            ..GEMMA.defaults
+        },
         qk_norm: true,
         softcaps: Some([None, None]),
         window: Window::AllButOneOf(6),

@@ -343,6 +343,8 @@ impl Scheduler {
     /// Puts a running request back into the queue. What it has is worked out again when there is room, to the same bits.
     fn put_back(&mut self, i: usize) {
         let mut job = self.running.remove(i);
+        // Counted anew when it goes on.
+        job.cached = job.cached.filter(|_| !job.answer.tokens().is_empty());
         self.release(&job);
         job.sequence = None;
         self.stats.preemptions += 1;

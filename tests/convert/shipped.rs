@@ -238,3 +238,64 @@ fn a_tokenizer_that_mistral_ships() {
     write(&tekken);
     assert_refused(folder.path(), "has no rank below 3");
 }
+
+/// Gemma 3's own configuration leaves out what transformers has as defaults.
+#[test]
+fn what_a_configuration_leaves_out() {
+    let folder = Family::named("gemma3").folder();
+    edit(folder.path(), "config.json", |config| {
+        let mut text =
+            json!({"model_type": "gemma3_text", "rope_scaling": {"factor": 8.0, "rope_type": "linear"}});
+        for key in ["hidden_size", "intermediate_size", "num_hidden_layers", "sliding_window"] {
+            text[key] = config[key].take();
+        }
+        *config = json!({"model_type": "gemma3", "architectures": ["Gemma3ForConditionalGeneration"],
+            "text_config": text, "eos_token_id": [1, 106]});
+    });
+    edit_tensors(folder.path(), |tensors| {
+        let resize = |name: &str, rows: usize, cols: usize| {
+            (name.to_owned(), (Dtype::BF16, vec![rows, cols], vec![0; 2 * rows * cols]))
+        };
+        tensors.extend([resize("model.embed_tokens.weight", 262_208, 64)]);
+        for layer in 0..7 {
+            let name = |part: &str| format!("model.layers.{layer}.self_attn.{part}.weight");
+            for (part, rows) in [("q_proj", 2048), ("k_proj", 1024), ("v_proj", 1024)] {
+                tensors.extend([resize(&name(part), rows, 64)]);
+            }
+            tensors.extend([resize(&name("o_proj"), 64, 2048)]);
+            for part in ["q_norm", "k_norm"] {
+                tensors.insert(name(part), (Dtype::BF16, vec![256], vec![0; 512]));
+            }
+        }
+    });
+    let (bin, _) = try_convert(folder.path(), Quant::Int8).unwrap();
+    for (key, value) in [
+        ("n_heads", "8"),
+        ("n_kv_heads", "4"),
+        ("head_dim", "256"),
+        ("vocab_size", "262208"),
+        ("max_position_embeddings", "131072"),
+        ("rope_theta", "1000000.0"),
+        ("window_rope_theta", "10000.0"),
+        ("full_attention_layers", "5"),
+        ("act_type", "gelu_pytorch_tanh"),
+        ("attention_multiplier", "0.0625"),
+        ("embedding_multiplier", "8.0"),
+        ("tie_word_embeddings", "True"),
+    ] {
+        assert_eq!(bin.metadata(key), value, "{key}");
+    }
+}
+
+/// As Qwen's model cards say: `max_position_embeddings` stays what it was.
+#[test]
+fn a_context_that_yarn_makes_longer() {
+    let folder = Family::named("qwen3").folder();
+    edit(folder.path(), "config.json", |config| {
+        config["rope_parameters"] = Value::Null;
+        config["rope_theta"] = json!(1e6);
+        config["rope_scaling"] =
+            json!({"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 200});
+    });
+    assert_eq!(converted(folder.path()).0.metadata("max_position_embeddings"), "800");
+}

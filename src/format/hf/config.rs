@@ -56,7 +56,9 @@ fn sizes(json: &Json, architecture: &Architecture) -> Result<Config, Error> {
     let or_default =
         |key: &str, default| Ok(json.usize(key)?.or(if json.is_null(key) { None } else { default }));
     let hidden_size = required("hidden_size")?;
-    let n_heads = required("num_attention_heads")?;
+    let n_heads = or_default("num_attention_heads", defaults.n_heads)?;
+    let n_heads = n_heads.ok_or_else(|| json.error("num_attention_heads is missing"))?;
+    let vocab_size = or_default("vocab_size", defaults.vocab_size)?;
     let head_dim = match or_default("head_dim", defaults.head_dim)? {
         Some(head_dim) => head_dim,
         None => head_dim(hidden_size, n_heads).map_err(|problem| json.error(problem.0))?,
@@ -72,7 +74,7 @@ fn sizes(json: &Json, architecture: &Architecture) -> Result<Config, Error> {
         n_heads,
         n_kv_heads: or_default("num_key_value_heads", defaults.n_kv_heads)?.unwrap_or(n_heads),
         head_dim,
-        vocab_size: required("vocab_size")?,
+        vocab_size: vocab_size.ok_or_else(|| json.error("vocab_size is missing"))?,
         max_position_embeddings: json
             .usize("max_position_embeddings")?
             .unwrap_or(defaults.max_position_embeddings),

@@ -22,6 +22,8 @@ struct Rope {
     factors: Option<Vec<f32>>,
     /// That of long sequences: from where on, and its factors.
     long: Option<(usize, Vec<f32>)>,
+    /// Positions that it reaches to, where that does not show elsewhere.
+    reach: usize,
     temperature: Option<Temperature>,
 }
 
@@ -43,12 +45,19 @@ pub fn read(
         Some(rope(json, architecture, config, WINDOWS, theta)?)
     } else if let Some(default) = architecture.window_rope_theta {
         let theta = json.f64("rope_local_base_freq")?.unwrap_or(default);
-        Some(Rope { config: RopeConfig::plain(theta), factors: None, long: None, temperature: None })
+        Some(Rope {
+            config: RopeConfig::plain(theta),
+            factors: None,
+            long: None,
+            reach: 0,
+            temperature: None,
+        })
     } else {
         None
     };
     let of_windows = of_windows.filter(|rope| *rope != of_layers);
     config.rope = of_layers.config;
+    config.max_position_embeddings = config.max_position_embeddings.max(of_layers.reach);
     config.window_rope = of_windows.as_ref().map(|rope| rope.config);
     config.attention_temperature = of_layers.temperature.or(temperature(json)?);
     let (beyond, long_factors) = of_layers.long.unzip();
@@ -118,7 +127,8 @@ fn rope(
         }
         found = Some(rope);
     }
-    let plain = Rope { config: RopeConfig::plain(theta), factors: None, long: None, temperature: None };
+    let plain =
+        Rope { config: RopeConfig::plain(theta), factors: None, long: None, reach: 0, temperature: None };
     Ok(found.unwrap_or(plain))
 }
 
@@ -158,13 +168,15 @@ impl Scaling<'_> {
         let kind = self.kind()?;
         self.check_parameters(kind)?;
         let rotary_dim = self.config.rotary_dim();
-        let (mut magnitude, mut long) = (1.0, None);
+        let (mut magnitude, mut long, mut reach) = (1.0, None, 0);
         let factors = match kind {
             "linear" => Some(vec![self.number("factor")? as f32; rotary_dim / 2]),
             "llama3" => Some(self.llama3()?.factors(self.theta, rotary_dim)),
             "yarn" => {
                 let yarn = self.yarn()?;
                 magnitude = self.yarn_magnitude(&yarn)?;
+                // Who switches it on, as Qwen's cards say, leaves the context as it is without.
+                reach = (yarn.factor * yarn.original) as usize;
                 Some(yarn.factors(self.theta, rotary_dim))
             }
             "longrope" => {
@@ -183,7 +195,7 @@ impl Scaling<'_> {
             }),
             None => None,
         };
-        Ok(Rope { config, factors, long, temperature })
+        Ok(Rope { config, factors, long, reach, temperature })
     }
 
     fn kind(&self) -> Result<&str, String> {
