@@ -54,8 +54,7 @@ impl Encoding for Int8Panels {
     fn verify(&self, data: &[u8], scales: &[u8], (rows, cols): (usize, usize)) -> Result<(), String> {
         let scales: &[f16] = bytemuck::cast_slice(scales);
         let groups = cols / GROUP;
-        // In order of their bits come 0, the positive numbers, infinity, NaNs and all that is negative.
-        if let Some(at) = scales.iter().position(|scale| scale.to_bits() >= f16::INFINITY.to_bits()) {
+        if let Some(at) = first_unsound(scales) {
             let (panel, g, row) = (at / PANEL_ROWS / groups, at / PANEL_ROWS % groups, at % PANEL_ROWS);
             let row = PANEL_ROWS * panel + row;
             return Err(format!("the scale of row {row}, group {g} is {}", scales[at]));
@@ -77,6 +76,17 @@ impl Encoding for Int8Panels {
         let (data, scales) = (bytemuck::cast_slice(data), bytemuck::cast_slice(scales));
         Weight::Int8Panels(PanelMatrix::new(data, scales, shape.0, shape.1))
     }
+}
+
+/// The first scale that is not 0 or a positive number.
+fn first_unsound(scales: &[f16]) -> Option<usize> {
+    /// Scales whose largest is sought in one go, many at a time: opening a file reads all of them.
+    const RUN: usize = 1024;
+    // In order of their bits come 0, the positive numbers, infinity, NaNs and all that is negative.
+    let unsound = |bits: u16| bits >= f16::INFINITY.to_bits();
+    let largest = |run: &[f16]| run.iter().fold(0, |most, scale| scale.to_bits().max(most));
+    let first = scales.chunks(RUN).position(|run| unsound(largest(run)))? * RUN;
+    scales[first..].iter().position(|scale| unsound(scale.to_bits())).map(|at| first + at)
 }
 
 /// Appends one group of each of up to 16 rows, quad by quad, and their scales.
