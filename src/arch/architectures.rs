@@ -1,7 +1,7 @@
 //! What each architecture that is supported has: what its configuration leaves out because it is always so, and what holds where
 //! the configuration says nothing (transformers' defaults).
 
-use super::Activation;
+use super::{Activation, Config};
 
 /// One architecture. A field says what holds whatever the configuration says, or, where it is named so, by default.
 pub(crate) struct Architecture {
@@ -274,6 +274,14 @@ pub(crate) const ARCHITECTURES: [Architecture; 12] = [
 ];
 
 impl Architecture {
+    /// Puts into a configuration, whose sizes are known, what is so whatever a file says.
+    pub fn equip(&self, config: &mut Config) {
+        (config.qk_norm, config.post_norms) = (self.qk_norm, self.post_norms);
+        if self.scaled_embedding {
+            config.embedding_multiplier = (config.hidden_size as f64).sqrt() as f32;
+        }
+    }
+
     /// Whether Hugging Face's class of this name computes the same: those that only lack the head do, too.
     pub fn is_class(&self, name: &str) -> bool {
         let stem = self.class.trim_end_matches("ForCausalLM");

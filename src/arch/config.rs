@@ -269,3 +269,8 @@ impl Config {
         self.n_kv_heads * self.head_dim
     }
 }
+
+/// The layers that are not marked, in ascending order.
+pub(crate) fn unmarked(layers: &[bool]) -> Vec<usize> {
+    layers.iter().enumerate().filter(|(_, marked)| !**marked).map(|(layer, _)| layer).collect()
+}

@@ -12,7 +12,7 @@ mod shapes;
 pub(crate) mod tensors;
 
 pub use config::Config;
-pub(crate) use config::{MAX_HEAD_DIM, MAX_POSITIONS};
+pub(crate) use config::{MAX_HEAD_DIM, MAX_POSITIONS, unmarked};
 pub use generation::GenerationDefaults;
 pub use parts::{Activation, LongRope, RopeConfig, RopeOf, Temperature};
 pub use shapes::{SHAPES, shape};

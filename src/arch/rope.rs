@@ -39,8 +39,10 @@ impl Rope {
 
     /// Fills `cos` and `sin`, `head_dim/2` values each, for the token at `position`. Pairs that are not rotated come last.
     pub fn angles(&self, position: usize, cos: &mut [f32], sin: &mut [f32]) {
-        cos.fill(1.0);
-        sin.fill(0.0);
+        let rotated = self.frequencies.len();
+        for (cos, sin) in cos.iter_mut().zip(&mut *sin).skip(rotated) {
+            (*cos, *sin) = (1.0, 0.0);
+        }
         for ((cos, sin), frequency) in cos.iter_mut().zip(sin).zip(&self.frequencies) {
             let (s, c) = libm::sincos(position as f64 * frequency);
             (*cos, *sin) = ((c * self.magnitude) as f32, (s * self.magnitude) as f32);

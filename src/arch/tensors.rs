@@ -178,6 +178,11 @@ impl<T> Layer<T> {
     }
 }
 
+/// Whether a tensor's rows (of a vector, values) are those of query or key heads, which are rotated.
+pub(crate) fn is_rotated(name: &str) -> bool {
+    ["q_proj.", "k_proj.", "q_norm.", "k_norm."].iter().any(|part| name.contains(part))
+}
+
 /// What the norm before the MLP is called. Where norms stand behind attention and the MLP as well, Llama's name for it is that of the one
 /// behind attention.
 pub(crate) fn mlp_norm(config: &Config) -> &'static str {

@@ -122,14 +122,12 @@ impl ConvertArgs {
     fn hub(&self, reference: &Reference) -> anyhow::Result<PathBuf> {
         let conversions = Conversions::in_cache_folder()?;
         let hub = Hub::from_environment()?;
-        let is_here = hub.find(reference).ok().map(|path| Origin::of_hub(reference, path));
         // What has been used before is used again, without asking whether there is something newer.
-        if let Some(model) = is_here.and_then(|origin| conversions.find(&origin, self.quant())) {
-            return Ok(model);
-        }
-        if hub.find(reference).is_err()
-            && let Some(model) = conversions.of_hub(reference, self.quant())
-        {
+        let used = match hub.find(reference) {
+            Ok(path) => conversions.find(&Origin::of_hub(reference, path), self.quant()),
+            Err(_) => conversions.of_hub(reference, self.quant()),
+        };
+        if let Some(model) = used {
             return Ok(model);
         }
         let path = fetch(&hub, reference)?;

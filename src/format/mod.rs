@@ -13,7 +13,7 @@ mod dequant;
 pub(crate) mod encoding;
 mod entries;
 pub(crate) mod fs;
-mod gguf;
+pub(crate) mod gguf;
 pub(crate) mod hf;
 mod importance;
 mod overlap;

@@ -220,6 +220,23 @@ impl SourceTensor {
         Self { plus_one: true, ..self }
     }
 
+    /// A matrix that holds several, one after the other: each with its name behind `stem`, and its rows.
+    ///
+    /// # Errors
+    /// When it is no matrix, or has other rows than these together.
+    pub fn cut(&self, stem: &str, parts: &[(&str, usize)]) -> Result<Vec<(String, Self)>, Malformed> {
+        let rows = parts.iter().fold(0, |all: usize, (_, rows)| all.saturating_add(*rows));
+        if self.shape.len() != 2 || self.shape.first() != Some(&rows) {
+            return Err(Malformed(format!("has shape {:?}: {rows} rows are expected", self.shape)));
+        }
+        let part = |first: &mut usize, (name, rows): &(&str, usize)| {
+            let range = *first..first.saturating_add(*rows);
+            *first = range.end;
+            Some((format!("{stem}{name}"), self.rows(range)))
+        };
+        Ok(parts.iter().scan(0, part).collect())
+    }
+
     /// The same tensor, its values multiplied by these.
     pub fn scaled(self, scales: BlockScales) -> Self {
         Self { scales: Some(Arc::new(scales)), ..self }
@@ -235,7 +252,7 @@ impl SourceTensor {
     /// # Panics
     /// When there are no such rows.
     #[expect(clippy::arithmetic_side_effects, reason = "documented")]
-    pub fn rows(&self, rows: Range<usize>) -> Self {
+    fn rows(&self, rows: Range<usize>) -> Self {
         let mut part = self.clone();
         if let (Rows::Encoded { range, row_bytes, .. }, [all, _]) = (&mut part.rows, &mut part.shape[..]) {
             assert!(rows.end <= *all, "rows {rows:?} of {all}");

@@ -14,11 +14,11 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::hub::Reference;
-use super::parts::{first_part, part_of};
 use super::{cache_folder, hexadecimal};
 use crate::Error;
 use crate::format::convert::{Convertible, OnProgress, Progress, Quant, Report, report};
 use crate::format::fs::{folder_of, temporary};
+use crate::format::gguf::parts::{first_part, part_of};
 
 /// Who converts. The number is raised where the same source becomes another file within a version.
 const CONVERTER: &str = concat!(env!("CARGO_PKG_VERSION"), "/1");

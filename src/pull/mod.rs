@@ -25,7 +25,6 @@ mod converted;
 mod hub;
 mod named;
 mod package;
-mod parts;
 
 use std::path::PathBuf;
 

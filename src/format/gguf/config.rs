@@ -3,8 +3,8 @@
 use super::Gguf;
 use super::rope;
 use crate::Malformed;
-use crate::arch::Config;
 use crate::arch::architectures::{ARCHITECTURES, Architecture, Bias, Window};
+use crate::arch::{Config, unmarked};
 use crate::format::source::head_dim;
 
 /// Keys below the architecture's name that say what [`read`] reads, or nothing that changes the computation.
@@ -153,12 +153,8 @@ fn extras(keys: &Keys, config: &mut Config) -> Result<(), Malformed> {
     let (architecture, has) = (keys.architecture, |name: &str| tensor(keys.gguf, name).is_some());
     config.qkv_bias = architecture.qkv_bias == Bias::Always || has("blk.0.attn_q.bias");
     config.o_bias = has("blk.0.attn_output.bias");
-    config.qk_norm = architecture.qk_norm;
-    config.post_norms = architecture.post_norms;
+    architecture.equip(config);
     config.activation = architecture.defaults.activation;
-    if architecture.scaled_embedding {
-        config.embedding_multiplier = (config.hidden_size as f64).sqrt() as f32;
-    }
     if architecture.query_scalar.is_some() {
         // No key has it. The largest models divide by the width of a head that they would have without saying so.
         let largest = matches!((config.n_layers, config.hidden_size), (46, 4608) | (62, 5376));
@@ -213,8 +209,7 @@ fn window(keys: &Keys, config: &mut Config) -> Result<(), Malformed> {
         }
     };
     if window.is_some() {
-        config.full_attention_layers =
-            (0..).zip(windowed).filter(|(_, windowed)| !windowed).map(|(layer, _)| layer).collect();
+        config.full_attention_layers = unmarked(&windowed);
     }
     Ok(())
 }

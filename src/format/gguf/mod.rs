@@ -9,6 +9,7 @@
 mod config;
 mod generation;
 mod model;
+pub(crate) mod parts;
 mod pre_tokenizer;
 mod rope;
 mod tokenizer;

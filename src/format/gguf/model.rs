@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use memmap2::Mmap;
 
+use super::parts::{named as named_part, part_of};
 use super::{Gguf, config, generation, rope, tokenizer};
 use crate::arch::Config;
 use crate::arch::architectures::Architecture;
-use crate::arch::tensors::{ROPE_FACTORS, mlp_norm};
+use crate::arch::tensors::{ROPE_FACTORS, is_rotated, mlp_norm};
 use crate::format::fs::map_file;
 use crate::format::source::{HeadOrder, Source, SourceTensor};
 use crate::{Error, Malformed};
@@ -19,19 +20,30 @@ use crate::{Error, Malformed};
 /// # Errors
 /// When a file is damaged or missing, or the model is not of an architecture that is supported.
 pub fn open(path: &Path, map: Mmap) -> Result<Source, Error> {
-    let (files, maps) = parts(path, map)?;
+    let map = Arc::new(map);
+    let mut gguf = Gguf::parse(&map).map_err(Malformed::in_file(path))?;
+    let count = gguf.integer("split.count").map_err(Malformed::in_file(path))?.unwrap_or(1);
     let mut tensors = HashMap::new();
-    let mut first: Option<Gguf> = None;
-    for (path, map) in files.iter().zip(&maps) {
-        let gguf = Gguf::parse(map).map_err(Malformed::in_file(path))?;
-        add_tensors(&gguf, map, &mut tensors).map_err(Malformed::in_file(path))?;
-        match &mut first {
-            // What a model has is told by its tensors, wherever they are.
-            Some(first) => first.tensors.extend(gguf.tensors),
-            None => first = Some(gguf),
+    if count < 2 {
+        add_tensors(&gguf, &map, &mut tensors).map_err(Malformed::in_file(path))?;
+        return model(&gguf, tensors, vec![path.to_owned()]).map_err(Malformed::in_file(path));
+    }
+    let files = parts(path, count)?;
+    let maps = files.iter().map(|file| map_part(file, count).map(Arc::new)).collect::<Result<Vec<_>, _>>()?;
+    let mut later = Vec::new();
+    for (i, (file, map)) in files.iter().zip(&maps).enumerate() {
+        let part = Gguf::parse(map).map_err(Malformed::in_file(file))?;
+        if part.integer("split.no").map_err(Malformed::in_file(file))? != Some(i as u64) {
+            return Err(Error::file(file, "is not the part that its name says"));
+        }
+        add_tensors(&part, map, &mut tensors).map_err(Malformed::in_file(file))?;
+        match i {
+            0 => gguf = part,
+            _ => later.extend(part.tensors),
         }
     }
-    let Some(gguf) = first else { return Err(Error::file(path, "no parts")) };
+    // What a model has is told by its tensors, wherever they are.
+    gguf.tensors.extend(later);
     model(&gguf, tensors, files).map_err(Malformed::in_file(path))
 }
 
@@ -60,51 +72,28 @@ fn model(
     })
 }
 
-/// The parts of a model, the first one first; `map` is the one at `path`.
-fn parts(path: &Path, map: Mmap) -> Result<(Vec<PathBuf>, Vec<Arc<Mmap>>), Error> {
-    let at = || Malformed::in_file(path);
-    let gguf = Gguf::parse(&map).map_err(at())?;
-    let count = gguf.integer("split.count").map_err(at())?.unwrap_or(1);
-    drop(gguf);
-    if count < 2 {
-        return Ok((vec![path.to_owned()], vec![Arc::new(map)]));
-    }
-    let unnamed = || {
-        Error::file(
+/// The files of a model of `count` parts, the first one first; `path` is one of them.
+fn parts(path: &Path, count: u64) -> Result<Vec<PathBuf>, Error> {
+    let stem = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(".gguf"));
+    match stem.and_then(part_of).filter(|(_, parts)| *parts as u64 == count) {
+        Some((base, parts)) => {
+            let file = |number| path.with_file_name(format!("{}.gguf", named_part(base, number, parts)));
+            Ok((1..=parts).map(file).collect())
+        }
+        None => Err(Error::file(
             path,
             format!(
                 "one of {count} parts of a model: its name must end in -00001-of-{count:05}.gguf or the like, to find the others by"
             ),
-        )
-    };
-    let name = path.file_name().and_then(|name| name.to_str()).ok_or_else(unnamed)?;
-    let stem = name.strip_suffix(&format!("-of-{count:05}.gguf")).ok_or_else(unnamed)?;
-    let (stem, number) = stem.rsplit_once('-').ok_or_else(unnamed)?;
-    if number.len() != 5 || !number.bytes().all(|digit| digit.is_ascii_digit()) {
-        return Err(unnamed());
+        )),
     }
-    let mut files = Vec::new();
-    let mut maps = Vec::new();
-    for i in 0..count {
-        let part = path.with_file_name(format!("{stem}-{:05}-of-{count:05}.gguf", i.saturating_add(1)));
-        let map = match part.exists() {
-            true => map_file(&part)?,
-            false => {
-                return Err(Error::file(
-                    &part,
-                    format!("is missing: a model of {count} parts needs them all"),
-                ));
-            }
-        };
-        let own =
-            Gguf::parse(&map).and_then(|gguf| gguf.integer("split.no")).map_err(Malformed::in_file(&part))?;
-        if own != Some(i) {
-            return Err(Error::file(&part, "is not the part that its name says"));
-        }
-        files.push(part);
-        maps.push(Arc::new(map));
+}
+
+fn map_part(file: &Path, count: u64) -> Result<Mmap, Error> {
+    match file.exists() {
+        true => map_file(file),
+        false => Err(Error::file(file, format!("is missing: a model of {count} parts needs them all"))),
     }
-    Ok((files, maps))
 }
 
 /// Adds the tensors of one file, under GGUF's names.
@@ -138,8 +127,7 @@ fn named(
     for (gguf_name, tensor) in tensors {
         for (name, tensor) in parts_of(&gguf_name, tensor, config)? {
             let name = hugging_face_name(&name, config);
-            let rotated = ["q_proj.", "k_proj.", "q_norm.", "k_norm."].iter().any(|part| name.contains(part));
-            let tensor = match order.filter(|_| rotated) {
+            let tensor = match order.filter(|_| is_rotated(&name)) {
                 Some(order) => tensor.ordered(order),
                 None => tensor,
             };
@@ -158,26 +146,16 @@ fn parts_of(
     config: &Config,
 ) -> Result<Vec<(String, SourceTensor)>, Malformed> {
     let (q, kv, inter) = (config.q_dim(), config.kv_dim(), config.intermediate_size);
-    let rows = tensor.shape().first().copied().unwrap_or(0);
-    let of = |stem: &str, parts: &[(&str, usize)]| {
-        let all: usize = parts.iter().map(|(_, rows)| rows).sum();
-        if tensor.shape().len() != 2 || rows != all {
-            let found = tensor.shape();
-            return Err(Malformed(format!("tensor {name} has shape {found:?}: {all} rows are expected")));
-        }
-        let mut first = 0usize;
-        let part = |(part, rows): &(&str, usize)| {
-            let range = first..first.saturating_add(*rows);
-            first = range.end;
-            (format!("{stem}{part}.weight"), tensor.rows(range))
-        };
-        Ok(parts.iter().map(part).collect())
+    let cut = |stem: &str, parts: &[(&str, usize)]| {
+        tensor.cut(stem, parts).map_err(|problem| Malformed(format!("tensor {name} {problem}")))
     };
     if let Some(stem) = name.strip_suffix("attn_qkv.weight") {
-        return of(stem, &[("attn_q", q), ("attn_k", kv), ("attn_v", kv)]);
+        return cut(stem, &[("attn_q.weight", q), ("attn_k.weight", kv), ("attn_v.weight", kv)]);
     }
     match name.strip_suffix("ffn_up.weight") {
-        Some(stem) if rows == inter.saturating_mul(2) => of(stem, &[("ffn_gate", inter), ("ffn_up", inter)]),
+        Some(stem) if tensor.shape().first() == Some(&inter.saturating_mul(2)) => {
+            cut(stem, &[("ffn_gate.weight", inter), ("ffn_up.weight", inter)])
+        }
         _ => Ok(vec![(name.to_owned(), tensor)]),
     }
 }

@@ -78,33 +78,24 @@ fn scaling(keys: &Keys, config: &Config, theta: f64) -> Result<Scaling, Malforme
     };
     let name = [FREQUENCIES, SHORT].into_iter().find(|name| tensor(keys.gguf, name).is_some());
     let own = name.map(FactorsOf::Tensor);
-    let computed = match (kind, factor) {
-        (Some("none"), _) | (None | Some("linear" | "longrope"), None) => None,
-        (None | Some("linear"), Some(factor)) => Some(vec![factor as f32; config.rotary_dim() / 2]),
+    let (computed, magnitude) = match (kind, factor) {
+        (Some("none" | "longrope"), _) | (None | Some("linear"), None) => (None, 1.0),
+        (None | Some("linear"), Some(factor)) => (Some(vec![factor as f32; config.rotary_dim() / 2]), 1.0),
         (Some("yarn"), factor) => {
             let (yarn, magnitude) = yarn(keys, config, factor.unwrap_or(1.0))?;
-            let factors = Some(FactorsOf::Values(yarn.factors(theta, config.rotary_dim())));
-            if own.is_some() {
-                return Err(two_scalings());
-            }
-            return Ok(Scaling { factors, magnitude: magnitude * attn_factor.unwrap_or(1.0) as f32 });
+            (Some(yarn.factors(theta, config.rotary_dim())), magnitude)
         }
-        (Some("longrope"), Some(_)) => None,
         (Some(other), _) => {
             return Err(Malformed(format!("rope scaling of type {other:?} is not supported")));
         }
     };
-    match (own, computed, attn_factor) {
-        (Some(_), Some(_), _) => Err(two_scalings()),
-        (own, computed, attn_factor) => {
-            let magnitude = attn_factor.unwrap_or(1.0) as f32;
-            Ok(Scaling { factors: own.or(computed.map(FactorsOf::Values)), magnitude })
-        }
+    if own.is_some() && computed.is_some() {
+        return Err(Malformed(
+            "rope scaling by a tensor of factors and a factor at once: not supported".into(),
+        ));
     }
-}
-
-fn two_scalings() -> Malformed {
-    Malformed("rope scaling by a tensor of factors and a factor at once: not supported".into())
+    let magnitude = magnitude * attn_factor.unwrap_or(1.0) as f32;
+    Ok(Scaling { factors: own.or(computed.map(FactorsOf::Values)), magnitude })
 }
 
 /// YaRN, and what it multiplies cosines and sines by.

@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::json::{Json, excerpt};
 use super::{fp8, rope};
 use crate::arch::architectures::{ARCHITECTURES, Architecture, Bias, Window, names};
-use crate::arch::{Activation, Config};
+use crate::arch::{Activation, Config, unmarked};
 use crate::format::source::head_dim;
 use crate::{Error, Malformed};
 
@@ -93,12 +93,8 @@ fn extras(json: &Json, architecture: &Architecture, config: &mut Config) -> Resu
     let has = |bias: &Bias| *bias == Bias::Always || attention_bias && *bias == Bias::IfAsked;
     config.qkv_bias = has(&architecture.qkv_bias);
     config.o_bias = has(&architecture.o_bias);
-    config.qk_norm = architecture.qk_norm;
-    config.post_norms = architecture.post_norms;
+    architecture.equip(config);
     config.activation = activation(json, architecture)?;
-    if architecture.scaled_embedding {
-        config.embedding_multiplier = (config.hidden_size as f64).sqrt() as f32;
-    }
     if let Some(default) = architecture.query_scalar {
         let scalar = json.f64("query_pre_attn_scalar")?.unwrap_or(default);
         config.attention_multiplier = Some((1.0 / scalar.sqrt()) as f32);
@@ -199,8 +195,7 @@ fn no_rope_layers(json: &Json, architecture: &Architecture, config: &mut Config)
             (1..=n_layers).map(|layer| !layer.is_multiple_of(interval)).collect()
         }
     };
-    config.no_rope_layers =
-        (0..).zip(rotates).filter(|(_, rotates)| !rotates).map(|(layer, _)| layer).collect();
+    config.no_rope_layers = unmarked(&rotates);
     Ok(())
 }
 
@@ -243,8 +238,7 @@ fn window(json: &Json, architecture: &Architecture, config: &mut Config) -> Resu
     let all = windowed.iter().all(|windowed| *windowed);
     config.sliding_window = if all { window } else { shorter.filter(|_| windowed.contains(&true)) };
     if config.sliding_window.is_some() {
-        config.full_attention_layers =
-            (0..).zip(windowed).filter(|(_, windowed)| !windowed).map(|(layer, _)| layer).collect();
+        config.full_attention_layers = unmarked(&windowed);
     }
     Ok(())
 }

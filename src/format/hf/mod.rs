@@ -35,10 +35,9 @@ use crate::{Error, Malformed};
 /// # Errors
 /// When a file is missing or damaged, or the model is not of an architecture that is supported.
 pub fn open(folder: &Path) -> Result<Source, Error> {
-    let Some(config_json) = Json::read(&folder.join("config.json"))? else {
+    let Some(outer) = Json::read(&folder.join("config.json"))? else {
         return Err(Error::file(folder, "has no config.json: give a Hugging Face folder or a GGUF file"));
     };
-    let outer = config_json;
     let text = config::text_config(&outer);
     let config_json = text.as_ref().unwrap_or(&outer);
     let Read { architecture, config, rope_factors } = config::read(config_json)?;

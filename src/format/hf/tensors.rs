@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use crate::Malformed;
 use crate::arch::Config;
 use crate::arch::architectures::Architecture;
+use crate::arch::tensors::is_rotated;
 use crate::format::source::{HeadOrder, SourceTensor};
 
 /// Where the text model's tensors are in one that takes more than text.
@@ -59,43 +60,27 @@ fn full_name(name: &str) -> String {
 /// When it has other rows than its parts together.
 pub fn split(tensors: Tensors, config: &Config) -> Result<Tensors, Malformed> {
     let (q, kv, inter) = (config.q_dim(), config.kv_dim(), config.intermediate_size);
+    let gate_up = [("mlp.gate_proj.weight", inter), ("mlp.up_proj.weight", inter)];
+    let down = [("mlp.down_proj.weight", config.hidden_size)];
+    let qkv =
+        [("self_attn.q_proj.weight", q), ("self_attn.k_proj.weight", kv), ("self_attn.v_proj.weight", kv)];
+    let stored: [(&str, &[(&str, usize)]); 4] = [
+        ("self_attn.qkv_proj.weight", &qkv),
+        ("mlp.gate_up_proj.weight", &gate_up),
+        ("shared_mlp.input_linear.weight", &gate_up),
+        ("shared_mlp.output_linear.weight", &down),
+    ];
     let mut parts_of = Tensors::new();
     for (name, tensor) in tensors {
-        let cut = |from: &str, parts: &[(&str, usize)]| {
-            let stem = name.strip_suffix(from)?;
-            let mut first = 0usize;
-            let parts: Vec<_> = parts
-                .iter()
-                .map(|(to, rows)| {
-                    let range = first..first.saturating_add(*rows);
-                    first = range.end;
-                    (format!("{stem}{to}"), range)
-                })
-                .collect();
-            Some((parts, first))
+        let found = stored.iter().find_map(|(end, parts)| Some((name.strip_suffix(end)?, parts)));
+        let parts = match found {
+            Some((stem, parts)) => {
+                tensor.cut(stem, parts).map_err(|problem| Malformed(format!("tensor {name} {problem}")))?
+            }
+            None => vec![(name, tensor)],
         };
-        let gate_up = [("mlp.gate_proj.weight", inter), ("mlp.up_proj.weight", inter)];
-        let found = cut(
-            "self_attn.qkv_proj.weight",
-            &[
-                ("self_attn.q_proj.weight", q),
-                ("self_attn.k_proj.weight", kv),
-                ("self_attn.v_proj.weight", kv),
-            ],
-        );
-        let found = found.or_else(|| cut("mlp.gate_up_proj.weight", &gate_up));
-        let found = found.or_else(|| cut("shared_mlp.input_linear.weight", &gate_up));
-        let output = ("mlp.down_proj.weight", config.hidden_size);
-        let Some((parts, rows)) = found.or_else(|| cut("shared_mlp.output_linear.weight", &[output])) else {
-            parts_of.insert(name, tensor);
-            continue;
-        };
-        if tensor.shape().first() != Some(&rows) || tensor.shape().len() != 2 {
-            let found = tensor.shape();
-            return Err(Malformed(format!("tensor {name} has shape {found:?}: {rows} rows are expected")));
-        }
-        for (name, rows) in parts {
-            if parts_of.insert(name.clone(), tensor.rows(rows)).is_some() {
+        for (name, part) in parts {
+            if parts_of.insert(name.clone(), part).is_some() {
                 return Err(Malformed(format!("tensor {name} is there by itself and as a part of another")));
             }
         }
@@ -111,9 +96,11 @@ pub fn as_used(tensors: Tensors, architecture: &Architecture, config: &Config) -
             true => tensor.plus_one(),
             false => tensor,
         };
-        let heads = ["q_proj.", "k_proj.", "q_norm.", "k_norm."].iter().any(|part| name.contains(part));
-        let tensor =
-            if heads && config.rotary_dim() < config.head_dim { tensor.ordered(order) } else { tensor };
+        let tensor = if is_rotated(&name) && config.rotary_dim() < config.head_dim {
+            tensor.ordered(order)
+        } else {
+            tensor
+        };
         (name, tensor)
     };
     tensors.into_iter().map(used).collect()

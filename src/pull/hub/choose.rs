@@ -3,8 +3,8 @@
 use super::Remote;
 use super::reference::{Reference, has_part};
 use crate::Error;
+use crate::format::gguf::parts::part_of;
 use crate::format::hf::{BESIDE_WEIGHTS, INDEX, SINGLE};
-use crate::pull::parts::part_of;
 
 /// The files to fetch.
 #[derive(Debug, PartialEq, Eq)]

@@ -21,17 +21,15 @@ pub fn read(
     let generation = Json::read(&folder.join("generation_config.json"))?;
     let tokenizer_config = Json::read(&folder.join("tokenizer_config.json"))?;
     let special_map = Json::read(&folder.join("special_tokens_map.json"))?;
-    let with_ids = || [Some(config), generation.as_ref()].into_iter().flatten();
+    let with_ids = [Some(config), generation.as_ref()];
     let with_names = || [tokenizer_config.as_ref(), special_map.as_ref()].into_iter().flatten();
 
     // First the tokenizer's own: that is what it begins a text with, and what a chat template means by `eos_token`.
     let mut bos: Vec<u32> = with_names().filter_map(|file| named(file, "bos_token", spec)).collect();
-    bos.extend(with_ids().map(|file| ids(file, "bos_token_id")).collect::<Result<Vec<_>, _>>()?.concat());
+    bos.extend(all_ids("bos_token_id", with_ids)?);
     let mut eos: Vec<u32> = with_names().filter_map(|file| named(file, "eos_token", spec)).collect();
-    eos.extend(with_ids().map(|file| ids(file, "eos_token_id")).collect::<Result<Vec<_>, _>>()?.concat());
-    let mut seen = HashSet::new();
-    eos.retain(|&id| seen.insert(id));
-    spec.eos_token_ids = eos;
+    eos.extend(all_ids("eos_token_id", with_ids)?);
+    spec.eos_token_ids = once_each(eos);
 
     let template = template(json, notes)?;
     let asked = tokenizer_config.as_ref().map(|file| file.bool("add_bos_token")).transpose()?.flatten();
@@ -48,15 +46,24 @@ pub fn read(
 /// The tokens that end a text, as the files of ids have them.
 pub fn eos(folder: &Path, config: &Json) -> Result<Vec<u32>, Error> {
     let generation = Json::read(&folder.join("generation_config.json"))?;
-    let mut found = Vec::new();
-    for file in [Some(config), generation.as_ref()].into_iter().flatten() {
-        for id in ids(file, "eos_token_id")? {
-            if !found.contains(&id) {
-                found.push(id);
-            }
-        }
-    }
-    Ok(found)
+    all_ids("eos_token_id", [Some(config), generation.as_ref()])
+}
+
+/// Each id where it stands first.
+pub fn once_each(mut ids: Vec<u32>) -> Vec<u32> {
+    let mut seen = HashSet::new();
+    ids.retain(|&id| seen.insert(id));
+    ids
+}
+
+/// The ids in a field of several files.
+fn all_ids(key: &str, files: [Option<&Json>; 2]) -> Result<Vec<u32>, Error> {
+    files
+        .into_iter()
+        .flatten()
+        .map(|file| ids(file, key))
+        .collect::<Result<Vec<_>, _>>()
+        .map(|ids| ids.concat())
 }
 
 /// The ids in a field that is one id or a list of ids.

@@ -78,10 +78,11 @@ pub fn read(
     }
     let id_of = |piece: &str| spec.special_tokens.iter().find(|(token, _)| token == piece).map(|&(_, id)| id);
     (spec.bos_token_id, spec.add_bos) = (id_of("<s>"), Some(true));
-    spec.eos_token_ids = conventions::eos(folder, config)?;
-    if let Some(eos) = id_of("</s>").filter(|eos| !spec.eos_token_ids.contains(eos)) {
-        spec.eos_token_ids.insert(0, eos);
+    let mut eos = conventions::eos(folder, config)?;
+    if let Some(own) = id_of("</s>").filter(|own| !eos.contains(own)) {
+        eos.insert(0, own);
     }
+    spec.eos_token_ids = conventions::once_each(eos);
     spec.chat_template = conventions::chat_template(folder, None)?;
     let notes = match spec.chat_template {
         Some(_) => Vec::new(),

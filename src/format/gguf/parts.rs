@@ -9,9 +9,14 @@ pub fn part_of(stem: &str) -> Option<(&str, usize)> {
     Some((base, parts))
 }
 
+/// What part `number`, from 1 on, of `NAME`'s is called.
+pub fn named(base: &str, number: usize, parts: usize) -> String {
+    format!("{base}-{number:05}-of-{parts:05}")
+}
+
 /// What the first part is called, of the same model as `NAME-00002-of-00003`.
 pub fn first_part(stem: &str) -> Option<String> {
-    part_of(stem).map(|(base, parts)| format!("{base}-00001-of-{parts:05}"))
+    part_of(stem).map(|(base, parts)| named(base, 1, parts))
 }
 
 #[cfg(test)]
